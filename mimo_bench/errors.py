@@ -1,0 +1,33 @@
+"""Everything a user can cause, as one small tree. What only our own bug can cause is an `assert`.
+
+    MimoBenchError
+        ScenarioError    the file: unknown key, wrong type, a value that cannot be
+            LayoutError  the layouts in it: spans, degrees, batch arithmetic
+        RecordError      a record that is missing, broken or of an unknown version
+        LaunchError      ranks could not be started
+        FaultError       a planted fault that does not exist
+"""
+
+
+class MimoBenchError(Exception):
+    """Something the user can mend; the message names the thing, the value and the remedy."""
+
+
+class ScenarioError(MimoBenchError):
+    """A scenario file that does not describe an experiment."""
+
+
+class LayoutError(ScenarioError):
+    """A layout that no set of ranks can hold."""
+
+
+class RecordError(MimoBenchError):
+    """A record that cannot be read or contradicts itself."""
+
+
+class LaunchError(MimoBenchError):
+    """Ranks could not be started on this machine."""
+
+
+class FaultError(MimoBenchError):
+    """A fault that was asked for and cannot be planted."""

@@ -1,0 +1,256 @@
+"""The record: what one run leaves behind. People and programs read the same `run.json`.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+
+Names carry their units; unknown is null, never a guess and never NaN. Fields may be added within a schema version,
+so a reader passes over those it does not know.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Status = Literal[
+    "passed", "parity_failed", "unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"
+]
+Mode = Literal["parity", "timing"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class ModuleGrid(_Entry):
+    """One module's degrees and its global ranks."""
+
+    tp: int
+    cp: int
+    pp: int
+    dp: int
+    ranks: tuple[int, ...]
+
+
+class Tolerance(_Entry):
+    """The bounds that a verdict was judged by, all relative."""
+
+    loss_rel: Finite
+    grad_norm_rel: Finite
+
+
+class Difference(_Entry):
+    """The parameter that differs most from the baseline's."""
+
+    module: str
+    parameter: str
+    rel: Finite | None
+
+
+class Parity(_Entry):
+    """Whether the layout trained the same model as the baseline, and why we say so."""
+
+    verdict: Literal["passed", "failed", "baseline"]
+    reason: str
+    loss_rel_max: Finite | None = None
+    """Largest relative loss difference over the parity steps."""
+    first_divergence_step: Count | None = None
+    """First step (from 0) whose loss or gradient norm is out of tolerance."""
+    grad_norm_rel: dict[str, Finite | None] = {}
+    """Largest relative difference of the pre-clip gradient norm, by module."""
+    worst_gradient: Difference | None = None
+    worst_weight: Difference | None = None
+    weights_match_at_start: bool | None = None
+    samples_match: bool | None = None
+    tolerance: Tolerance | None = None
+
+
+class EvaluationResult(_Entry):
+    """Held-out loss and accuracy after training."""
+
+    loss: Finite | None
+    """Mean cross-entropy per answer token."""
+    answer_accuracy: Finite | None
+    """Share of answer tokens that the model ranks first."""
+    num_samples: Count
+
+
+class ModuleTiming(_Entry):
+    """Where one module's ranks spend the step."""
+
+    compute_seconds: Seconds | None
+    idle_share: Finite | None
+
+
+class Timing(_Entry):
+    """How fast the layout trains, over the timed window."""
+
+    clock: Literal["wall", "cuda_events"]
+    """Wall clock on CPU ranks, CUDA events on GPUs."""
+    step_seconds: tuple[Seconds, ...]
+    """Time between the ends of consecutive optimizer steps on the slowest rank."""
+    step_seconds_median: Seconds
+    step_seconds_iqr: Seconds
+    """Distance between the first and the third quartile of the step times."""
+    tokens_per_step: Count
+    """Language sequence positions per step that are not padding, mean over the timed window."""
+    tokens_per_second: Finite
+    tokens_per_second_per_gpu: Finite
+    """Divided by all allocated ranks, idle ones included."""
+    samples_per_second: Finite
+    images_per_second: Finite
+    model_flops_per_step: Finite | None = None
+    model_tflops_per_gpu: Finite | None = None
+    mfu: Finite | None = None
+    modules: dict[str, ModuleTiming] = {}
+
+
+class Communication(_Entry):
+    """One collective on one group role, per step."""
+
+    role: str
+    collective: str
+    calls_per_step: Finite
+    bytes_per_step: Finite
+    seconds_per_step: Seconds | None = None
+    transfer_seconds: Seconds | None = None
+    wait_seconds: Seconds | None = None
+    exposed_seconds: Seconds | None = None
+    bus_bytes_per_second: Finite | None = None
+
+
+class Launch(_Entry):
+    """What it cost to get the ranks of one mode going."""
+
+    mode: Mode
+    start_seconds: Seconds
+    """From asking for ranks until every rank runs its first line."""
+    setup_seconds: Seconds
+    """From there until the first optimizer step begins: groups, model, weights, data."""
+    gap_seconds: Seconds | None
+    """From the end of the previous launch's last step to the start of this one's first; null for the first launch."""
+
+
+class RankRecord(_Entry):
+    """What one rank of one launch leaves behind, written by the worker and merged by the matrix."""
+
+    rank: int
+    mode: Mode
+    host: str
+    device: str
+    modules: tuple[str, ...]
+    seed_used: int
+    started_at: float
+    """Unix time of the rank's first line."""
+    first_step_at: float | None
+    """Unix time when the first optimizer step began."""
+    last_step_at: float | None
+    """Unix time when the last optimizer step ended."""
+    losses: tuple[Finite | None, ...]
+    """Mean loss per answer token of each step; null where it is not finite."""
+    grad_norms: dict[str, tuple[Finite | None, ...]]
+    """Pre-clip gradient norm of each step, by module; every rank holds every module's."""
+    tokens: tuple[Count, ...]
+    """Non-padding language positions of each step, over the whole job."""
+    images: tuple[Count, ...]
+    """Images of each step, over the whole job."""
+    clock: Literal["wall", "cuda_events"]
+    step_seconds: tuple[Seconds, ...]
+    """Timed window only."""
+    weights_match_at_start: bool | None
+    samples_match: bool | None
+    mismatch: str | None
+    """What differed from the baseline before the first step; the layout then took no step."""
+    evaluation: EvaluationResult | None
+    memory: dict[str, Count] | None
+    """Allocator peaks in bytes; null on CPU ranks."""
+
+
+class LayoutRecord(_Entry):
+    """Everything known about one layout."""
+
+    name: str
+    placement: Literal["colocated", "disjoint"]
+    world_size: int
+    modules: dict[str, ModuleGrid]
+    settings: dict[str, Any]
+    """As the timed steps used them."""
+    status: Status
+    reason: str
+    losses: tuple[Finite | None, ...] = ()
+    """Full precision, one per parity step."""
+    grad_norms: dict[str, tuple[Finite | None, ...]] = {}
+    """Pre-clip, by module, one per parity step."""
+    evaluation: EvaluationResult | None = None
+    parity: Parity | None = None
+    timing: Timing | None = None
+    memory: dict[str, Any] | None = None
+    communication: tuple[Communication, ...] = ()
+    energy: dict[str, Any] | None = None
+    account: dict[str, Any] | None = None
+    launches: tuple[Launch, ...] = ()
+
+
+class Device(_Entry):
+    """One GPU that the run used."""
+
+    name: str
+    uuid: str
+
+
+class Environment(_Entry):
+    """On what the run was measured."""
+
+    git_commit: str | None
+    git_dirty: bool | None
+    hosts: tuple[str, ...]
+    device_kind: Literal["cpu", "cuda"]
+    devices: tuple[Device, ...]
+    cpu: str | None
+    num_cpus: int
+    driver: str | None
+    cuda: str | None
+    nccl: str | None
+    python: str
+    torch: str | None
+    megatron_core: str | None
+    transformers: str | None
+    platform: str
+
+
+class Ranked(_Entry):
+    """A place in the ranking, with what put it there."""
+
+    name: str
+    reason: str
+
+
+class RunRecord(_Entry):
+    """One invocation over one scenario: the machine contract, `run.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    scenario: dict[str, Any]
+    scenario_file: str
+    scenario_hash: str
+    code_hash: str
+    """SHA-256 over the package's source: runs compare only when the measuring code is the same."""
+    question: str
+    started_at: datetime
+    finished_at: datetime | None
+    """Null while the matrix is still running or was interrupted."""
+    command: tuple[str, ...]
+    modes: tuple[Mode, ...]
+    tainted: str | None = None
+    """Why the numbers should not be compared, if they should not."""
+    overhead: dict[str, Finite] = {}
+    """Cost of each mode against bare training, as a share of the step; empty where it was not measured."""
+    environment: Environment
+    baseline: str
+    layouts: tuple[LayoutRecord, ...]
+    ranking: tuple[Ranked, ...] = ()

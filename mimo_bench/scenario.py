@@ -1,0 +1,301 @@
+"""What is held fixed and what varies: TOML in, frozen models out.
+
+[scenario] -> layout -> trainer -> meters -> record -> parity -> report
+
+A scenario in hand is a valid one: its layouts fit their world, the model and the batch. Everything that integers
+can decide is decided here, before any process starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mimo_bench.errors import LayoutError, ScenarioError
+from mimo_bench.layout import BatchPlan, Grid, Layout
+from mimo_bench.model import PRESETS, ModelShape
+
+Precision = Literal["fp32", "bf16"]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Layout names are folder names in a record, so they hold nothing a file system would mind."""
+
+
+class _Table(BaseModel):
+    """A table of the file: nothing unknown, nothing coerced, nothing changed later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GridTable(_Table):
+    """One module's parallel degrees and the first rank of its span."""
+
+    tp: PositiveInt = 1
+    cp: PositiveInt = 1
+    pp: PositiveInt = 1
+    dp: PositiveInt = 1
+    rank_offset: NonNegativeInt = 0
+
+
+class Settings(_Table):
+    """How a layout trains, never what: none of these changes the model that comes out."""
+
+    distributed_optimizer: bool = False
+    """Shard the optimizer state of each module over its data-parallel ranks."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while the backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated parameters while the next forward pass already runs; needs the distributed optimizer."""
+    sequence_parallel: bool = False
+    """Shard the language model's norms and residuals over its tensor-parallel ranks along the sequence."""
+    recompute_activations: bool = False
+    """Recompute every transformer layer in the backward pass instead of keeping its activations."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.overlap_param_gather and not (self.distributed_optimizer and self.overlap_grad_reduce):
+            raise ValueError(
+                "overlap_param_gather needs distributed_optimizer = true and overlap_grad_reduce = true; set both"
+            )
+        return self
+
+    def without_overlap(self) -> Settings:
+        """The same settings as parity mode trains them: nothing overlapped."""
+        return self.model_copy(update={"overlap_grad_reduce": False, "overlap_param_gather": False})
+
+
+class LayoutTable(_Table):
+    """One layout: a grid for each module, and its settings."""
+
+    name: Annotated[str, Field(pattern=LAYOUT_NAME)]
+    vision: GridTable
+    language: GridTable
+    global_micro_batch_size: PositiveInt | None = None
+    """Overrides the scenario's; samples per micro-batch over all replicas."""
+    settings: Settings = Settings()
+
+    def grids(self) -> Layout:
+        """The checked layout.
+
+        Raises:
+            LayoutError: the grids overlap in part, leave a gap, or need what megatron-core lacks.
+        """
+        grids = {}
+        for module in ("vision", "language"):
+            try:
+                grids[module] = Grid(**getattr(self, module).model_dump())
+            except LayoutError as error:
+                raise LayoutError(f"{module}: {error}") from None
+        return Layout(modules=grids)
+
+
+class Steps(_Table):
+    """How many optimizer steps each mode takes."""
+
+    parity: PositiveInt = 5
+    """Steps whose losses and gradient norms are held against the baseline."""
+    learning: NonNegativeInt = 0
+    """Further steps after the parity steps, before the held-out evaluation; for scenarios that must learn a task."""
+    warmup: NonNegativeInt = 3
+    """Steps before the timed window."""
+    timed: PositiveInt = 10
+    """Steps in the timed window."""
+
+
+class Training(_Table):
+    """The optimizer, the same in every layout: AdamW with decoupled weight decay."""
+
+    learning_rate: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
+    clip_grad_norm: NonNegativeFloat = 1.0
+    """Global norm over all modules to which gradients are clipped; 0 switches clipping off."""
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.95
+    adam_epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-8
+
+
+class Evaluation(_Table):
+    """Held-out evaluation after training; the same samples in every layout."""
+
+    num_batches: NonNegativeInt = 1
+    """Global batches of held-out samples; 0 switches evaluation off."""
+    min_answer_accuracy: Share | None = None
+    """The share of answer tokens that a trained model must get right; null asks for none."""
+
+
+class Scenario(_Table):
+    """One controlled experiment: only the layout varies."""
+
+    question: Annotated[str, Field(min_length=1)]
+    model: str
+    """A preset's name."""
+    data: Literal["synthetic", "digits"] = "synthetic"
+    seed: NonNegativeInt = 0
+    global_batch_size: PositiveInt
+    """Samples per optimizer step, the same in every layout."""
+    global_micro_batch_size: PositiveInt
+    """Samples per micro-batch over all replicas; a layout may override it."""
+    seq_length: Annotated[int, Field(ge=8)]
+    precision: Precision = "fp32"
+    """Of the timed steps; parity always trains in fp32."""
+    baseline: str
+    steps: Steps = Steps()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    layout: Annotated[tuple[LayoutTable, ...], Field(min_length=1, strict=False)]
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's shape."""
+        return PRESETS[self.model]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Layout names, in the order of the file."""
+        return tuple(table.name for table in self.layout)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of what the scenario says, independent of how the file spells it."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def table(self, name: str) -> LayoutTable:
+        """The layout called `name`.
+
+        Raises:
+            ScenarioError: there is none.
+        """
+        for table in self.layout:
+            if table.name == name:
+                return table
+        raise ScenarioError(f"no layout is called {name!r}; the scenario has {', '.join(self.names)}")
+
+    def batch_plan(self, name: str) -> BatchPlan:
+        """How the layout called `name` deals out a global batch."""
+        table = self.table(name)
+        return BatchPlan.of(
+            table.grids(),
+            global_batch_size=self.global_batch_size,
+            global_micro_batch_size=table.global_micro_batch_size or self.global_micro_batch_size,
+        )
+
+    def check(self) -> None:
+        """Refuse what no field alone can show wrong.
+
+        Raises:
+            ScenarioError: model, baseline or sequence do not fit.
+            LayoutError: a layout cannot be trained; the message names it.
+        """
+        if self.model not in PRESETS:
+            raise ScenarioError(f"model = {self.model!r} is not known; use one of {', '.join(sorted(PRESETS))}")
+        if duplicates := {name for name in self.names if self.names.count(name) > 1}:
+            raise ScenarioError(f"layout: the name {min(duplicates)!r} is used twice; give each layout its own")
+        if self.baseline not in self.names:
+            raise ScenarioError(f"baseline = {self.baseline!r} is no layout; use one of {', '.join(self.names)}")
+        self._check_sequence()
+        for table in self.layout:
+            try:
+                self._check_layout(table)
+            except LayoutError as error:
+                raise LayoutError(f"layout {table.name!r}: {error}") from None
+
+    def _check_sequence(self) -> None:
+        vision, language = self.shape.vision, self.shape.language
+        if self.seq_length > language.max_sequence_length:
+            raise ScenarioError(
+                f"seq_length = {self.seq_length}: {self.model} takes at most {language.max_sequence_length}"
+            )
+        if self.seq_length < (least := vision.num_patches + 8):
+            raise ScenarioError(
+                f"seq_length = {self.seq_length}: an image takes {vision.num_patches} positions and its text needs "
+                f"8 more; use at least {least}"
+            )
+
+    def _check_layout(self, table: LayoutTable) -> None:
+        layout = table.grids()
+        self.shape.check(layout)
+        self.batch_plan(table.name)
+        if table.name == self.baseline and layout.placement != "colocated":
+            raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")
+        if table.settings.sequence_parallel and self.seq_length % layout.language.tp:
+            raise LayoutError(
+                f"settings.sequence_parallel: seq_length = {self.seq_length} does not split over "
+                f"language.tp = {layout.language.tp}; use a multiple of it"
+            )
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read and check a scenario file.
+
+    Raises:
+        ScenarioError: with file, key or layout, value and remedy.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such file; `ls scenarios/` shows those that ship") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path}: not valid TOML: {error}") from None
+    try:
+        scenario = Scenario.model_validate(content)
+    except ValidationError as error:
+        raise ScenarioError("\n".join(_explain(path, content, problem) for problem in error.errors())) from None
+    try:
+        scenario.check()
+    except ScenarioError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return scenario
+
+
+def _explain(path: Path, content: dict[str, Any], problem: Any) -> str:
+    """One pydantic error in the words of the file: key, value, remedy."""
+    location = list(problem["loc"])
+    where = ""
+    if len(location) >= 2 and location[0] == "layout" and isinstance(location[1], int):
+        table = content["layout"][location[1]]
+        name = table.get("name") if isinstance(table, dict) else None
+        where = f"layout {name!r}: " if isinstance(name, str) else f"layout number {location[1] + 1}: "
+        location = location[2:]
+    key = ".".join(str(part) for part in location)
+    where += f"{key}: " if key else ""
+    match problem["type"]:
+        case "extra_forbidden":
+            known = ", ".join(_keys_beside(list(problem["loc"])))
+            return f"{path}: {where}unknown key; remove it or use one of {known}"
+        case "missing":
+            return f"{path}: {where}is missing; add it"
+        case _:
+            remedy = problem["msg"].removeprefix("Value error, ")
+            shown = problem["input"]
+            value = f"{shown!r}: " if not isinstance(shown, dict | list) else ""
+            return f"{path}: {where}{value}{remedy[:1].lower() + remedy[1:]}"
+
+
+def _keys_beside(location: list[int | str]) -> list[str]:
+    """The keys that the table holding `location` knows."""
+    table: type[BaseModel] = Scenario
+    tables: dict[str, type[BaseModel]] = {
+        "layout": LayoutTable,
+        "steps": Steps,
+        "training": Training,
+        "evaluation": Evaluation,
+        "settings": Settings,
+        "vision": GridTable,
+        "language": GridTable,
+    }
+    for part in location[:-1]:
+        if isinstance(part, str):
+            table = tables[part]
+    return sorted(table.model_fields)
