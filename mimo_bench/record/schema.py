@@ -9,15 +9,13 @@ so a reader passes over those it does not know.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
-Status = Literal[
-    "passed", "parity_failed", "unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"
-]
+Status = Literal["passed", "parity_failed", "unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"]
 Mode = Literal["parity", "timing"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -25,7 +23,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, use_attribute_docstrings=True)
 
 
 class ModuleGrid(_Entry):
@@ -97,8 +95,8 @@ class Timing(_Entry):
     """Time between the ends of consecutive optimizer steps on the slowest rank."""
     step_seconds_median: Seconds
     step_seconds_iqr: Seconds
-    """Distance between the first and the third quartile of the step times."""
-    tokens_per_step: Count
+    """Distance between the first and the third quartile of the step times, interpolated linearly between steps."""
+    tokens_per_step: Finite
     """Language sequence positions per step that are not padding, mean over the timed window."""
     tokens_per_second: Finite
     tokens_per_second_per_gpu: Finite

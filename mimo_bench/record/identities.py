@@ -1,0 +1,148 @@
+"""What holds inside one layout's record whatever was measured: its shape, its verdict, numbers that follow from others.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+
+Each function yields one sentence per contradiction; `record/validate.py` gathers them for a whole run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import median, quantiles
+
+from mimo_bench.record.schema import LayoutRecord, Mode, Parity, Timing
+from mimo_bench.scenario import Scenario
+
+REL_TOLERANCE = 1e-9
+"""Room for another order of summation, and for nothing else."""
+
+STATUSES_OF_VERDICT = {
+    # A layout that was judged can still crash in a later launch; it is then neither passed nor failed.
+    "passed": {"passed", "oom", "timeout", "crashed", "interrupted"},
+    "baseline": {"passed", "oom", "timeout", "crashed", "interrupted"},
+    "failed": {"parity_failed", "oom", "timeout", "crashed", "interrupted"},
+    None: {"unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"},
+}
+
+
+def layout_contradictions(layout: LayoutRecord, scenario: Scenario, *, modes: Sequence[Mode]) -> Iterator[str]:
+    """Everything in one layout's record that contradicts the scenario or itself."""
+    yield from _placement(layout)
+    yield from _declared(layout, scenario)
+    yield from _status(layout)
+    yield from _series(layout, scenario)
+    yield from _launches(layout, modes)
+    if layout.parity is not None:
+        yield from _parity(layout.parity, num_steps=len(layout.losses))
+    if layout.timing is not None:
+        yield from _timing(layout.timing, world_size=layout.world_size, scenario=scenario)
+
+
+def _placement(layout: LayoutRecord) -> Iterator[str]:
+    for name, grid in layout.modules.items():
+        if len(grid.ranks) != (size := grid.tp * grid.cp * grid.pp * grid.dp):
+            yield f"modules.{name}.ranks holds {len(grid.ranks)} ranks, but tp * cp * pp * dp is {size}"
+    used = sorted({rank for grid in layout.modules.values() for rank in grid.ranks})
+    if used != list(range(layout.world_size)):
+        yield f"modules use ranks {used}, which do not tile world_size = {layout.world_size}"
+    spans = {tuple(sorted(grid.ranks)) for grid in layout.modules.values()}
+    if layout.placement != (expected := "colocated" if len(spans) == 1 else "disjoint"):
+        yield f"placement is {layout.placement}, but the modules' ranks make it {expected}"
+
+
+def _declared(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
+    if layout.name not in scenario.names:
+        yield f"is no layout of the scenario, which has {', '.join(scenario.names)}"
+        return
+    declared = scenario.table(layout.name).grids()
+    ran = {name: (grid.tp, grid.cp, grid.pp, grid.dp, grid.ranks) for name, grid in layout.modules.items()}
+    for name, grid in declared.modules.items():
+        if ran.get(name) != (grid.tp, grid.cp, grid.pp, grid.dp, tuple(grid.ranks)):
+            yield f"modules.{name} is not the grid that the scenario declares"
+
+
+def _status(layout: LayoutRecord) -> Iterator[str]:
+    verdict = layout.parity.verdict if layout.parity else None
+    if layout.status not in STATUSES_OF_VERDICT[verdict]:
+        yield f"status is {layout.status}, but the parity verdict is {verdict or 'null'}"
+    if not layout.reason.strip():
+        yield f"reason is empty; status {layout.status} needs one"
+    if layout.parity and not layout.parity.reason.strip():
+        yield f"parity.reason is empty; verdict {layout.parity.verdict} needs one"
+    if layout.status == "not_run" and (layout.losses or layout.timing or layout.launches):
+        yield "status is not_run, but there are losses, timing or launches"
+
+
+def _series(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
+    if layout.status == "passed" and len(layout.losses) != scenario.steps.parity:
+        yield f"losses holds {len(layout.losses)} steps, but the scenario takes {scenario.steps.parity} parity steps"
+    for module, norms in layout.grad_norms.items():
+        if len(norms) != len(layout.losses):
+            yield f"grad_norms.{module} holds {len(norms)} steps, but losses holds {len(layout.losses)}"
+
+
+def _launches(layout: LayoutRecord, modes: Sequence[Mode]) -> Iterator[str]:
+    for launch in layout.launches:
+        if launch.mode not in modes:
+            yield f"launches holds a {launch.mode} launch, but the run's modes are {', '.join(modes)}"
+
+
+def _parity(parity: Parity, *, num_steps: int) -> Iterator[str]:
+    failed = parity.verdict == "failed"
+    step = parity.first_divergence_step
+    if step is not None and not failed:
+        yield f"parity.first_divergence_step = {step}, but the verdict is {parity.verdict}"
+    if step is not None and step >= num_steps:
+        yield f"parity.first_divergence_step = {step}, but losses holds {num_steps} steps"
+    if step is None and (beyond := _out_of_tolerance(parity)):
+        yield f"parity.{beyond} is out of tolerance, but first_divergence_step is null"
+    for field in ("weights_match_at_start", "samples_match"):
+        if getattr(parity, field) is False and not failed:
+            yield f"parity.{field} is false, but the verdict is {parity.verdict}"
+
+
+def _out_of_tolerance(parity: Parity) -> str | None:
+    """The first quantity beyond its bound, as a key and a comparison."""
+    if parity.tolerance is None:
+        return None
+    bounds = {"loss_rel_max": (parity.loss_rel_max, parity.tolerance.loss_rel)} | {
+        f"grad_norm_rel.{module}": (rel, parity.tolerance.grad_norm_rel) for module, rel in parity.grad_norm_rel.items()
+    }
+    for key, (rel, bound) in bounds.items():
+        if rel is not None and rel > bound:
+            return f"{key} = {rel:.3g} > {bound:.3g}"
+    return None
+
+
+def _timing(timing: Timing, *, world_size: int, scenario: Scenario) -> Iterator[str]:
+    steps = timing.step_seconds
+    if len(steps) != scenario.steps.timed:
+        yield f"timing.step_seconds holds {len(steps)} steps, but the scenario times {scenario.steps.timed}"
+    if not steps or not sum(steps):
+        yield "timing.step_seconds adds up to no time, so no rate follows from it; leave timing null"
+        return
+    # Every rate is a total over a total: what the window consumed over the time that it took.
+    tokens_per_second = timing.tokens_per_step * len(steps) / sum(steps)
+    expected: dict[str, float] = {
+        "step_seconds_median": median(steps),
+        "step_seconds_iqr": interquartile_range(steps),
+        "tokens_per_second": tokens_per_second,
+        "tokens_per_second_per_gpu": tokens_per_second / world_size,
+        "samples_per_second": scenario.global_batch_size * len(steps) / sum(steps),
+    }
+    if timing.model_flops_per_step is not None and timing.model_tflops_per_gpu is not None:
+        flops_per_second = timing.model_flops_per_step * len(steps) / sum(steps)
+        expected["model_tflops_per_gpu"] = flops_per_second / world_size / 1e12
+    for field, value in expected.items():
+        recorded = getattr(timing, field)
+        if not math.isclose(recorded, value, rel_tol=REL_TOLERANCE, abs_tol=1e-12):
+            yield f"timing.{field} = {recorded!r}, but the step series gives {value!r}"
+
+
+def interquartile_range(values: tuple[float, ...]) -> float:
+    """Distance between the first and the third quartile, interpolated linearly between the values; 0 for one value."""
+    if len(values) < 2:
+        return 0.0
+    first, _, third = quantiles(values, n=4, method="inclusive")
+    return third - first

@@ -1,0 +1,74 @@
+"""Raw series beside a record: `layouts/<name>/steps.parquet`, one row per mode, rank and step.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+
+The only room of the record that needs pyarrow; ranks import `record/files.py` and never this one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mimo_bench.record.files import series_path, write_atomically
+from mimo_bench.record.schema import RankRecord
+
+
+def write_series(directory: Path, name: str, ranks: Sequence[RankRecord]) -> Path:
+    """Write the step series of the layout called `name` and return its path."""
+    buffer = io.BytesIO()
+    pq.write_table(steps_table(ranks), buffer)
+    return write_atomically(series_path(directory, name), buffer.getvalue())
+
+
+def read_series(directory: Path, name: str) -> pa.Table:
+    """The step series of the layout called `name`, as an Arrow table."""
+    return pq.read_table(series_path(directory, name))
+
+
+def steps_table(ranks: Sequence[RankRecord]) -> pa.Table:
+    """Tidy rows: mode, rank, step (from 0), loss, step_seconds, tokens, images, grad_norm_<module> for every module.
+
+    `step_seconds` is null outside the timed window; a loss or a norm is null where it was not finite.
+    """
+    modules = sorted({module for rank in ranks for module in rank.grad_norms})
+    schema = pa.schema(
+        [
+            ("mode", pa.string()),
+            ("rank", pa.int32()),
+            ("step", pa.int32()),
+            ("loss", pa.float64()),
+            ("step_seconds", pa.float64()),
+            ("tokens", pa.int64()),
+            ("images", pa.int64()),
+            *((f"grad_norm_{module}", pa.float64()) for module in modules),
+        ]
+    )
+    ordered = sorted(ranks, key=lambda rank: (rank.mode, rank.rank))
+    return pa.Table.from_pylist([row for rank in ordered for row in _rows(rank)], schema=schema)
+
+
+def _rows(rank: RankRecord) -> Iterator[dict[str, Any]]:
+    num_steps = max(len(rank.losses), len(rank.tokens), len(rank.step_seconds))
+    # The timed window is the end of a launch: warmup steps come first and carry no time.
+    num_untimed = num_steps - len(rank.step_seconds)
+    for step in range(num_steps):
+        yield {
+            "mode": rank.mode,
+            "rank": rank.rank,
+            "step": step,
+            "loss": _at(rank.losses, step),
+            "step_seconds": _at(rank.step_seconds, step - num_untimed),
+            "tokens": _at(rank.tokens, step),
+            "images": _at(rank.images, step),
+            **{f"grad_norm_{module}": _at(norms, step) for module, norms in rank.grad_norms.items()},
+        }
+
+
+def _at[Value](series: Sequence[Value], index: int) -> Value | None:
+    return series[index] if 0 <= index < len(series) else None

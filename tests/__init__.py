@@ -1,0 +1,1 @@
+"""One file per module; `tests/distributed/` starts real ranks, `tests/gpu/` needs GPUs."""

@@ -1,0 +1,297 @@
+"""Records in and out of files, and every contradiction that `validate` must see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimo_bench.errors import RecordError
+from mimo_bench.record.files import read_rank, read_run, series_path, write_atomically, write_rank, write_run
+from mimo_bench.record.identities import interquartile_range
+from mimo_bench.record.schema import RunRecord
+from mimo_bench.record.series import read_series, steps_table
+from mimo_bench.record.validate import contradictions, validate
+from tests import golden
+
+Content = dict[str, Any]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A copy of the golden record that a test may spoil."""
+    return shutil.copytree(golden.GOLDEN, tmp_path / "run")
+
+
+def change(directory: Path, edit: Callable[[Content], None]) -> None:
+    """Edit run.json in place."""
+    path = directory / "run.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def assign(*keys: str | int, value: Any) -> Callable[[Content], None]:
+    """An edit that puts `value` where `keys` lead."""
+
+    def edit(content: Any) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return edit
+
+
+# Files
+
+
+def test_the_committed_golden_record_is_what_its_builder_makes(tmp_path: Path) -> None:
+    golden.write(tmp_path)
+    assert (golden.GOLDEN / "run.json").read_bytes() == (tmp_path / "run.json").read_bytes()
+    for name in golden.LOSS_DRIFT:
+        # Tables, not bytes: Parquet files name the library version that wrote them.
+        assert read_series(golden.GOLDEN, name).equals(read_series(tmp_path, name))
+
+
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    write_run(tmp_path, golden.record())
+    assert read_run(tmp_path) == golden.record()
+
+
+def test_floats_keep_every_bit(tmp_path: Path) -> None:
+    awkward = (0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0)
+    rank = golden.ranks(golden.WRONG)[0].model_copy(update={"losses": awkward})
+    path = write_rank(tmp_path / "rank0.json", rank)
+    assert [loss.hex() for loss in read_rank(path).losses if loss is not None] == [loss.hex() for loss in awkward]
+
+
+def test_a_nan_is_never_written_and_the_old_file_survives(tmp_path: Path) -> None:
+    write_run(tmp_path, golden.record())
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_run(tmp_path, golden.record().model_copy(update={"overhead": {"timing": float("nan")}}))
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_writing_leaves_no_temporary_file_behind_even_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(OSError, match=r"run\.json"):
+        write_atomically(tmp_path / "run.json", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_fields_of_a_later_writer_are_passed_over(directory: Path) -> None:
+    change(directory, assign("something_new", value=1))
+    assert read_run(directory) == golden.record()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "holds list where a record is expected"),
+        ('{"schema_version": 1, "overhead": {"timing": NaN}}', "holds NaN, which is not JSON"),
+        ("{}", "schema_version is missing"),
+        (
+            '{"schema_version": 2, "layouts": "other"}',
+            "schema_version = 2 is unknown; .* reads schema_version 1",
+        ),
+        ('{"schema_version": "1"}', 'schema_version = "1" is unknown'),
+        ('{"schema_version": true}', "schema_version = true is unknown"),
+        ('{"schema_version": 1}', "question: is missing"),
+    ],
+)
+def test_a_broken_run_file_is_refused_with_its_path(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RecordError, match=rf"run\.json: .*{complaint}"):
+        read_run(tmp_path)
+
+
+def test_a_missing_run_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"run\.json: no such file; give the directory that `mimo-bench run` wrote"):
+        read_run(tmp_path)
+
+
+def test_a_run_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_run(tmp_path)
+
+
+def test_an_invalid_field_is_named_with_its_value(directory: Path) -> None:
+    change(directory, assign("layouts", 1, "status", value="splendid"))
+    with pytest.raises(RecordError, match=r'run\.json: layouts\.1\.status: "splendid": input should be'):
+        read_run(directory)
+
+
+def test_a_missing_rank_file_points_at_the_log(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"rank0\.json: no such file; .* log beside it"):
+        read_rank(tmp_path / "rank0.json")
+
+
+def test_ranks_import_the_record_without_tables_or_torch() -> None:
+    program = (
+        "import sys; import mimo_bench.record.files, mimo_bench.record.validate;"
+        "print({'pandas', 'pyarrow', 'torch', 'megatron'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+# Series
+
+
+def test_a_step_series_has_a_row_for_every_mode_rank_and_step() -> None:
+    rows = steps_table(golden.ranks(golden.BASELINE)).to_pylist()
+    expected = [("parity", rank, step) for rank in range(2) for step in range(3)]
+    expected += [("timing", rank, step) for rank in range(2) for step in range(5)]
+    assert [(row["mode"], row["rank"], row["step"]) for row in rows] == expected
+
+
+def test_only_the_steps_of_the_timed_window_carry_a_time() -> None:
+    rows = steps_table(golden.ranks(golden.BASELINE)).to_pylist()
+    seconds = [row["step_seconds"] for row in rows if (row["mode"], row["rank"]) == ("timing", 1)]
+    assert seconds == [None, 0.25, 0.21, 0.19, 0.2]
+
+
+def test_a_step_series_holds_losses_and_norms_bit_for_bit() -> None:
+    rows = steps_table(golden.ranks(golden.WRONG)).to_pylist()[:3]
+    assert tuple(row["loss"] for row in rows) == golden.ranks(golden.WRONG)[0].losses
+    assert [row["grad_norm_vision"] for row in rows] == [0.25, 0.234375, 0.21875]
+    assert [row["grad_norm_language"] for row in rows] == [2.0, 1.875, 1.75]
+
+
+# Identities
+
+
+def test_the_golden_record_is_free_of_contradictions(directory: Path) -> None:
+    validate(directory)
+
+
+def test_the_interquartile_range_is_interpolated_between_values() -> None:
+    assert interquartile_range((4.0, 1.0, 2.0, 3.0)) == 1.5
+    assert interquartile_range((7.0,)) == 0.0
+
+
+CONTRADICTIONS: dict[str, tuple[Callable[[Content], None], str]] = {
+    "scenario": (assign("scenario", "global_batch_size", value=0), "scenario: is not a valid scenario"),
+    "scenario that no integer fits": (assign("scenario", "model", value="gpt"), "scenario: is not a valid scenario"),
+    "scenario hash": (assign("scenario", "seed", value=7), "scenario_hash = "),
+    "question": (assign("question", value="Why?"), r"question = 'Why\?', but the scenario asks"),
+    "baseline": (assign("baseline", value=golden.DISJOINT), "baseline = 'vision-dp2--language-tp2', but"),
+    "time runs backwards": (assign("finished_at", value="2025-11-03T01:00:00Z"), "finished_at = .* is before"),
+    "duplicate name": (
+        assign("layouts", 3, "name", value=golden.WRONG),
+        "vision-dp1--language-dp2' is used 2",
+    ),
+    "baseline left out": (lambda run: run["layouts"].pop(0), "baseline 'colocated-dp2' is missing"),
+    "second baseline": (assign("layouts", 1, "parity", "verdict", value="baseline"), "parity.verdict is baseline, but"),
+    "self-judged": (assign("layouts", 0, "parity", "verdict", value="passed"), "it cannot judge itself"),
+    "ranked twice": (
+        assign("ranking", 1, "name", value=golden.DISJOINT),
+        "ranking: holds 'vision-dp2--language-tp2' 2 times",
+    ),
+    "ranked though failed": (assign("ranking", 1, "name", value=golden.WRONG), "whose status is parity_failed"),
+    "ranked though unknown": (assign("ranking", 1, "name", value="nowhere"), "whose status is null"),
+    "ranked for no reason": (assign("ranking", 1, "reason", value=" "), "has no reason"),
+    "unknown layout": (assign("layouts", 3, "name", value="nowhere"), "is no layout of the scenario"),
+    "too few ranks": (assign("layouts", 1, "modules", "vision", "ranks", value=[0]), "holds 1 ranks, but .* is 2"),
+    "gap": (assign("layouts", 1, "world_size", value=5), r"ranks \[0, 1, 2, 3\], which do not tile world_size = 5"),
+    "placement": (assign("layouts", 1, "placement", value="colocated"), "placement is colocated, but .* disjoint"),
+    "other grid": (assign("layouts", 1, "modules", "language", "tp", value=1), "modules.language is not the grid"),
+    "passed though failed": (assign("layouts", 2, "status", value="passed"), "status is passed, but .* failed"),
+    "failed though passed": (assign("layouts", 1, "status", value="parity_failed"), "status is parity_failed, but"),
+    "unjudged though judged": (assign("layouts", 1, "status", value="unjudged"), "status is unjudged, but .* passed"),
+    "passed without verdict": (assign("layouts", 1, "parity", value=None), "status is passed, but .* null"),
+    "no reason": (assign("layouts", 3, "reason", value=""), "reason is empty; status crashed needs one"),
+    "no parity reason": (assign("layouts", 1, "parity", "reason", value=""), "parity.reason is empty"),
+    "ran though not run": (assign("layouts", 2, "status", value="not_run"), "there are losses, timing or launches"),
+    "too few losses": (assign("layouts", 1, "losses", value=[5.5]), "losses holds 1 steps, but .* 3 parity steps"),
+    "too few norms": (assign("layouts", 2, "grad_norms", "vision", value=[]), "grad_norms.vision holds 0 steps"),
+    "divergence of a passed layout": (
+        assign("layouts", 1, "parity", "first_divergence_step", value=1),
+        "first_divergence_step = 1, but the verdict is passed",
+    ),
+    "divergence beyond the end": (
+        assign("layouts", 2, "parity", "first_divergence_step", value=3),
+        "first_divergence_step = 3, but losses holds 3",
+    ),
+    "divergence unnamed": (
+        assign("layouts", 2, "parity", "first_divergence_step", value=None),
+        "loss_rel_max = 0.002 > 1e-06 is out of tolerance, but first_divergence_step is null",
+    ),
+    "weights differ": (assign("layouts", 1, "parity", "weights_match_at_start", value=False), "weights_match_at_start"),
+    "samples differ": (assign("layouts", 1, "parity", "samples_match", value=False), "samples_match is false"),
+    "step lost": (lambda run: run["layouts"][1]["timing"]["step_seconds"].pop(), "holds 3 steps, but .* times 4"),
+    "no time": (assign("layouts", 1, "timing", "step_seconds", value=[0, 0, 0, 0]), "adds up to no time"),
+    "launch of another mode": (assign("modes", value=["parity"]), "a timing launch, but the run's modes are parity"),
+}
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_a_contradiction_is_named(directory: Path, what: str) -> None:
+    edit, complaint = CONTRADICTIONS[what]
+    change(directory, edit)
+    with pytest.raises(RecordError, match=complaint):
+        validate(directory)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "step_seconds_median",
+        "step_seconds_iqr",
+        "tokens_per_second",
+        "tokens_per_second_per_gpu",
+        "samples_per_second",
+        "model_tflops_per_gpu",
+    ],
+)
+def test_a_number_that_its_own_series_does_not_give_is_named(directory: Path, field: str) -> None:
+    flops = {"model_flops_per_step": 3e12, "model_tflops_per_gpu": 3.0 * 4 / 0.6 / 4}
+    change(directory, lambda run: run["layouts"][1]["timing"].update(flops))
+    validate(directory)
+
+    def off_by_a_millionth(run: Content) -> None:
+        run["layouts"][1]["timing"][field] *= 1.000001
+
+    change(directory, off_by_a_millionth)
+    with pytest.raises(RecordError, match=rf"'vision-dp2--language-tp2': timing\.{field} = .*, but the step series"):
+        validate(directory)
+
+
+def test_a_missing_series_is_named(directory: Path) -> None:
+    series_path(directory, golden.WRONG).unlink()
+    with pytest.raises(RecordError, match=rf"'{golden.WRONG}': .* its series .*steps\.parquet is missing"):
+        validate(directory)
+
+
+def test_every_contradiction_is_listed(directory: Path) -> None:
+    change(directory, assign("layouts", 0, "reason", value=""))
+    change(directory, assign("question", value="Why?"))
+    with pytest.raises(RecordError, match="2 in all") as caught:
+        validate(directory)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_run_of_some_layouts_without_the_baseline_is_no_contradiction() -> None:
+    layout = golden.record().layouts[1]
+    update = {"status": "unjudged", "reason": "the baseline was not asked for", "parity": None}
+    alone = golden.record().model_copy(update={"layouts": (layout.model_copy(update=update),), "ranking": ()})
+    assert list(contradictions(RunRecord.model_validate(alone.model_dump()))) == []
+
+
+def test_an_older_record_without_a_field_that_has_a_default_is_no_contradiction(directory: Path) -> None:
+    def forget_data(run: Content) -> None:
+        del run["scenario"]["data"]
+        canonical = json.dumps(run["scenario"], sort_keys=True, separators=(",", ":"))
+        run["scenario_hash"] = hashlib.sha256(canonical.encode()).hexdigest()
+
+    change(directory, forget_data)
+    validate(directory)
