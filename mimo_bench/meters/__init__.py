@@ -1,0 +1,1 @@
+"""One quantity each; meters watch the trainer, the trainer does not know them."""

@@ -1,0 +1,1 @@
+"""Whether two layouts trained the same model, with reasons."""

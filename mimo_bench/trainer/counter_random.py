@@ -1,0 +1,38 @@
+"""Random numbers that depend on a name and a position alone: never on the layout, the order or the device.
+
+Weights and samples are drawn from them. Any shard of a tensor is drawn where it is needed, without the rest, and is
+bit-equal on CPU and GPU: integer arithmetic modulo 2**64 and two exactly rounded float operations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+# The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+_MANTISSA_BITS = 24
+
+
+def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
+    """Float32 numbers in [0, 1), one for each int64 position, the same for the same key and position."""
+    start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    state = positions * _signed(_GOLDEN) + _signed(start)
+    for shift, factor in _MIX:
+        state = (state ^ _shift_right(state, shift)) * _signed(factor)
+    state = state ^ _shift_right(state, _LAST_SHIFT)
+    return _shift_right(state, 64 - _MANTISSA_BITS).to(torch.float32) * 2.0**-_MANTISSA_BITS
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as torch's signed integers write them."""
+    value %= 1 << 64
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift_right(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical shift; torch's own keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,132 @@
+"""megatron-core on CPU ranks: its CUDA assumptions are redirected from outside, none of its files is patched.
+
+Installed once per process, and only where no GPU is used. Four things assume CUDA in megatron-core 0.19:
+factory calls and moves with `device="cuda"` or a device index, the functions of `torch.cuda`, process groups with
+`backend="nccl"`, and type names such as `torch.cuda.FloatTensor`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
+
+_installed: _OnCpu | None = None
+
+
+def install() -> None:
+    """Redirect this process for good; a second call does nothing."""
+    global _installed
+    if _installed is not None:
+        return
+    _redirect_torch_cuda()
+    _redirect_process_groups()
+    _redirect_rng_state()
+    # Autograd runs CPU backward passes in the calling thread, so the mode holds there too.
+    _installed = _OnCpu()
+    _installed.__enter__()
+
+
+def _is_cuda(device: Any) -> bool:
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return isinstance(device, int) or (isinstance(device, str) and device.startswith("cuda"))
+
+
+class _OnCpu(TorchFunctionMode):
+    """Everything that names a CUDA device gets the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if _is_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.to and len(args) > 1 and not isinstance(args[1], bool) and _is_cuda(args[1]):
+            args = (args[0], torch.device("cpu"), *args[2:])
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            # The optimizers tell precisions apart by CUDA type names.
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        return func(*args, **kwargs)
+
+
+class _Stream:
+    """Stands in for a stream where there is only one order of events."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def wait_stream(self, *_: Any) -> None: ...
+
+    def wait_event(self, *_: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def record_event(self, event: _Event | None = None) -> _Event:
+        return event or _Event()
+
+
+class _Event:
+    """Stands in for an event that has already happened."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, *_: Any) -> None: ...
+
+    def wait(self, *_: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _stream_context(_: Any = None) -> Iterator[None]:
+    yield
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...
+
+
+def _redirect_torch_cuda() -> None:
+    stream = _Stream()
+    replacements: dict[str, Any] = {
+        "current_device": lambda: torch.device("cpu"),
+        "set_device": _nothing,
+        "synchronize": _nothing,
+        "empty_cache": _nothing,
+        "current_stream": lambda *_: stream,
+        "default_stream": lambda *_: stream,
+        "stream": _stream_context,
+        "Stream": _Stream,
+        "Event": _Event,
+        "get_rng_state": lambda *_, **__: torch.get_rng_state(),
+        "set_rng_state": lambda state, *_, **__: torch.set_rng_state(state),
+    }
+    for name, replacement in replacements.items():
+        setattr(torch.cuda, name, replacement)
+
+
+def _redirect_process_groups() -> None:
+    def on_gloo(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("backend") == "nccl":
+                kwargs["backend"] = "gloo"
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("new_group", "new_subgroups_by_enumeration"):
+        setattr(dist, name, on_gloo(getattr(dist, name)))
+
+
+def _redirect_rng_state() -> None:
+    """Activation recomputation saves and restores the CUDA generator; here that is the CPU's."""
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)

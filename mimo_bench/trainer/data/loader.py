@@ -1,0 +1,116 @@
+"""Deals each module of a rank its part of every micro-batch, by global sample id: one rule for all modules.
+
+Vision and language ranks read the same ids in the same order, so an encoder can never see other samples than the
+language model does, whatever the degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mimo_bench.layout import LANGUAGE, BatchPlan
+from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
+from mimo_bench.trainer.models.vision import VISION
+from mimo_bench.trainer.topology import Topology
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """What one rank feeds into its modules for one micro-batch; None for what its stages do not need."""
+
+    pixels: torch.Tensor | None
+    """[images of this vision replica, 3, height, width]; first encoder stages only."""
+    input_ids: torch.Tensor | None
+    """int64 [b, s]; first and last language stages only, like the rest."""
+    position_ids: torch.Tensor | None
+    """int64 [b, s]."""
+    labels: torch.Tensor | None
+    """int64 [b, s]: the next token at each position."""
+    loss_mask: torch.Tensor | None
+    """float32 [b, s]: 1 where the next token is part of an answer, so labels are scored there and nowhere else."""
+    sample_ids: dict[str, range]
+    """Global sample ids by hosted module."""
+    num_tokens: int
+    """Language positions of this replica that are not padding."""
+    num_images: int
+    """Images of this vision replica."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loader:
+    """The micro-batches of one rank; nothing is kept between steps, so any step can be read first."""
+
+    dataset: Dataset
+    plan: BatchPlan
+    topology: Topology
+    seq_length: int
+    pixel_dtype: torch.dtype
+    device: torch.device
+
+    def global_batch(self, split: Split, step: int) -> list[MicroBatch]:
+        """This rank's part of the global batch of one step; steps count from 0."""
+        return [self._micro_batch(split, step, index) for index in range(self.plan.num_micro_batches)]
+
+    def batches(self, split: Split, start: int = 0) -> Iterator[list[MicroBatch]]:
+        """Global batches from step `start` on, without end."""
+        step = start
+        while True:
+            yield self.global_batch(split, step)
+            step += 1
+
+    def _micro_batch(self, split: Split, step: int, index: int) -> MicroBatch:
+        ids = {
+            module: self.plan.sample_ids(
+                step=step,
+                micro_batch=index,
+                module=module,
+                dp_rank=self.topology.layout.modules[module].coordinate(self.topology.rank).dp,
+            )
+            for module in self.topology.modules
+        }
+        pixels = self._pixels(split, ids[VISION]) if self.topology.is_first_stage(VISION) else None
+        texts = []
+        if self.topology.is_first_stage(LANGUAGE) or self.topology.is_last_stage(LANGUAGE):
+            texts = [self.dataset.text(split, sample_id) for sample_id in ids[LANGUAGE]]
+        columns = collate(texts, seq_length=self.seq_length) if texts else dict.fromkeys(_COLUMNS)
+        return MicroBatch(
+            pixels=pixels,
+            sample_ids=ids,
+            num_tokens=sum(len(text.tokens) for text in texts),
+            num_images=0 if pixels is None else len(pixels),
+            **{name: None if column is None else column.to(self.device) for name, column in columns.items()},
+        )
+
+    def _pixels(self, split: Split, sample_ids: range) -> torch.Tensor:
+        images = torch.cat([self.dataset.pixels(split, sample_id) for sample_id in sample_ids])
+        return images.to(device=self.device, dtype=self.pixel_dtype)
+
+
+_COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")
+
+
+def collate(texts: list[Text], *, seq_length: int) -> dict[str, torch.Tensor | None]:
+    """Pad texts on the right and shift labels by one.
+
+    Args:
+        texts: the samples of one replica's micro-batch.
+        seq_length: positions per sample.
+
+    Returns:
+        `input_ids`, `position_ids` and `labels` as int64 [b, s], `loss_mask` as float32 [b, s].
+    """
+    input_ids = torch.full((len(texts), seq_length), PAD, dtype=torch.int64)
+    labels = torch.full_like(input_ids, PAD)
+    loss_mask = torch.zeros(len(texts), seq_length)
+    for row, text in enumerate(texts):
+        length = len(text.tokens)
+        assert length <= seq_length, f"a sample of {length} tokens does not fit into {seq_length}"
+        input_ids[row, :length] = text.tokens
+        labels[row, : length - 1] = text.tokens[1:]
+        # A mask of its own, not `labels != PAD`: a tokenizer may pad with a token that also ends answers.
+        loss_mask[row, : length - 1] = text.is_answer[1:].float()
+    position_ids = torch.arange(seq_length).expand(len(texts), -1).contiguous()
+    return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels, "loss_mask": loss_mask}

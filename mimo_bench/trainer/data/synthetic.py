@@ -1,0 +1,48 @@
+"""Samples drawn from the seed and the sample id: every image differs, lengths and answers differ in length.
+
+Images that differ show samples that reach the wrong module or row; answers of different length show a loss that is
+normalised by a local instead of the global token count.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mimo_bench.model import ModelShape
+from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.data.sample import PAD, Split, Text
+
+
+class SyntheticDataset:
+    """One image, a prompt and an answer per sample; about a third of the text is answer."""
+
+    def __init__(self, *, shape: ModelShape, seq_length: int, seed: int) -> None:
+        """Samples for models of `shape`, at most `seq_length` tokens long."""
+        self._shape = shape
+        self._seq_length = seq_length
+        self._seed = seed
+
+    def pixels(self, split: Split, sample_id: int) -> torch.Tensor:
+        """float32 [1, 3, height, width] in [-1, 1)."""
+        size = self._shape.vision.image_size
+        positions = torch.arange(3 * size * size).view(1, 3, size, size)
+        return uniform(self._key(split, sample_id, "pixels"), positions) * 2 - 1
+
+    def text(self, split: Split, sample_id: int) -> Text:
+        """Between half and all of the room behind the image, of which the last fifth to half is the answer."""
+        num_patches = self._shape.vision.num_patches
+        room = self._seq_length - num_patches
+        key = self._key(split, sample_id, "text")
+        draws = uniform(key, torch.arange(room + 2))
+        length = int(room * (0.5 + 0.5 * draws[0]))
+        num_answer = max(1, int(length * (0.2 + 0.3 * draws[1])))
+        # Cubed, so that low tokens are common: a model has something to learn within a few steps.
+        words = 1 + (draws[2 : 2 + length] ** 3 * (self._shape.language.image_token_id - 1)).to(torch.int64)
+        image = torch.full((num_patches,), self._shape.language.image_token_id)
+        is_answer = torch.zeros(num_patches + length, dtype=torch.bool)
+        is_answer[-num_answer:] = True
+        assert PAD not in words, "a word would be taken for padding"
+        return Text(tokens=torch.cat([image, words]), is_answer=is_answer)
+
+    def _key(self, split: Split, sample_id: int, part: str) -> str:
+        return f"{self._seed}/{split}/{sample_id}/{part}"

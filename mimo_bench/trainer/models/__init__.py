@@ -1,0 +1,1 @@
+"""Model providers: shapes in, megatron-core module specs out."""

@@ -1,0 +1,89 @@
+"""The whole model of a layout as one rank holds it: a MimoModel whose modules are wrapped for data parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.mimo.config.base_configs import MimoModelConfig
+from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.transformer.enums import ModelType
+
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.model import ModelShape
+from mimo_bench.scenario import Precision, Settings
+from mimo_bench.trainer.models.config import DTYPES
+from mimo_bench.trainer.models.language import language_spec
+from mimo_bench.trainer.models.vision import VISION, vision_spec
+from mimo_bench.trainer.topology import Topology
+
+
+def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, precision: Precision) -> MimoModel:
+    """This rank's modules, on its device, unwrapped and with undefined weights."""
+    layout = topology.layout
+    language_groups = topology.groups.get(LANGUAGE)
+    model = MimoModel(
+        MimoModelConfig(
+            language_model_spec=language_spec(
+                shape.language, layout=layout, settings=settings, precision=precision, topology=topology
+            ),
+            modality_submodules_spec={
+                VISION: vision_spec(
+                    shape,
+                    layout=layout,
+                    settings=settings,
+                    precision=precision,
+                    pg_collection=topology.groups.get(VISION),
+                )
+            },
+            special_token_ids={VISION: shape.language.image_token_id},
+            module_to_grid_map=topology.grids,
+        ),
+        cp_group=language_groups.cp if language_groups else None,
+        tp_group=language_groups.tp if language_groups else None,
+    )
+    # The schedule without pipelining asks for it.
+    model.model_type = ModelType.encoder_or_decoder
+    for module in dict(hosted_modules(model)).values():
+        module.to(device=torch.cuda.current_device(), dtype=DTYPES[precision])
+    return model
+
+
+def hosted_modules(model: MimoModel) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The modules this rank holds, by name, wrapped or not."""
+    yield from model.modality_submodules.items()
+    if model.language_model is not None:
+        yield LANGUAGE, model.language_model
+
+
+def unwrap(module: torch.nn.Module) -> torch.nn.Module:
+    """The module inside its data-parallel wrapper."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def wrap_data_parallel(model: MimoModel, *, topology: Topology, settings: Settings) -> None:
+    """Give each hosted module its gradient buffers and reduction over its own data-parallel group."""
+    for name, module in dict(hosted_modules(model)).items():
+        wrapped = DistributedDataParallel(
+            config=_config_of(module),
+            # A fresh one for each module: the wrapper writes its bucket size into it.
+            ddp_config=DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                overlap_grad_reduce=settings.overlap_grad_reduce,
+                overlap_param_gather=settings.overlap_param_gather,
+                use_distributed_optimizer=settings.distributed_optimizer,
+            ),
+            module=module,
+            pg_collection=topology.groups[name],
+        )
+        if name == LANGUAGE:
+            model.language_model = wrapped
+        else:
+            model.modality_submodules[name] = wrapped
+
+
+def _config_of(module: torch.nn.Module) -> object:
+    """The transformer configuration of a module; a modality's is its first encoder's."""
+    encoders = getattr(module, "encoders", None)
+    return module.config if encoders is None else next(iter(encoders.values())).vit.config

@@ -1,0 +1,117 @@
+"""The vision module: CLIP's vision transformer and LLaVA's two-layer projector into the language width."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.activations import quick_gelu
+from megatron.core.models.mimo.submodules.vision import VisionModalitySubmodules
+from megatron.core.models.vision.clip_vit_model import CLIPViTModel
+from megatron.core.models.vision.multimodal_projector import MultimodalProjector
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from mimo_bench.layout import Layout
+from mimo_bench.model import ModelShape, VisionShape
+from mimo_bench.scenario import Precision, Settings
+from mimo_bench.trainer.models.config import transformer_config
+from mimo_bench.trainer.models.layers import Norm, block_spec, mlp_submodules
+
+VISION = "vision"
+ENCODER = "clip"
+"""The encoder's name inside its module; pixels are addressed to it."""
+
+
+class ClipVisionEncoder(torch.nn.Module):
+    """CLIP's vision transformer as LLaVA reads it: no final norm, and the class token left behind."""
+
+    def __init__(
+        self, config: TransformerConfig, shape: VisionShape, pg_collection: ProcessGroupCollection | None
+    ) -> None:
+        """Build the layers of `shape` on the ranks of `pg_collection`."""
+        super().__init__()
+        self.vit = CLIPViTModel(
+            transformer_config=config,
+            transformer_layer_spec=block_spec(num_layers=shape.num_layers, causal=False, final_norm=False),
+            ln_pre_impl=Norm,
+            patch_dim=shape.patch_size,
+            img_h=shape.image_size,
+            img_w=shape.image_size,
+            model_subtype="clip",
+            pg_collection=pg_collection,
+        )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images.
+
+        Args:
+            pixel_values: [images, 3, height, width], normalised.
+
+        Returns:
+            [images, patches, h], batch-major: megatron-core's MIMO flattens the first two dims, and would deal patches
+            out to the wrong samples if they came as [patches, images, h].
+        """
+        features: torch.Tensor = self.vit(pixel_values)
+        return features[:, self.vit.class_token_len :]
+
+
+def vision_spec(
+    shape: ModelShape,
+    *,
+    layout: Layout,
+    settings: Settings,
+    precision: Precision,
+    pg_collection: ProcessGroupCollection | None,
+) -> ModuleSpec:
+    """Encoder and projector; `pg_collection` is None on ranks that do not host them."""
+    vision = shape.vision
+    config = transformer_config(
+        VISION,
+        layout=layout,
+        settings=settings,
+        precision=precision,
+        num_layers=vision.num_layers,
+        hidden_size=vision.hidden_size,
+        ffn_hidden_size=vision.ffn_hidden_size,
+        num_attention_heads=vision.num_attention_heads,
+        layernorm_epsilon=vision.norm_epsilon,
+        normalization="LayerNorm",
+        activation_func=quick_gelu,
+        add_bias_linear=True,
+    )
+    projector_config = transformer_config(
+        VISION,
+        layout=layout,
+        settings=settings,
+        precision=precision,
+        num_layers=1,
+        hidden_size=shape.language.hidden_size,
+        ffn_hidden_size=shape.language.hidden_size,
+        num_attention_heads=vision.num_attention_heads,
+        activation_func=torch.nn.functional.gelu,
+        add_bias_linear=True,
+    )
+    return ModuleSpec(
+        module=VisionModalitySubmodules,
+        params={"pg_collection": pg_collection},
+        submodules={
+            "encoders": {
+                ENCODER: ModuleSpec(
+                    module=ClipVisionEncoder,
+                    params={"config": config, "shape": vision, "pg_collection": pg_collection},
+                )
+            },
+            "input_projections": [
+                ModuleSpec(
+                    module=MultimodalProjector,
+                    params={
+                        "config": projector_config,
+                        "submodules": mlp_submodules(),
+                        "projector_type": "mlp",
+                        "input_size": vision.hidden_size,
+                        "tp_group": pg_collection.tp if pg_collection is not None else None,
+                    },
+                )
+            ],
+        },
+    )

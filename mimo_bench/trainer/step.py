@@ -1,0 +1,117 @@
+"""One global batch through the model: which schedule runs it, what a micro-batch feeds, what the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
+from megatron.core.pipeline_parallel.schedules import (
+    forward_backward_no_pipelining,
+    forward_backward_pipelining_without_interleaving,
+)
+from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
+
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.grads import Totals
+from mimo_bench.trainer.models.vision import ENCODER, VISION
+from mimo_bench.trainer.topology import Topology
+
+
+class Schedule(Protocol):
+    """Runs all micro-batches of a global batch, forward or forward and backward."""
+
+    def __call__(self, batch: Sequence[MicroBatch], *, forward_only: bool) -> None: ...
+
+
+def build_schedule(model: MimoModel, *, topology: Topology, totals: Totals, seq_length: int) -> Schedule:
+    """The schedule of this placement: one after the other when colocated, 1F1B over all modules when disjoint."""
+    layout = topology.layout
+    extra: dict[str, Any] = {}
+    forward_backward: Callable[..., Any] = forward_backward_no_pipelining
+    if layout.placement == "disjoint":
+        forward_backward = forward_backward_pipelining_without_interleaving
+        extra["p2p_communicator"] = MultiModulePipelineCommunicator(
+            topology.grids,
+            {**{name: [LANGUAGE] for name in layout.encoders}, LANGUAGE: []},
+            model.config,
+            dim_mapping={"s": 0, "b": 1, "h": 2},
+            module_output_ndim=dict.fromkeys(layout.encoders, 2),
+        )
+
+    def run(batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
+        step = forward_evaluate if forward_only else forward_train
+        forward_backward(
+            forward_step_func=partial(step, topology=topology, totals=totals),
+            data_iterator=iter(batch),
+            model=[model],
+            num_microbatches=len(batch),
+            seq_length=seq_length,
+            # Shapes travel with the tensors; the schedule only hands this number on.
+            micro_batch_size=1,
+            forward_only=forward_only,
+            pg_collection=topology.for_schedule(),
+            **extra,
+        )
+
+    return run
+
+
+def forward_train(
+    batches: Iterator[MicroBatch], model: MimoModel, *, topology: Topology, totals: Totals
+) -> tuple[Any, Callable[[torch.Tensor], Any]]:
+    """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
+    batch = next(batches)
+    output, _ = model(**_inputs(batch), labels=batch.labels, loss_mask=batch.loss_mask)
+    _count_images(batch, topology, totals)
+
+    def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        assert batch.loss_mask is not None
+        loss_sum = (losses.float() * batch.loss_mask).sum()
+        num_scored = batch.loss_mask.sum().to(torch.int)
+        if topology.speaks_for_replica(LANGUAGE):
+            totals.add(loss=loss_sum.detach(), scored_tokens=num_scored, tokens=batch.num_tokens)
+        return loss_sum, num_scored, {}
+
+    return output, loss
+
+
+def forward_evaluate(
+    batches: Iterator[MicroBatch], model: MimoModel, *, topology: Topology, totals: Totals
+) -> tuple[Any, Callable[[torch.Tensor], Any]]:
+    """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
+    batch = next(batches)
+    output, _ = model(**_inputs(batch), labels=None, loss_mask=batch.loss_mask)
+    _count_images(batch, topology, totals)
+
+    def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        assert batch.labels is not None
+        assert batch.loss_mask is not None
+        whole = gather_from_tensor_model_parallel_region(logits.float(), group=topology.groups[LANGUAGE].tp)
+        losses = torch.nn.functional.cross_entropy(whole.flatten(0, 1), batch.labels.flatten(), reduction="none")
+        loss_sum = (losses * batch.loss_mask.flatten()).sum()
+        num_correct = ((whole.argmax(-1) == batch.labels) * batch.loss_mask).sum()
+        num_scored = batch.loss_mask.sum().to(torch.int)
+        if topology.speaks_for_replica(LANGUAGE):
+            totals.add(loss=loss_sum, scored_tokens=num_scored, correct_tokens=num_correct, tokens=batch.num_tokens)
+        return loss_sum, num_scored, {}
+
+    return output, score
+
+
+def _inputs(batch: MicroBatch) -> dict[str, Any]:
+    pixels = batch.pixels
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "modality_inputs": None if pixels is None else {VISION: {ENCODER: {"pixel_values": pixels}}},
+    }
+
+
+def _count_images(batch: MicroBatch, topology: Topology, totals: Totals) -> None:
+    if topology.is_first_stage(VISION) and topology.speaks_for_replica(VISION):
+        totals.add(images=batch.num_images)

@@ -1,0 +1,145 @@
+"""The trainer of one layout as one rank holds it: assembled once, then stepped.
+
+scenario -> layout -> [trainer] -> meters -> record -> parity -> report
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from megatron.core.models.mimo.model.base import MimoModel
+
+from mimo_bench.layout import BatchPlan, Layout
+from mimo_bench.model import ModelShape
+from mimo_bench.scenario import Precision, Settings, Training
+from mimo_bench.trainer.data.loader import Loader, MicroBatch
+from mimo_bench.trainer.data.sample import Dataset
+from mimo_bench.trainer.device import RankDevice
+from mimo_bench.trainer.grads import Totals, finish_gradients
+from mimo_bench.trainer.models.config import DTYPES
+from mimo_bench.trainer.models.mimo import build_model, wrap_data_parallel
+from mimo_bench.trainer.optimizer import NormKeepingOptimizer, build_optimizer
+from mimo_bench.trainer.step import Schedule, build_schedule
+from mimo_bench.trainer.topology import Topology, build_topology
+from mimo_bench.trainer.weights import draw_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerConfig:
+    """What decides a training run, apart from its data."""
+
+    shape: ModelShape
+    layout: Layout
+    plan: BatchPlan
+    settings: Settings
+    training: Training
+    precision: Precision
+    seq_length: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """One optimizer step over the whole job; the same on every rank."""
+
+    loss: float
+    """Mean cross-entropy per answer token."""
+    grad_norms: dict[str, float]
+    """Before clipping, by module."""
+    num_tokens: int
+    """Language positions that are not padding."""
+    num_images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationTotals:
+    """Held-out samples scored without training on them; the same on every rank."""
+
+    loss: float
+    """Mean cross-entropy per answer token."""
+    answer_accuracy: float
+    """Share of answer tokens that the model ranks first."""
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainer:
+    """Everything a rank needs to train its part."""
+
+    config: TrainerConfig
+    topology: Topology
+    model: MimoModel
+    optimizer: NormKeepingOptimizer
+    loader: Loader
+    totals: Totals
+    schedule: Schedule
+
+    def train_step(self, batch: Sequence[MicroBatch]) -> StepResult:
+        """Forward, backward and one optimizer step over a global batch; collective over the world."""
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        self.totals.reset()
+        self.schedule(batch, forward_only=False)
+        self.optimizer.step()
+        totals = self.totals.read()
+        return StepResult(
+            loss=_mean(totals["loss"], totals["scored_tokens"]),
+            grad_norms=dict(self.optimizer.module_grad_norms),
+            num_tokens=round(totals["tokens"]),
+            num_images=round(totals["images"]),
+        )
+
+    def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> EvaluationTotals:
+        """Score global batches without a gradient; collective over the world."""
+        self.totals.reset()
+        num_batches = 0
+        with torch.no_grad():
+            for batch in batches:
+                self.schedule(batch, forward_only=True)
+                num_batches += 1
+        self.totals.reduce()
+        totals = self.totals.read()
+        return EvaluationTotals(
+            loss=_mean(totals["loss"], totals["scored_tokens"]),
+            answer_accuracy=_mean(totals["correct_tokens"], totals["scored_tokens"]),
+            num_samples=num_batches * self.config.plan.global_batch_size,
+        )
+
+
+def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice) -> Trainer:
+    """Assemble one rank's trainer; collective over the world."""
+    topology = build_topology(config.layout, backend=device.backend)
+    model = build_model(config.shape, topology=topology, settings=config.settings, precision=config.precision)
+    draw_weights(model, topology, seed=config.seed)
+    wrap_data_parallel(model, topology=topology, settings=config.settings)
+    totals = Totals(device.torch_device)
+    model.config.finalize_model_grads_func = partial(finish_gradients, totals=totals, topology=topology)
+    model.config.grad_scale_func = lambda loss: loss
+    model.config.no_sync_func = model.no_sync if config.settings.overlap_grad_reduce else None
+    return Trainer(
+        config=config,
+        topology=topology,
+        model=model,
+        optimizer=build_optimizer(
+            model, training=config.training, settings=config.settings, precision=config.precision
+        ),
+        loader=Loader(
+            dataset=dataset,
+            plan=config.plan,
+            topology=topology,
+            seq_length=config.seq_length,
+            pixel_dtype=DTYPES[config.precision],
+            device=device.torch_device,
+        ),
+        totals=totals,
+        schedule=build_schedule(model, topology=topology, totals=totals, seq_length=config.seq_length),
+    )
+
+
+def _mean(total: float, count: float) -> float:
+    """NaN for nothing counted: a mean of nothing is unknown, not zero."""
+    return total / count if count else math.nan

@@ -1,0 +1,116 @@
+"""The same starting weights in every layout: each parameter has a canonical name and a canonical full tensor.
+
+A rank's parameter is a slice of the full tensor, and the full tensor's numbers depend on the seed, the canonical name
+and the position alone. So every rank draws just its own slice, on its own device, and all layouts start equal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core.models.mimo.model.base import MimoModel
+
+from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
+from mimo_bench.trainer.topology import Topology
+
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One rank's slice of one canonical parameter."""
+
+    name: str
+    """Canonical: the module, then the path inside it, with layers counted over the whole model."""
+    module: str
+    parameter: torch.nn.Parameter
+    tp_group: dist.ProcessGroup
+    dim: int | None
+    """The dim that tensor parallelism splits; None if every rank holds the whole parameter."""
+    stride: int
+    """How many stacked tensors share that dim (gate and up projection: 2); each of them is split on its own."""
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """The canonical shape."""
+        shape = list(self.parameter.shape)
+        if self.dim is not None:
+            shape[self.dim] *= self.tp_group.size()
+        return tuple(shape)
+
+    def gather(self, local: torch.Tensor) -> torch.Tensor:
+        """The canonical full tensor of `local` slices; collective over the tensor-parallel group."""
+        if self.dim is None or self.tp_group.size() == 1:
+            return local
+        local = local.contiguous()
+        slices = [torch.empty_like(local) for _ in range(self.tp_group.size())]
+        dist.all_gather(slices, local, group=self.tp_group)
+        pieces = [part.chunk(self.stride, dim=self.dim) for part in slices]
+        return torch.cat([pieces[rank][k] for k in range(self.stride) for rank in range(len(slices))], dim=self.dim)
+
+    def positions(self) -> torch.Tensor:
+        """The flat position in the full tensor of every element of the slice; int64, in the slice's shape."""
+        shape, device = self.full_shape, self.parameter.device
+        positions = torch.zeros(self.parameter.shape, dtype=torch.int64, device=device)
+        for dim, size in enumerate(self.parameter.shape):
+            index = self._indices(size, device) if dim == self.dim else torch.arange(size, device=device)
+            beyond = math.prod(shape[dim + 1 :])
+            positions += (index * beyond).view(-1, *[1] * (len(shape) - dim - 1))
+        return positions
+
+    def _indices(self, size: int, device: torch.device) -> torch.Tensor:
+        """Where the rows of the slice sit along the split dim of the full tensor."""
+        piece = size // self.stride
+        index = torch.arange(size, device=device)
+        return (index // piece * self.tp_group.size() + self.tp_group.rank()) * piece + index % piece
+
+
+def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
+    """Every parameter that this rank holds a slice of."""
+    for module, wrapped in hosted_modules(model):
+        inner = unwrap(wrapped)
+        for name, parameter in inner.named_parameters():
+            is_split = getattr(parameter, "tensor_model_parallel", False)
+            yield Shard(
+                name=f"{module}.{_with_global_layers(inner, name)}",
+                module=module,
+                parameter=parameter,
+                tp_group=topology.groups[module].tp,
+                dim=parameter.partition_dim if is_split else None,
+                stride=parameter.partition_stride if is_split else 1,
+            )
+
+
+def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
+    """Fill every parameter from the seed and its canonical name."""
+    with torch.no_grad():
+        for shard in shards(model, topology):
+            centre, scale = _distribution(shard)
+            numbers = uniform(f"{seed}/{shard.name}", shard.positions())
+            shard.parameter.copy_(centre + (numbers - 0.5) * scale)
+
+
+def _distribution(shard: Shard) -> tuple[float, float]:
+    """Centre and width of the uniform distribution that a parameter is drawn from.
+
+    Matrices have a standard deviation of 1 / sqrt(fan in). Norm weights lie about 1 and biases about 0, but on neither
+    exactly: a parameter whose values are all equal could be dealt out wrongly without a trace.
+    """
+    shape = shard.full_shape
+    if len(shape) >= 2:
+        return 0.0, math.sqrt(12.0 / math.prod(shape[1:]))
+    return (0.0 if shard.name.endswith("bias") else 1.0), 0.1
+
+
+def _with_global_layers(module: torch.nn.Module, name: str) -> str:
+    """`name` with the layer's number in this stage replaced by its number in the whole module, from 0."""
+    if (match := _LAYER.search(name)) is None:
+        return name
+    layer = module.get_submodule(name[: match.end() - 1])
+    return f"{name[: match.start(1)]}{layer.layer_number - 1}{name[match.end(1) :]}"
