@@ -1,16 +1,20 @@
 """Everything a user can cause, as one small tree. What only our own bug can cause is an `assert`.
 
-    MimoBenchError
-        ScenarioError    the file: unknown key, wrong type, a value that cannot be
-            LayoutError  the layouts in it: spans, degrees, batch arithmetic
-        RecordError      a record that is missing, broken or of an unknown version
-        LaunchError      ranks could not be started
-        FaultError       a planted fault that does not exist
+MimoBenchError
+    ScenarioError    the file: unknown key, wrong type, a value that cannot be
+        LayoutError  the layouts in it: spans, degrees, batch arithmetic
+    RecordError      a record that is missing, broken or of an unknown version
+    LaunchError      ranks could not be started
+    FaultError       a planted fault that does not exist
 """
 
 
 class MimoBenchError(Exception):
     """Something the user can mend; the message names the thing, the value and the remedy."""
+
+
+class UsageError(MimoBenchError):
+    """A command line that asks for what cannot be."""
 
 
 class ScenarioError(MimoBenchError):

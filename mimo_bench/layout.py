@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from itertools import combinations
 from typing import Literal
 
 from mimo_bench.errors import LayoutError
@@ -55,7 +55,7 @@ class Grid:
     @property
     def size(self) -> int:
         """How many ranks the span holds."""
-        return prod((self.tp, self.cp, self.pp, self.dp))
+        return self.tp * self.cp * self.pp * self.dp
 
     @property
     def ranks(self) -> range:
@@ -111,20 +111,22 @@ class Layout:
         return tuple(name for name, grid in self.modules.items() if rank in grid.ranks)
 
     def _refuse_partial_overlap(self) -> None:
-        named = list(self.modules.items())
-        for index, (name, grid) in enumerate(named):
-            for other_name, other in named[index + 1 :]:
-                shared = set(grid.ranks) & set(other.ranks)
-                if shared and grid.ranks != other.ranks:
-                    raise LayoutError(
-                        f"{name} on {_span(grid)} and {other_name} on {_span(other)} overlap in part; "
-                        "give two modules the same ranks or none in common"
-                    )
+        for (name, grid), (other_name, other) in combinations(self.modules.items(), 2):
+            # Ends, not sets of ranks: this runs for every pair of every layout that `check` reads.
+            share = max(grid.rank_offset, other.rank_offset) < min(grid.ranks.stop, other.ranks.stop)
+            if share and grid.ranks != other.ranks:
+                raise LayoutError(
+                    f"{name} on {_span(grid.ranks)} and {other_name} on {_span(other.ranks)} overlap in part; "
+                    "give two modules the same ranks or none in common"
+                )
 
     def _refuse_gaps(self) -> None:
-        used = {rank for grid in self.modules.values() for rank in grid.ranks}
-        if missing := sorted(set(range(self.world_size)) - used):
-            raise LayoutError(f"no module uses ranks {missing}; close the gap with a smaller rank_offset")
+        next_rank = 0
+        for ranks in sorted((grid.ranks for grid in self.modules.values()), key=lambda ranks: ranks.start):
+            if ranks.start > next_rank:
+                missing = _span(range(next_rank, ranks.start))
+                raise LayoutError(f"no module uses {missing}; close the gap with a smaller rank_offset")
+            next_rank = ranks.stop
 
     def _refuse_what_megatron_core_lacks(self) -> None:
         for name, grid in self.encoders.items():
@@ -142,7 +144,7 @@ class Layout:
                 grid.ranks != self.language.ranks
             ):
                 raise LayoutError(
-                    f"{name} shares {_span(grid)} with another encoder while the language model is elsewhere; "
+                    f"{name} shares {_span(grid.ranks)} with another encoder while the language model is elsewhere; "
                     "give each encoder ranks of its own, or colocate all modules"
                 )
         if self.placement == "colocated" and self.language.pp > 1:
@@ -152,8 +154,8 @@ class Layout:
             )
 
 
-def _span(grid: Grid) -> str:
-    return f"ranks {grid.ranks.start}-{grid.ranks.stop - 1}"
+def _span(ranks: range) -> str:
+    return f"rank {ranks.start}" if len(ranks) == 1 else f"ranks {ranks.start}-{ranks.stop - 1}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

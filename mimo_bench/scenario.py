@@ -11,14 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mimo_bench.errors import LayoutError, ScenarioError
+from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS, ModelShape
+from mimo_bench.suggest import choices
 
 Precision = Literal["fp32", "bf16"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -33,7 +37,8 @@ LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 class _Table(BaseModel):
     """A table of the file: nothing unknown, nothing coerced, nothing changed later."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # The docstring under a field is its description in the JSON Schema.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class GridTable(_Table):
@@ -44,6 +49,15 @@ class GridTable(_Table):
     pp: PositiveInt = 1
     dp: PositiveInt = 1
     rank_offset: NonNegativeInt = 0
+    """First global rank of the span; the name is megatron-core's."""
+
+    def grid(self) -> Grid:
+        """The checked grid.
+
+        Raises:
+            LayoutError: a degree that megatron-core cannot train.
+        """
+        return Grid(tp=self.tp, cp=self.cp, pp=self.pp, dp=self.dp, rank_offset=self.rank_offset)
 
 
 class Settings(_Table):
@@ -91,8 +105,9 @@ class LayoutTable(_Table):
         """
         grids = {}
         for module in ("vision", "language"):
+            table: GridTable = getattr(self, module)
             try:
-                grids[module] = Grid(**getattr(self, module).model_dump())
+                grids[module] = table.grid()
             except LayoutError as error:
                 raise LayoutError(f"{module}: {error}") from None
         return Layout(modules=grids)
@@ -169,24 +184,31 @@ class Scenario(_Table):
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @cached_property
+    def _tables(self) -> dict[str, LayoutTable]:
+        return {table.name: table for table in self.layout}
+
     def table(self, name: str) -> LayoutTable:
         """The layout called `name`.
 
         Raises:
             ScenarioError: there is none.
         """
-        for table in self.layout:
-            if table.name == name:
-                return table
-        raise ScenarioError(f"no layout is called {name!r}; the scenario has {', '.join(self.names)}")
+        if (table := self._tables.get(name)) is None:
+            raise ScenarioError(f"no layout is called {name!r}; {choices(name, self.names)}")
+        return table
 
     def batch_plan(self, name: str) -> BatchPlan:
         """How the layout called `name` deals out a global batch."""
         table = self.table(name)
+        return self._plan(table, table.grids())
+
+    def _plan(self, table: LayoutTable, layout: Layout) -> BatchPlan:
+        override = table.global_micro_batch_size
         return BatchPlan.of(
-            table.grids(),
+            layout,
             global_batch_size=self.global_batch_size,
-            global_micro_batch_size=table.global_micro_batch_size or self.global_micro_batch_size,
+            global_micro_batch_size=self.global_micro_batch_size if override is None else override,
         )
 
     def check(self) -> None:
@@ -197,11 +219,11 @@ class Scenario(_Table):
             LayoutError: a layout cannot be trained; the message names it.
         """
         if self.model not in PRESETS:
-            raise ScenarioError(f"model = {self.model!r} is not known; use one of {', '.join(sorted(PRESETS))}")
-        if duplicates := {name for name in self.names if self.names.count(name) > 1}:
-            raise ScenarioError(f"layout: the name {min(duplicates)!r} is used twice; give each layout its own")
-        if self.baseline not in self.names:
-            raise ScenarioError(f"baseline = {self.baseline!r} is no layout; use one of {', '.join(self.names)}")
+            raise ScenarioError(f"model: {self.model!r} is not known; {choices(self.model, sorted(PRESETS))}")
+        if repeated := [name for name, times in Counter(self.names).items() if times > 1]:
+            raise ScenarioError(f"layout: the name {repeated[0]!r} is used twice; give each layout its own")
+        if self.baseline not in self._tables:
+            raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
         self._check_sequence()
         for table in self.layout:
             try:
@@ -224,7 +246,7 @@ class Scenario(_Table):
     def _check_layout(self, table: LayoutTable) -> None:
         layout = table.grids()
         self.shape.check(layout)
-        self.batch_plan(table.name)
+        self._plan(table, layout)
         if table.name == self.baseline and layout.placement != "colocated":
             raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")
         if table.settings.sequence_parallel and self.seq_length % layout.language.tp:
@@ -240,18 +262,12 @@ def load_scenario(path: Path) -> Scenario:
     Raises:
         ScenarioError: with file, key or layout, value and remedy.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ScenarioError(f"{path}: no such file; `ls scenarios/` shows those that ship") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{path}: not valid TOML: {error}") from None
+    content = _read(path)
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
-        raise ScenarioError("\n".join(_explain(path, content, problem) for problem in error.errors())) from None
+        problems = (explain(problem, content=content, root=Scenario) for problem in error.errors())
+        raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from None
     try:
         scenario.check()
     except ScenarioError as error:
@@ -259,43 +275,16 @@ def load_scenario(path: Path) -> Scenario:
     return scenario
 
 
-def _explain(path: Path, content: dict[str, Any], problem: Any) -> str:
-    """One pydantic error in the words of the file: key, value, remedy."""
-    location = list(problem["loc"])
-    where = ""
-    if len(location) >= 2 and location[0] == "layout" and isinstance(location[1], int):
-        table = content["layout"][location[1]]
-        name = table.get("name") if isinstance(table, dict) else None
-        where = f"layout {name!r}: " if isinstance(name, str) else f"layout number {location[1] + 1}: "
-        location = location[2:]
-    key = ".".join(str(part) for part in location)
-    where += f"{key}: " if key else ""
-    match problem["type"]:
-        case "extra_forbidden":
-            known = ", ".join(_keys_beside(list(problem["loc"])))
-            return f"{path}: {where}unknown key; remove it or use one of {known}"
-        case "missing":
-            return f"{path}: {where}is missing; add it"
-        case _:
-            remedy = problem["msg"].removeprefix("Value error, ")
-            shown = problem["input"]
-            value = f"{shown!r}: " if not isinstance(shown, dict | list) else ""
-            return f"{path}: {where}{value}{remedy[:1].lower() + remedy[1:]}"
-
-
-def _keys_beside(location: list[int | str]) -> list[str]:
-    """The keys that the table holding `location` knows."""
-    table: type[BaseModel] = Scenario
-    tables: dict[str, type[BaseModel]] = {
-        "layout": LayoutTable,
-        "steps": Steps,
-        "training": Training,
-        "evaluation": Evaluation,
-        "settings": Settings,
-        "vision": GridTable,
-        "language": GridTable,
-    }
-    for part in location[:-1]:
-        if isinstance(part, str):
-            table = tables[part]
-    return sorted(table.model_fields)
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such file; `ls scenarios/` shows those that ship") from None
+    except IsADirectoryError:
+        raise ScenarioError(f"{path}: is a directory; name a scenario file in it") from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path}: not valid TOML: {error}") from None

@@ -1,0 +1,223 @@
+"""The words on the command line. Each command reads its input, calls one room and says how it ended.
+
+Exit status: 0 all well; 2 bad input, nothing started or written; 3 a layout ended without a record; 1 a layout failed
+parity; 130 interrupted. If several apply, the first in that order.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mimo_bench import __version__
+from mimo_bench.errors import MimoBenchError
+
+if TYPE_CHECKING:
+    from mimo_bench.matrix import MatrixOptions
+    from mimo_bench.record.schema import LayoutRecord
+    from mimo_bench.scenario import Scenario
+
+# The other rooms are imported by the command that needs them: pydantic's models, pandas and jinja would cost every
+# `mimo-bench --help` a second, and `check` has to do without torch.
+
+app = typer.Typer(
+    name="mimo-bench",
+    help="Does every layout of a multimodal model train the same model, and which one is fastest?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PARITY_FAILED = 1
+BAD_INPUT = 2
+NO_RECORD = 3
+INTERRUPTED = 130
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.", show_default=False)]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `run` wrote.", show_default=False)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (or the process's own) spell, and return its exit status."""
+    try:
+        app(args=arguments, prog_name="mimo-bench", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except MimoBenchError as error:
+        print(f"mimo-bench: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("mimo-bench: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mimo-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def check(
+    files: Files,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say whether the files are valid.")] = False,
+) -> None:
+    """Validate scenarios and print which rank holds what. Starts nothing."""
+    from mimo_bench.rank_map import describe
+    from mimo_bench.scenario import load_scenario
+
+    is_bad = False
+    for file in files:
+        try:
+            scenario = load_scenario(file)
+        except MimoBenchError as error:
+            print(f"mimo-bench: {error}", file=sys.stderr)
+            is_bad = True
+            continue
+        print(f"{file}: valid, {len(scenario.layout)} layouts of {scenario.model}")
+        if not quiet:
+            print(f"{scenario.question}\n")
+            print("\n".join(describe(scenario)))
+    if is_bad:
+        raise typer.Exit(BAD_INPUT)
+
+
+class Device(StrEnum):
+    """What the ranks run on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.command()
+def run(
+    files: Files,
+    layout: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Run only this layout and the baseline; may be repeated.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    modes: Annotated[str, typer.Option(help="Which of parity and timing, separated by a comma.")] = "parity,timing",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New directory for record and report.", show_default="by time")
+    ] = None,
+    hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
+    plant: Annotated[
+        str | None, typer.Option(metavar="FAULT[@LAYOUT]", help="Plant a known fault; its layout must fail parity.")
+    ] = None,
+) -> None:
+    """Train every layout, judge each against the baseline, write the record and the report."""
+    from mimo_bench.console import live
+    from mimo_bench.matrix import run_matrix
+    from mimo_bench.report import write_report
+
+    layouts: list[LayoutRecord] = []
+    for scenario, options in _plan(
+        files, layouts=layout or [], device=device, modes=modes, out=out, hang_limit=hang_limit, plant=plant
+    ):
+        with live(scenario) as on_event:
+            record = run_matrix(scenario, options=options, on_event=on_event)
+        write_report(options.directory, record)
+        print(f"{options.directory}: record and report")
+        layouts += record.layouts
+    raise typer.Exit(exit_status(layouts))
+
+
+def _plan(
+    files: Sequence[Path],
+    *,
+    layouts: Sequence[str],
+    device: Device,
+    modes: str,
+    out: Path | None,
+    hang_limit: float,
+    plant: str | None,
+) -> list[tuple[Scenario, MatrixOptions]]:
+    """Every scenario with what its matrix needs to know; whatever is wrong with any of them is raised here."""
+    from mimo_bench import run_options
+    from mimo_bench.matrix import MatrixOptions
+    from mimo_bench.scenario import load_scenario
+
+    scenarios = [load_scenario(file) for file in files]
+    kind = run_options.device_kind(device.value)
+    plans = []
+    for file, scenario, directory in zip(files, scenarios, run_options.run_directories(out, files), strict=True):
+        names = run_options.chosen_layouts(scenario, file, layouts)
+        if kind == "cuda":
+            run_options.check_fits(scenario, file, names)
+        if plant is not None:
+            run_options.check_plant(scenario, file, plant)
+        options = MatrixOptions(
+            scenario_file=file,
+            layouts=names,
+            device_kind=kind,
+            modes=run_options.parse_modes(modes),
+            directory=directory,
+            hang_seconds=run_options.parse_hang_limit(hang_limit),
+            plant=plant,
+            command=tuple(sys.argv),
+        )
+        plans.append((scenario, options))
+    return plans
+
+
+def exit_status(layouts: Iterable[LayoutRecord]) -> int:
+    """3 if a layout ended without a record, else 1 if one failed parity, else 0."""
+    statuses = {layout.status for layout in layouts}
+    if statuses & {"crashed", "oom", "timeout", "interrupted", "not_run"}:
+        return NO_RECORD
+    return PARITY_FAILED if "parity_failed" in statuses else 0
+
+
+@app.command()
+def report(directory: Directory) -> None:
+    """Render the report again from its record."""
+    from mimo_bench.record.files import read_run
+    from mimo_bench.report import write_report
+
+    write_report(directory, read_run(directory))
+    print(f"{directory}: report written")
+
+
+@app.command()
+def validate(directory: Directory) -> None:
+    """Hold a record against its schema and its own identities."""
+    from mimo_bench.record.validate import validate as validate_record
+
+    validate_record(directory)
+    print(f"{directory}: the record is valid")
+
+
+class Schema(StrEnum):
+    """The formats that others may build on."""
+
+    scenario = "scenario"
+    run = "run"
+
+
+@app.command()
+def schema(of: Annotated[Schema, typer.Argument(help="A scenario file, or run.json.")] = Schema.scenario) -> None:
+    """Print the JSON Schema of a scenario or of run.json."""
+    from mimo_bench.record.schema import RunRecord
+    from mimo_bench.scenario import Scenario
+
+    model = Scenario if of is Schema.scenario else RunRecord
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    print(json.dumps(dialect | model.model_json_schema(), indent=2))

@@ -1,0 +1,134 @@
+"""What `mimo-bench run` was asked for, checked in full before anything starts or is written.
+
+The command line is read once, here; behind it are scenarios that are valid and options that can be met.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from mimo_bench.devices import num_gpus
+from mimo_bench.errors import ScenarioError, UsageError
+from mimo_bench.record.schema import Mode
+from mimo_bench.scenario import Scenario
+from mimo_bench.suggest import choices
+
+DeviceKind = Literal["cpu", "cuda"]
+
+
+def parse_modes(text: str) -> tuple[Mode, ...]:
+    """The modes named in `text`, separated by commas, each once and in the order in which they run.
+
+    Raises:
+        UsageError: a mode is unknown.
+    """
+    known: tuple[Mode, ...] = get_args(Mode)
+    wanted = [word.strip() for word in text.split(",")]
+    for word in wanted:
+        if word not in known:
+            raise UsageError(f"--modes: {word!r} is no mode; {choices(word, known)}")
+    return tuple(mode for mode in known if mode in wanted)
+
+
+def parse_hang_limit(seconds: float) -> float:
+    """How long ranks may be silent before they are taken for hung.
+
+    Raises:
+        UsageError: it is no positive, finite number of seconds.
+    """
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise UsageError(f"--hang-limit: {seconds}: give a positive number of seconds")
+    return seconds
+
+
+def chosen_layouts(scenario: Scenario, path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The layouts that `--layout` picks, each once; empty for all.
+
+    Raises:
+        ScenarioError: the scenario has no layout of that name.
+    """
+    for name in names:
+        _known_layout(scenario, path, name, option="--layout")
+    return tuple(dict.fromkeys(names))
+
+
+def check_plant(scenario: Scenario, path: Path, plant: str) -> None:
+    """Refuse to plant a fault where no verdict could catch it; whether the fault exists, its own room knows.
+
+    Raises:
+        ScenarioError: FAULT@LAYOUT names a layout that does not exist.
+        UsageError: it names the baseline.
+    """
+    _, at, name = plant.partition("@")
+    if not at:
+        return
+    _known_layout(scenario, path, name, option="--plant")
+    if name == scenario.baseline:
+        raise UsageError(f"--plant: {name!r} is the baseline of {path}; plant in a layout that is held against it")
+
+
+def _known_layout(scenario: Scenario, path: Path, name: str, *, option: str) -> None:
+    try:
+        scenario.table(name)
+    except ScenarioError as error:
+        raise ScenarioError(f"{option}: {path}: {error}") from None
+
+
+def device_kind(asked: Literal["auto", "cpu", "cuda"]) -> DeviceKind:
+    """The kind of rank to start: GPUs where there are any, unless asked otherwise.
+
+    Raises:
+        UsageError: GPUs were asked for and there are none.
+    """
+    if asked == "cpu":
+        return "cpu"
+    if num_gpus():
+        return "cuda"
+    if asked == "cuda":
+        raise UsageError("--device cuda: no GPU is visible; use --device cpu, or look at `nvidia-smi`")
+    return "cpu"
+
+
+def check_fits(scenario: Scenario, path: Path, names: Sequence[str]) -> None:
+    """Refuse layouts that need more GPUs than there are.
+
+    Raises:
+        UsageError: naming the layout, both numbers and what does fit.
+    """
+    available = num_gpus()
+    sizes = {name: scenario.table(name).grids().world_size for name in {scenario.baseline, *(names or scenario.names)}}
+    largest = max(sizes, key=lambda name: sizes[name])
+    if sizes[largest] > available:
+        fitting = [name for name in scenario.names if scenario.table(name).grids().world_size <= available]
+        remedy = f"pick with --layout from {', '.join(fitting)}, or use --device cpu" if fitting else "use --device cpu"
+        raise UsageError(f"{path}: layout {largest!r} needs {sizes[largest]} GPUs, {available} are visible; {remedy}")
+
+
+def run_directories(out: Path | None, files: Sequence[Path]) -> list[Path]:
+    """Where each scenario's record goes: `out` itself for one file, `out/<stem>` for several. Nothing is made yet.
+
+    Raises:
+        UsageError: a directory would be used twice, holds something, or cannot be written.
+    """
+    root = out if out is not None else Path("reports", "local", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    directories = [root] if len(files) == 1 else [root / file.stem for file in files]
+    if len(set(directories)) < len(directories):
+        raise UsageError(f"two of the scenarios {', '.join(map(str, files))} have the same name; run them one by one")
+    for directory in {root, *directories}:
+        _check_free(directory)
+    return directories
+
+
+def _check_free(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"--out: {directory} is a file; name a directory that is new or empty")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise UsageError(f"--out: {directory} is not empty; name a new directory, or remove what is in it")
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"--out: {directory} cannot be made, {existing} is not a writable directory; name another")

@@ -1,0 +1,98 @@
+"""Every job of this repository, by name: `nox -s tests`, `nox -s lint`, `nox -s bench`, `nox -s gpu_tests`.
+
+torch and its CUDA libraries take minutes and gigabytes to install, so all sessions share one virtual environment: the
+session `environment` makes it, the others ask for it. With `--no-venv` nothing is installed: each session runs
+under nox's own interpreter and imports the project from the repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"  # the first with `requires`
+nox.options.sessions = ["lint", "tests"]
+
+REPOSITORY = Path(__file__).parent
+WHAT_IS_INSTALLED = (REPOSITORY / "pyproject.toml", REPOSITORY / "constraints.txt")
+
+interpreter = [sys.executable]
+"""The interpreter that sessions run under; `environment` replaces it."""
+
+
+@nox.session(reuse_venv=True, venv_backend="venv")
+def environment(session: nox.Session) -> None:
+    """Install the project and all that it needs, once, for every other session."""
+    if not session.virtualenv.is_sandboxed:
+        session.log("no virtual environment asked for: using %s as it is", sys.executable)
+        return
+    folder = Path(session.virtualenv.location)
+    interpreter[0] = str(folder / "bin" / "python")
+    stamp = folder / "installed"
+    wanted = hashlib.sha256(b"\0".join(path.read_bytes() for path in WHAT_IS_INSTALLED)).hexdigest()
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        session.log("already installed; remove %s to install again", stamp)
+        return
+    session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".[dev]")
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def tests(session: nox.Session) -> None:
+    """Run every test that needs no GPU."""
+    _python(session, "-m", "pytest", "--ignore=tests/gpu", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def gpu_tests(session: nox.Session) -> None:
+    """Run the tests that need GPUs; too few GPUs is a failure."""
+    _python(session, "-m", "pytest", "tests/gpu", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def lint(session: nox.Session) -> None:
+    """Check format, style, types and which module may import which."""
+    _python(session, "-m", "ruff", "format", "--check", ".")
+    _python(session, "-m", "ruff", "check", ".")
+    _python(session, "-m", "mypy", "--strict")
+    # import-linter has no `python -m`.
+    _python(session, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def bench(session: nox.Session) -> None:
+    """Run the scenario set for the hardware at hand; `-- ...` is handed to `mimo-bench run`."""
+    scenario, device = _scenario_for(_num_gpus(session))
+    directory = Path("reports", "local", datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    # Later options win, so whatever follows `--` overrides these.
+    chosen = ("--device", device, "--out", str(directory))
+    _python(session, "-m", "mimo_bench", "run", str(scenario), *chosen, *session.posargs)
+
+
+def _scenario_for(num_gpus: int) -> tuple[Path, str]:
+    """The scenario that uses most of `num_gpus`, and the kind of rank that it is meant for."""
+    for num_used in (4, 2, 1):
+        scenario = Path("scenarios", f"gpu{num_used}.toml")
+        if num_used <= num_gpus and (REPOSITORY / scenario).exists():
+            return scenario, "cuda"
+    return Path("scenarios", "cpu_smoke.toml"), "cpu"
+
+
+def _num_gpus(session: nox.Session) -> int:
+    ask = "from mimo_bench.devices import num_gpus; print(num_gpus())"
+    return int(str(session.run(interpreter[0], "-c", ask, external=True, silent=True, env=_env())))
+
+
+def _python(session: nox.Session, *arguments: str) -> None:
+    session.run(interpreter[0], *arguments, external=True, env=_env())
+
+
+def _env() -> dict[str, str | None]:
+    # With --no-venv the project is not installed, and ranks need not start in the repository's root.
+    inherited = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *([inherited] if inherited else [])])}
