@@ -124,14 +124,14 @@ def run(
     ] = None,
 ) -> None:
     """Train every layout, judge each against the baseline, write the record and the report."""
+    plans = _plan(files, layouts=layout or [], device=device, modes=modes, out=out, hang_limit=hang_limit, plant=plant)
+
     from mimo_bench.console import live
     from mimo_bench.matrix import run_matrix
     from mimo_bench.report import write_report
 
     layouts: list[LayoutRecord] = []
-    for scenario, options in _plan(
-        files, layouts=layout or [], device=device, modes=modes, out=out, hang_limit=hang_limit, plant=plant
-    ):
+    for scenario, options in plans:
         with live(scenario) as on_event:
             record = run_matrix(scenario, options=options, on_event=on_event)
         write_report(options.directory, record)
@@ -152,30 +152,37 @@ def _plan(
 ) -> list[tuple[Scenario, MatrixOptions]]:
     """Every scenario with what its matrix needs to know; whatever is wrong with any of them is raised here."""
     from mimo_bench import run_options
-    from mimo_bench.matrix import MatrixOptions
     from mimo_bench.scenario import load_scenario
 
     scenarios = [load_scenario(file) for file in files]
+    wanted_modes = run_options.parse_modes(modes)
+    hang_seconds = run_options.parse_hang_limit(hang_limit)
     kind = run_options.device_kind(device.value)
-    plans = []
-    for file, scenario, directory in zip(files, scenarios, run_options.run_directories(out, files), strict=True):
-        names = run_options.chosen_layouts(scenario, file, layouts)
+    directories = run_options.run_directories(out, files)
+    for file, scenario in zip(files, scenarios, strict=True):
+        run_options.check_names(scenario, file, layouts=layouts, plant=plant)
         if kind == "cuda":
-            run_options.check_fits(scenario, file, names)
-        if plant is not None:
-            run_options.check_plant(scenario, file, plant)
-        options = MatrixOptions(
-            scenario_file=file,
-            layouts=names,
-            device_kind=kind,
-            modes=run_options.parse_modes(modes),
-            directory=directory,
-            hang_seconds=run_options.parse_hang_limit(hang_limit),
-            plant=plant,
-            command=tuple(sys.argv),
+            run_options.check_fits(scenario, file, layouts)
+
+    # Only now, so that bad input is answered at once.
+    from mimo_bench.matrix import MatrixOptions
+
+    return [
+        (
+            scenario,
+            MatrixOptions(
+                scenario_file=file,
+                layouts=tuple(dict.fromkeys(layouts)),
+                device_kind=kind,
+                modes=wanted_modes,
+                directory=directory,
+                hang_seconds=hang_seconds,
+                plant=plant,
+                command=tuple(sys.argv),
+            ),
         )
-        plans.append((scenario, options))
-    return plans
+        for file, scenario, directory in zip(files, scenarios, directories, strict=True)
+    ]
 
 
 def exit_status(layouts: Iterable[LayoutRecord]) -> int:
@@ -190,9 +197,11 @@ def exit_status(layouts: Iterable[LayoutRecord]) -> int:
 def report(directory: Directory) -> None:
     """Render the report again from its record."""
     from mimo_bench.record.files import read_run
-    from mimo_bench.report import write_report
 
-    write_report(directory, read_run(directory))
+    record = read_run(directory)
+    from mimo_bench.report import write_report  # only now, so that bad input is answered at once
+
+    write_report(directory, record)
     print(f"{directory}: report written")
 
 

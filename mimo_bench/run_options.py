@@ -46,30 +46,23 @@ def parse_hang_limit(seconds: float) -> float:
     return seconds
 
 
-def chosen_layouts(scenario: Scenario, path: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """The layouts that `--layout` picks, each once; empty for all.
+def check_names(scenario: Scenario, path: Path, *, layouts: Sequence[str], plant: str | None) -> None:
+    """Refuse names of `--layout` and `--plant FAULT@LAYOUT` that the scenario does not have.
+
+    Whether the fault itself exists, its own room knows.
 
     Raises:
-        ScenarioError: the scenario has no layout of that name.
+        ScenarioError: there is no such layout.
+        UsageError: a fault is to be planted in the baseline, where no verdict could catch it.
     """
-    for name in names:
+    for name in layouts:
         _known_layout(scenario, path, name, option="--layout")
-    return tuple(dict.fromkeys(names))
-
-
-def check_plant(scenario: Scenario, path: Path, plant: str) -> None:
-    """Refuse to plant a fault where no verdict could catch it; whether the fault exists, its own room knows.
-
-    Raises:
-        ScenarioError: FAULT@LAYOUT names a layout that does not exist.
-        UsageError: it names the baseline.
-    """
-    _, at, name = plant.partition("@")
+    _, at, planted = (plant or "").partition("@")
     if not at:
         return
-    _known_layout(scenario, path, name, option="--plant")
-    if name == scenario.baseline:
-        raise UsageError(f"--plant: {name!r} is the baseline of {path}; plant in a layout that is held against it")
+    _known_layout(scenario, path, planted, option="--plant")
+    if planted == scenario.baseline:
+        raise UsageError(f"--plant: {planted!r} is the baseline of {path}; plant in a layout that is held against it")
 
 
 def _known_layout(scenario: Scenario, path: Path, name: str, *, option: str) -> None:

@@ -166,7 +166,9 @@ class Scenario(_Table):
     steps: Steps = Steps()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    layout: Annotated[tuple[LayoutTable, ...], Field(min_length=1, strict=False)]
+    # Not min_length: pydantic counts only valid items, and would say of two wrong layouts that there is none.
+    layout: Annotated[tuple[LayoutTable, ...], Field(strict=False, json_schema_extra={"minItems": 1})]
+    """At least one; the baseline is one of them."""
 
     @property
     def shape(self) -> ModelShape:
@@ -220,6 +222,8 @@ class Scenario(_Table):
         """
         if self.model not in PRESETS:
             raise ScenarioError(f"model: {self.model!r} is not known; {choices(self.model, sorted(PRESETS))}")
+        if not self.layout:
+            raise ScenarioError("layout: holds none; write [[layout]] and at least the baseline below it")
         if repeated := [name for name, times in Counter(self.names).items() if times > 1]:
             raise ScenarioError(f"layout: the name {repeated[0]!r} is used twice; give each layout its own")
         if self.baseline not in self._tables:

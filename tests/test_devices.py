@@ -1,0 +1,30 @@
+"""How many GPUs this process may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimo_bench import devices
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"), [("0", 1), ("0,1", 2), ("0, 1 ,2,3", 3), ("", 0), ("-1", 0), ("1,-1,0", 1)]
+)
+def test_cuda_visible_devices_hides_gpus(
+    visible: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(devices, "_num_by_nvml", lambda: None)
+    monkeypatch.setattr(devices, "DRIVER_FOLDER", tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.num_gpus() == expected
+
+
+def test_without_a_driver_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_num_by_nvml", lambda: None)
+    monkeypatch.setattr(devices, "DRIVER_FOLDER", tmp_path / "none")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices.num_gpus() == 0
