@@ -126,16 +126,13 @@ def run(
     """Train every layout, judge each against the baseline, write the record and the report."""
     plans = _plan(files, layouts=layout or [], device=device, modes=modes, out=out, hang_limit=hang_limit, plant=plant)
 
-    from mimo_bench.console import live
+    from mimo_bench.console import live  # these only now, so that bad input is answered at once
     from mimo_bench.matrix import run_matrix
-    from mimo_bench.report import write_report
 
     layouts: list[LayoutRecord] = []
     for scenario, options in plans:
         with live(scenario) as on_event:
             record = run_matrix(scenario, options=options, on_event=on_event)
-        write_report(options.directory, record)
-        print(f"{options.directory}: record and report")
         layouts += record.layouts
     raise typer.Exit(exit_status(layouts))
 
@@ -164,7 +161,6 @@ def _plan(
         if kind == "cuda":
             run_options.check_fits(scenario, file, layouts)
 
-    # Only now, so that bad input is answered at once.
     from mimo_bench.matrix import MatrixOptions
 
     return [
