@@ -20,11 +20,28 @@ _MANTISSA_BITS = 24
 def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
     """Float32 numbers in [0, 1), one for each int64 position, the same for the same key and position."""
     start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    state = positions * _signed(_GOLDEN) + _signed(start)
+    state = _mix(positions * _signed(_GOLDEN) + _signed(start))
+    return _shift_right(state, 64 - _MANTISSA_BITS).to(torch.float32) * 2.0**-_MANTISSA_BITS
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """A hash of a tensor's float32 or int64 values and their positions, the same on every device; 16 hex digits.
+
+    A sum of mixed words, so it needs no particular order of reading; equal tensors have equal digests, and a value
+    that changes or moves changes it.
+    """
+    flat = tensor.detach().contiguous().flatten()
+    words = flat.to(torch.float32).view(torch.int32).to(torch.int64) if flat.is_floating_point() else flat
+    positions = torch.arange(flat.numel(), device=flat.device)
+    # Mixed twice, so that two values that swap places do not cancel in the sum.
+    mixed = _mix(_mix(positions * _signed(_GOLDEN)) ^ words)
+    return f"{int(mixed.sum()) % (1 << 64):016x}"
+
+
+def _mix(state: torch.Tensor) -> torch.Tensor:
     for shift, factor in _MIX:
         state = (state ^ _shift_right(state, shift)) * _signed(factor)
-    state = state ^ _shift_right(state, _LAST_SHIFT)
-    return _shift_right(state, 64 - _MANTISSA_BITS).to(torch.float32) * 2.0**-_MANTISSA_BITS
+    return state ^ _shift_right(state, _LAST_SHIFT)
 
 
 def _signed(value: int) -> int:

@@ -1,0 +1,94 @@
+"""One launch: one layout in one mode goes out to ranks, and their records or a reason come back.
+
+scenario -> layout -> [trainer -> meters -> record] -> parity -> report: matrix and worker meet here, through files.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimo_bench.errors import RecordError
+from mimo_bench.launch.job import Job, Outcome
+from mimo_bench.launch.launcher import DeviceKind, Launcher
+from mimo_bench.record.files import read_rank
+from mimo_bench.record.merge import last_step_at, merge_launch
+from mimo_bench.record.schema import Launch, Mode, RankRecord
+from mimo_bench.scenario import Scenario
+
+WORKER = "mimo_bench.worker:main"
+
+_DETERMINISTIC_GPU = {
+    # Read by NCCL and cuBLAS before their first call: one algorithm and fixed workspaces, so sums keep their order.
+    "NCCL_ALGO": "Ring",
+    "NCCL_PROTO": "Simple",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """How one launch ended; `ranks` is complete if it finished and empty if it did not."""
+
+    outcome: Outcome
+    ranks: tuple[RankRecord, ...]
+    launch: Launch | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every rank left its record."""
+        return self.outcome.ended == "finished"
+
+
+class Attempts:
+    """Launches layouts one after the other and knows when the last one took its last step."""
+
+    def __init__(
+        self, launcher: Launcher, *, scenario: Scenario, directory: Path, device_kind: DeviceKind, hang_seconds: float
+    ) -> None:
+        """Launch layouts of `scenario` into `directory`."""
+        self._launcher = launcher
+        self._scenario = scenario
+        self._directory = directory
+        self._device_kind = device_kind
+        self._hang_seconds = hang_seconds
+        self._last_step_at: float | None = None
+
+    def run(self, name: str, mode: Mode, *, fault: str | None) -> Attempt:
+        """Train the layout called `name` in `mode`; returns when nothing of it runs any more.
+
+        Raises:
+            LaunchError: no rank could be started at all.
+        """
+        world_size = self._scenario.table(name).grids().world_size
+        place = self._directory / "layouts" / name / mode
+        asked_at = time.time()
+        outcome = self._launcher.launch(
+            Job(
+                entry=WORKER,
+                arguments={
+                    "scenario": self._scenario.model_dump(mode="json"),
+                    "layout": name,
+                    "mode": mode,
+                    "device_kind": self._device_kind,
+                    "directory": str(place.absolute()),
+                    "fingerprint": str((self._directory / "fingerprint.json").absolute()),
+                    "fault": fault,
+                },
+                world_size=world_size,
+                log_dir=place,
+                hang_seconds=self._hang_seconds,
+                environment=_DETERMINISTIC_GPU if self._device_kind == "cuda" and mode == "parity" else {},
+            )
+        )
+        if outcome.ended != "finished":
+            return Attempt(outcome=outcome, ranks=(), launch=None)
+        try:
+            ranks = tuple(read_rank(place / f"rank{rank}.json") for rank in range(world_size))
+        except RecordError as error:
+            return Attempt(outcome=Outcome(ended="crashed", reason=str(error), rank=None), ranks=(), launch=None)
+        launch = merge_launch(ranks, asked_at=asked_at, previous_last_step_at=self._last_step_at)
+        self._last_step_at = last_step_at(ranks) or self._last_step_at
+        return Attempt(outcome=outcome, ranks=ranks, launch=launch)

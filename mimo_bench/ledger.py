@@ -1,0 +1,120 @@
+"""The record of a run while it grows: written after every layout, so that whatever happens leaves what is known.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.record.files import write_run
+from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, Ranked, RunRecord, Status
+from mimo_bench.scenario import Scenario
+
+
+class Ledger:
+    """Holds a `RunRecord` and keeps `run.json` equal to it."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        names: tuple[str, ...],
+        modes: tuple[Mode, ...],
+        scenario_file: Path,
+        command: tuple[str, ...],
+        device_kind: Literal["cpu", "cuda"],
+        directory: Path,
+    ) -> None:
+        """Open the record of a run over the layouts called `names`; none of them has run."""
+        self._directory = directory
+        self.record = RunRecord(
+            scenario=scenario.model_dump(mode="json"),
+            scenario_file=str(scenario_file),
+            scenario_hash=scenario.content_hash,
+            code_hash=hash_of_code(),
+            question=scenario.question,
+            started_at=datetime.now(UTC),
+            finished_at=None,
+            command=command,
+            modes=modes,
+            environment=read_environment(device_kind),
+            baseline=scenario.baseline,
+            layouts=tuple(
+                describe(scenario, name, status="not_run", reason="the matrix has not come to it") for name in names
+            ),
+        )
+        write_run(directory, self.record)
+
+    def enter(self, layout: LayoutRecord) -> LayoutRecord:
+        """Put what is now known of a layout in its place, and give it back."""
+        self._update(
+            layouts=tuple(layout if known.name == layout.name else known for known in self.record.layouts),
+        )
+        return layout
+
+    def interrupt(self, name: str | None) -> None:
+        """The run stops here: the layout called `name` was under way, those behind it never ran."""
+        if name is not None and (known := self._find(name)).status == "not_run":
+            self.enter(known.model_copy(update={"status": "interrupted", "reason": "the run was stopped during it"}))
+        never = {"reason": "the run was stopped before it"}
+        self._update(
+            layouts=tuple(
+                known.model_copy(update=never) if known.status == "not_run" else known for known in self.record.layouts
+            )
+        )
+
+    def finish(self) -> None:
+        """Every layout has its end: rank those that passed."""
+        self._update(ranking=rank_layouts(self.record.layouts), finished_at=datetime.now(UTC))
+
+    def _find(self, name: str) -> LayoutRecord:
+        return next(layout for layout in self.record.layouts if layout.name == name)
+
+    def _update(self, **changes: Any) -> None:
+        self.record = self.record.model_copy(update=changes)
+        write_run(self._directory, self.record)
+
+
+def describe(
+    scenario: Scenario, name: str, *, status: Status, reason: str, known: Mapping[str, Any] | None = None
+) -> LayoutRecord:
+    """What the scenario says of a layout, with its end and what is `known` beyond that."""
+    table = scenario.table(name)
+    layout = table.grids()
+    return LayoutRecord(
+        name=name,
+        placement=layout.placement,
+        world_size=layout.world_size,
+        modules={
+            module: ModuleGrid(tp=grid.tp, cp=grid.cp, pp=grid.pp, dp=grid.dp, ranks=tuple(grid.ranks))
+            for module, grid in layout.modules.items()
+        },
+        settings=table.settings.model_dump(),
+        status=status,
+        reason=reason,
+        **(known or {}),
+    )
+
+
+def rank_layouts(layouts: tuple[LayoutRecord, ...]) -> tuple[Ranked, ...]:
+    """Layouts that passed parity, by tokens per second and allocated GPU, best first."""
+    timed = [(layout, layout.timing) for layout in layouts if layout.status == "passed" and layout.timing is not None]
+    best_first = sorted(timed, key=lambda pair: pair[1].tokens_per_second_per_gpu, reverse=True)
+    return tuple(
+        Ranked(
+            name=layout.name,
+            reason=f"{timing.tokens_per_second_per_gpu:,.0f} tokens/s per {_unit(timing.clock, layout.world_size)}",
+        )
+        for layout, timing in best_first
+    )
+
+
+def _unit(clock: str, world_size: int) -> str:
+    if clock == "wall":
+        return f"CPU rank of {world_size}, which share this machine's cores: no forecast for GPUs"
+    return f"GPU of {world_size}"

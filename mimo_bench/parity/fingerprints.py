@@ -1,0 +1,118 @@
+"""What a layout is about to train, before its first step: its weights and its samples, as hashes that must agree.
+
+scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+
+`probes` takes them from ranks; here they become one fingerprint and are compared. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class SampleSeen(BaseModel):
+    """One sample as one rank is about to feed it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    micro_batch: int
+    side: str
+    """Which module, and which part of the sample: `vision.pixels`, `language.inputs` or `language.targets`."""
+    sample_id: int
+    digest: str
+
+
+class RankFingerprint(BaseModel):
+    """What one rank holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: dict[str, str]
+    """Digest of the full tensor of each canonical parameter that this rank holds a slice of."""
+    samples: tuple[SampleSeen, ...]
+
+
+class Fingerprint(BaseModel):
+    """What the whole job holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: dict[str, str]
+    samples: dict[str, str]
+    """Digest by `step/side/sample id`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mismatch:
+    """Why a layout cannot train the same model: what differs before a step is taken."""
+
+    weights_match: bool
+    samples_match: bool
+    reason: str
+
+
+def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
+    """One fingerprint from all ranks, or where they contradict each other.
+
+    Replicas must hold equal weights, and in every micro-batch all modules must read the same samples.
+    """
+    parts = list(ranks)
+    weights: dict[str, str] = {}
+    for part in parts:
+        for name, digest in part.weights.items():
+            if weights.setdefault(name, digest) != digest:
+                return Mismatch(
+                    weights_match=False, samples_match=True, reason=f"replicas of {name} start from different weights"
+                )
+    samples: dict[str, str] = {}
+    ids: dict[tuple[int, int], dict[str, set[int]]] = {}
+    for seen in (sample for part in parts for sample in part.samples):
+        key = f"{seen.step}/{seen.side}/{seen.sample_id}"
+        if samples.setdefault(key, seen.digest) != seen.digest:
+            return _samples_differ(f"two ranks read sample {seen.sample_id} of step {seen.step} differently")
+        ids.setdefault((seen.step, seen.micro_batch), {}).setdefault(seen.side, set()).add(seen.sample_id)
+    for (step, micro_batch), by_side in sorted(ids.items()):
+        (first, expected), *others = sorted(by_side.items())
+        for side, found in others:
+            if found != expected:
+                return _samples_differ(
+                    f"step {step}, micro-batch {micro_batch}: {side} reads samples {_some(found - expected)} "
+                    f"and {first} reads {_some(expected - found)}"
+                )
+    return Fingerprint(weights=weights, samples=samples)
+
+
+def compare(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
+    """What differs between a layout and the baseline; None if nothing does."""
+    weights = _difference(found.weights, baseline.weights)
+    samples = _difference(found.samples, baseline.samples)
+    if not weights and not samples:
+        return None
+    reasons = []
+    if weights:
+        reasons.append(f"{len(weights)} parameters start from other weights than the baseline's, first {weights[0]}")
+    if samples:
+        step, side, sample_id = samples[0].split("/")
+        reasons.append(
+            f"{len(samples)} samples differ from the baseline's, first sample {sample_id} of step {step} ({side})"
+        )
+    return Mismatch(weights_match=not weights, samples_match=not samples, reason="; ".join(reasons))
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Keys that only one side has or whose values differ, sorted."""
+    return sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+
+
+def _samples_differ(reason: str) -> Mismatch:
+    return Mismatch(weights_match=True, samples_match=False, reason=reason)
+
+
+def _some(ids: set[int]) -> str:
+    shown = ", ".join(map(str, sorted(ids)[:4])) or "none of its own"
+    return f"{shown}, ..." if len(ids) > 4 else shown

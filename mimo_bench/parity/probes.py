@@ -1,0 +1,59 @@
+"""Takes from a trainer what the gate compares. Runs in every rank, before the first step.
+
+scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
+from mimo_bench.trainer.counter_random import digest
+from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.models.vision import VISION
+from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer.weights import shards
+
+
+def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fingerprint | Mismatch:
+    """Weights and samples of the whole job; the same on every rank. Collective over the world.
+
+    Args:
+        trainer: as it starts.
+        batches: the very micro-batches that the steps will be fed, by step.
+    """
+    mine = RankFingerprint(weights=_weights(trainer), samples=tuple(_samples(batches)))
+    everyone: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine.model_dump_json())
+    return merge(RankFingerprint.model_validate_json(text) for text in everyone)
+
+
+@torch.no_grad()
+def _weights(trainer: Trainer) -> dict[str, str]:
+    # Gathered, not hashed slice by slice: so the fingerprint does not rest on the arithmetic that drew the slices.
+    return {shard.name: digest(shard.gather(shard.parameter)) for shard in shards(trainer.model, trainer.topology)}
+
+
+def _samples(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[SampleSeen]:
+    for step, batch in enumerate(batches):
+        for index, micro_batch in enumerate(batch):
+            for side, sample_id, tensor in _sides(micro_batch):
+                yield SampleSeen(step=step, micro_batch=index, side=side, sample_id=sample_id, digest=digest(tensor))
+
+
+def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """Each part of each sample that this rank feeds: its name, the sample's id, its content."""
+    if batch.pixels is not None:
+        for sample_id, image in zip(batch.sample_ids[VISION], batch.pixels, strict=True):
+            yield f"{VISION}.pixels", sample_id, image
+    if batch.input_ids is not None:
+        assert batch.labels is not None
+        assert batch.loss_mask is not None
+        for row, sample_id in enumerate(batch.sample_ids[LANGUAGE]):
+            yield f"{LANGUAGE}.inputs", sample_id, batch.input_ids[row]
+            targets = torch.where(batch.loss_mask[row] > 0, batch.labels[row], -1)
+            yield f"{LANGUAGE}.targets", sample_id, targets

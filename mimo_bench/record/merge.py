@@ -1,0 +1,108 @@
+"""Many ranks, one account: what the ranks of a launch wrote becomes what the record says of the layout.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from statistics import median, quantiles
+
+from mimo_bench.record.schema import EvaluationResult, Launch, RankRecord, Timing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """One layout's training in parity mode, over all its ranks."""
+
+    losses: tuple[float | None, ...]
+    grad_norms: dict[str, tuple[float | None, ...]]
+    num_learning_steps: int
+    """Steps beyond those that are compared."""
+    evaluation: EvaluationResult | None
+    weights_match_at_start: bool | None
+    samples_match: bool | None
+    mismatch: str | None
+    disagreement: str | None
+    """Where ranks report different numbers for one job, which they all should know."""
+
+
+def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Trained:
+    """The training that `ranks` report; every rank should report the same."""
+    first, *others = ranks
+    return Trained(
+        losses=first.losses,
+        grad_norms=first.grad_norms,
+        num_learning_steps=max(0, len(first.losses) - num_parity_steps),
+        evaluation=first.evaluation,
+        weights_match_at_start=first.weights_match_at_start,
+        samples_match=first.samples_match,
+        mismatch=first.mismatch,
+        disagreement=next(chain.from_iterable(_disagreements(first, other) for other in others), None),
+    )
+
+
+def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int, world_size: int) -> Timing:
+    """The job's timing: each step takes as long as on its slowest rank."""
+    step_seconds = tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
+    num_timed = len(step_seconds)
+    total_seconds = sum(step_seconds)
+    # The timed window is the end of the run; what came before it was warm-up.
+    tokens = sum(ranks[0].tokens[-num_timed:])
+    images = sum(ranks[0].images[-num_timed:])
+    low, high = quartiles(step_seconds)
+    return Timing(
+        clock=ranks[0].clock,
+        step_seconds=step_seconds,
+        step_seconds_median=median(step_seconds),
+        step_seconds_iqr=high - low,
+        tokens_per_step=tokens / num_timed,
+        tokens_per_second=tokens / total_seconds,
+        tokens_per_second_per_gpu=tokens / total_seconds / world_size,
+        samples_per_second=global_batch_size * num_timed / total_seconds,
+        images_per_second=images / total_seconds,
+    )
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """First and third quartile, interpolated linearly between values; of a single value, that value twice."""
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def merge_launch(ranks: Sequence[RankRecord], *, asked_at: float, previous_last_step_at: float | None) -> Launch:
+    """What starting these ranks cost.
+
+    Args:
+        ranks: of one launch.
+        asked_at: Unix time when the ranks were asked for.
+        previous_last_step_at: Unix time of the last step of the launch before; None for the first.
+    """
+    started_at = max(rank.started_at for rank in ranks)
+    first_step_at = max((rank.first_step_at for rank in ranks if rank.first_step_at is not None), default=None)
+    ready_at = started_at if first_step_at is None else first_step_at
+    return Launch(
+        mode=ranks[0].mode,
+        start_seconds=max(0.0, started_at - asked_at),
+        setup_seconds=max(0.0, ready_at - started_at),
+        gap_seconds=None if previous_last_step_at is None else max(0.0, ready_at - previous_last_step_at),
+    )
+
+
+def last_step_at(ranks: Sequence[RankRecord]) -> float | None:
+    """Unix time when the last rank ended its last step; None if no step was taken."""
+    return max((rank.last_step_at for rank in ranks if rank.last_step_at is not None), default=None)
+
+
+def _disagreements(first: RankRecord, other: RankRecord) -> list[str]:
+    """What two ranks of one job report differently."""
+    names = ("losses", "grad_norms", "tokens", "images", "evaluation", "mismatch")
+    return [
+        f"rank {other.rank} reports other {name} than rank {first.rank}"
+        for name in names
+        if getattr(first, name) != getattr(other, name)
+    ]

@@ -1,0 +1,246 @@
+"""What each rank runs: scenario in, record out. Matrix and worker meet only through files.
+
+scenario -> layout -> [trainer -> meters -> record] -> parity -> report
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from mimo_bench.launch.progress import beat
+from mimo_bench.meters.clock import StepClock, build_clock
+from mimo_bench.parity import probes
+from mimo_bench.parity.faults import FaultContext
+from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
+from mimo_bench.record.files import write_atomically, write_rank
+from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.trainer.device import RankDevice, join
+from mimo_bench.trainer.trainer import StepResult, Trainer, TrainerConfig, build_trainer
+
+
+class WorkerArguments(BaseModel):
+    """One launch: one layout in one mode."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scenario: Scenario
+    layout: str
+    mode: Mode
+    device_kind: Literal["cpu", "cuda"]
+    directory: Path
+    """Where ranks leave their records, as `rank<k>.json`."""
+    fingerprint: Path
+    """The baseline writes its fingerprint here, every other layout is held against it."""
+    fault: str | None
+    """What to plant, as `module:function`."""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this layout is the one that others are held against."""
+        return self.layout == self.scenario.baseline
+
+
+def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Train one layout in one mode as `rank` of `world_size`, and leave a record."""
+    started_at = time.time()
+    # Through JSON, whose lists may fill a tuple even where types are strict.
+    asked = WorkerArguments.model_validate_json(json.dumps(arguments))
+    device = join(asked.device_kind)
+    if asked.mode == "parity":
+        be_deterministic()
+    trainer = build(asked, device)
+    beat()
+    with ExitStack() as undo:
+        run = run_parity if asked.mode == "parity" else run_timing
+        record = run(trainer, asked, undo=undo, started_at=started_at)
+    assert record.rank == rank
+    write_rank(asked.directory / f"rank{rank}.json", record)
+
+
+def be_deterministic() -> None:
+    """Let this process compute the same bits every time; kernels without such a variant are refused by torch."""
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
+    """The trainer that the mode calls for: parity trains in fp32 with nothing overlapped, timing as declared."""
+    scenario = asked.scenario
+    table = scenario.table(asked.layout)
+    is_parity = asked.mode == "parity"
+    config = TrainerConfig(
+        shape=scenario.shape,
+        layout=table.grids(),
+        plan=scenario.batch_plan(asked.layout),
+        settings=table.settings.without_overlap() if is_parity else table.settings,
+        training=scenario.training,
+        precision="fp32" if is_parity else scenario.precision,
+        seq_length=scenario.seq_length,
+        seed=scenario.seed,
+    )
+    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
+    return build_trainer(config, dataset=dataset, device=device)
+
+
+def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, started_at: float) -> RankRecord:
+    """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
+    steps, log = asked.scenario.steps, StepLog()
+    batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
+    mismatch = hold_against_baseline(probes.fingerprint(trainer, batches), asked)
+    beat()
+    evaluation = None
+    if mismatch is None:
+        plant(trainer, asked, undo)
+        log.train(trainer, batches)
+        later = trainer.loader.batches("train", start=steps.parity)
+        log.train(trainer, (next(later) for _ in range(steps.learning)))
+        evaluation = evaluate(trainer, asked.scenario.evaluation.num_batches)
+    return log.record(
+        trainer, asked, started_at=started_at, mismatch=mismatch, evaluation=evaluation, has_fingerprints=True
+    )
+
+
+def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, started_at: float) -> RankRecord:
+    """Warm-up, then the timed window with nothing else in it."""
+    steps, log = asked.scenario.steps, StepLog()
+    plant(trainer, asked, undo)
+    # Held ready, so that the loader is not what is timed.
+    batches = [trainer.loader.global_batch("train", step) for step in range(steps.warmup + steps.timed)]
+    beat()
+    log.train(trainer, batches[: steps.warmup])
+    clock = build_clock(asked.device_kind)
+    clock.mark()
+    log.train(trainer, batches[steps.warmup :], clock=clock)
+    return log.record(trainer, asked, started_at=started_at, clock=clock)
+
+
+def hold_against_baseline(found: Fingerprint | Mismatch, asked: WorkerArguments) -> Mismatch | None:
+    """What is wrong before the first step, if anything; the baseline leaves its fingerprint for the others."""
+    if isinstance(found, Mismatch):
+        return found
+    if not asked.is_baseline:
+        return compare(found, Fingerprint.model_validate_json(asked.fingerprint.read_text(encoding="utf-8")))
+    if torch.distributed.get_rank() == 0:
+        write_atomically(asked.fingerprint, found.model_dump_json().encode())
+    return None
+
+
+def plant(trainer: Trainer, asked: WorkerArguments, undo: ExitStack) -> None:
+    """Plant the fault that was asked for; none unless somebody tests the gate."""
+    if asked.fault is not None:
+        module, _, function = asked.fault.partition(":")
+        topology = trainer.topology
+        context = FaultContext(trainer=trainer, layout=topology.layout, rank=topology.rank, undo=undo)
+        getattr(import_module(module), function)(context)
+
+
+def evaluate(trainer: Trainer, num_batches: int) -> EvaluationResult | None:
+    """Held-out loss and accuracy over `num_batches` global batches."""
+    if not num_batches:
+        return None
+    totals = trainer.evaluate(_with_beats(trainer.loader.global_batch("validation", i) for i in range(num_batches)))
+    return EvaluationResult(
+        loss=_finite(totals.loss), answer_accuracy=_finite(totals.answer_accuracy), num_samples=totals.num_samples
+    )
+
+
+class StepLog:
+    """What a rank remembers of its steps."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._results: list[StepResult] = []
+        self._first_step_at: float | None = None
+        self._last_step_at: float | None = None
+
+    def train(self, trainer: Trainer, batches: Any, clock: StepClock | None = None) -> None:
+        """Train on each of `batches`; with a clock, mark the end of each step."""
+        for batch in batches:
+            self._first_step_at = self._first_step_at or time.time()
+            self._results.append(trainer.train_step(batch))
+            if clock is not None:
+                clock.mark()
+            self._last_step_at = time.time()
+            beat()
+
+    def record(
+        self,
+        trainer: Trainer,
+        asked: WorkerArguments,
+        *,
+        started_at: float,
+        clock: StepClock | None = None,
+        mismatch: Mismatch | None = None,
+        evaluation: EvaluationResult | None = None,
+        has_fingerprints: bool = False,
+    ) -> RankRecord:
+        """The rank's record."""
+        topology = trainer.topology
+        return RankRecord(
+            rank=topology.rank,
+            mode=asked.mode,
+            host=socket.gethostname(),
+            device=_device_name(asked.device_kind),
+            modules=topology.modules,
+            seed_used=trainer.config.seed,
+            started_at=started_at,
+            first_step_at=self._first_step_at,
+            last_step_at=self._last_step_at,
+            losses=tuple(_finite(result.loss) for result in self._results),
+            grad_norms={
+                module: tuple(_finite(result.grad_norms[module]) for result in self._results)
+                for module in topology.layout.modules
+            },
+            tokens=tuple(result.num_tokens for result in self._results),
+            images=tuple(result.num_images for result in self._results),
+            clock=build_clock(asked.device_kind).kind,
+            step_seconds=clock.step_seconds() if clock is not None else (),
+            weights_match_at_start=_match(mismatch and mismatch.weights_match, has_fingerprints),
+            samples_match=_match(mismatch and mismatch.samples_match, has_fingerprints),
+            mismatch=mismatch.reason if mismatch is not None else None,
+            evaluation=evaluation,
+            memory=_memory(asked.device_kind),
+        )
+
+
+def _match(found: bool | None, has_fingerprints: bool) -> bool | None:
+    """Unknown where no fingerprint was taken; true unless something differed."""
+    return None if not has_fingerprints else found is not False
+
+
+def _with_beats(batches: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    for batch in batches:
+        beat()
+        yield batch
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _device_name(kind: Literal["cpu", "cuda"]) -> str:
+    return "cpu" if kind == "cpu" else torch.cuda.get_device_name()
+
+
+def _memory(kind: Literal["cpu", "cuda"]) -> dict[str, int] | None:
+    if kind == "cpu":
+        return None
+    return {
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
