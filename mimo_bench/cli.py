@@ -19,9 +19,7 @@ from mimo_bench import __version__
 from mimo_bench.errors import MimoBenchError
 
 if TYPE_CHECKING:
-    from mimo_bench.matrix import MatrixOptions
     from mimo_bench.record.schema import LayoutRecord
-    from mimo_bench.scenario import Scenario
 
 # The other rooms are imported by the command that needs them: pydantic's models, pandas and jinja would cost every
 # `mimo-bench --help` a second, and `check` has to do without torch.
@@ -124,7 +122,19 @@ def run(
     ] = None,
 ) -> None:
     """Train every layout, judge each against the baseline, write the record and the report."""
-    plans = _plan(files, layouts=layout or [], device=device, modes=modes, out=out, hang_limit=hang_limit, plant=plant)
+    from mimo_bench.run_options import Asked, plan
+
+    asked = Asked(
+        files=tuple(files),
+        layouts=tuple(dict.fromkeys(layout or ())),
+        device=device.value,
+        modes=modes,
+        out=out,
+        hang_limit=hang_limit,
+        plant=plant,
+        command=tuple(sys.argv),
+    )
+    plans = plan(asked)
 
     from mimo_bench.console import live  # these only now, so that bad input is answered at once
     from mimo_bench.matrix import run_matrix
@@ -135,50 +145,6 @@ def run(
             record = run_matrix(scenario, options=options, on_event=on_event)
         layouts += record.layouts
     raise typer.Exit(exit_status(layouts))
-
-
-def _plan(
-    files: Sequence[Path],
-    *,
-    layouts: Sequence[str],
-    device: Device,
-    modes: str,
-    out: Path | None,
-    hang_limit: float,
-    plant: str | None,
-) -> list[tuple[Scenario, MatrixOptions]]:
-    """Every scenario with what its matrix needs to know; whatever is wrong with any of them is raised here."""
-    from mimo_bench import run_options
-    from mimo_bench.scenario import load_scenario
-
-    scenarios = [load_scenario(file) for file in files]
-    wanted_modes = run_options.parse_modes(modes)
-    hang_seconds = run_options.parse_hang_limit(hang_limit)
-    kind = run_options.device_kind(device.value)
-    directories = run_options.run_directories(out, files)
-    for file, scenario in zip(files, scenarios, strict=True):
-        run_options.check_names(scenario, file, layouts=layouts, plant=plant)
-        if kind == "cuda":
-            run_options.check_fits(scenario, file, layouts)
-
-    from mimo_bench.matrix import MatrixOptions
-
-    return [
-        (
-            scenario,
-            MatrixOptions(
-                scenario_file=file,
-                layouts=tuple(dict.fromkeys(layouts)),
-                device_kind=kind,
-                modes=wanted_modes,
-                directory=directory,
-                hang_seconds=hang_seconds,
-                plant=plant,
-                command=tuple(sys.argv),
-            ),
-        )
-        for file, scenario, directory in zip(files, scenarios, directories, strict=True)
-    ]
 
 
 def exit_status(layouts: Iterable[LayoutRecord]) -> int:

@@ -8,17 +8,72 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mimo_bench.devices import num_gpus
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.record.schema import Mode
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.suggest import choices
 
+if TYPE_CHECKING:
+    from mimo_bench.matrix import MatrixOptions
+
 DeviceKind = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """The command line of `run` as it was typed; nothing in it is checked yet."""
+
+    files: tuple[Path, ...]
+    layouts: tuple[str, ...]
+    device: str
+    modes: str
+    out: Path | None
+    hang_limit: float
+    plant: str | None
+    command: tuple[str, ...]
+
+
+def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
+    """Every scenario with what its matrix needs to know, once all of them are known to be good.
+
+    Raises:
+        MimoBenchError: a file, a name or an option that cannot be met.
+    """
+    scenarios = [load_scenario(file) for file in asked.files]
+    modes = parse_modes(asked.modes)
+    hang_seconds = parse_hang_limit(asked.hang_limit)
+    kind = device_kind(asked.device)
+    directories = run_directories(asked.out, asked.files)
+    for file, scenario in zip(asked.files, scenarios, strict=True):
+        check_names(scenario, file, layouts=asked.layouts, plant=asked.plant)
+        if kind == "cuda":
+            check_fits(scenario, file, asked.layouts)
+
+    # pandas comes with it, so only now: bad input is answered at once.
+    from mimo_bench.matrix import MatrixOptions
+
+    def options(file: Path, directory: Path) -> MatrixOptions:
+        return MatrixOptions(
+            scenario_file=file,
+            layouts=asked.layouts,
+            device_kind=kind,
+            modes=modes,
+            directory=directory,
+            hang_seconds=hang_seconds,
+            plant=asked.plant,
+            command=asked.command,
+        )
+
+    return [
+        (scenario, options(file, directory))
+        for scenario, file, directory in zip(scenarios, asked.files, directories, strict=True)
+    ]
 
 
 def parse_modes(text: str) -> tuple[Mode, ...]:
@@ -72,8 +127,8 @@ def _known_layout(scenario: Scenario, path: Path, name: str, *, option: str) -> 
         raise ScenarioError(f"{option}: {path}: {error}") from None
 
 
-def device_kind(asked: Literal["auto", "cpu", "cuda"]) -> DeviceKind:
-    """The kind of rank to start: GPUs where there are any, unless asked otherwise.
+def device_kind(asked: str) -> DeviceKind:
+    """The kind of rank to start for `auto`, `cpu` or `cuda`; auto takes GPUs where there are any.
 
     Raises:
         UsageError: GPUs were asked for and there are none.
