@@ -1,0 +1,27 @@
+"""The report: what a record says, for people. HTML for the desk, Markdown for a CI summary.
+
+scenario -> layout -> trainer -> meters -> record -> parity -> [report]
+
+Everything here is read from the record and from nothing else, so `mimo-bench report DIR` can render it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mimo_bench.record.files import write_atomically
+from mimo_bench.record.schema import RunRecord
+from mimo_bench.report.html import render_html
+from mimo_bench.report.markdown import render_markdown
+
+__all__ = ["HTML_FILE", "MARKDOWN_FILE", "render_html", "render_markdown", "write_report"]
+
+HTML_FILE = "report.html"
+MARKDOWN_FILE = "report.md"
+
+
+def write_report(directory: Path, record: RunRecord) -> None:
+    """Write `report.html` and `report.md` into `directory`."""
+    # What is not ASCII becomes a character reference, so that no server or mail gateway can garble the page.
+    write_atomically(directory / HTML_FILE, render_html(record).encode("ascii", "xmlcharrefreplace"))
+    write_atomically(directory / MARKDOWN_FILE, render_markdown(record).encode())

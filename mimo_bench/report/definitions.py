@@ -1,0 +1,40 @@
+"""What each number in the report means, in the words of the code that defines it.
+
+record -> [report]: a field's docstring in the schema, or the docstring of the function that computes it, is the
+definition; the report prints it and has no wording of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+
+from pydantic import BaseModel
+
+from mimo_bench.record.schema import EvaluationResult, Launch, Parity, Timing
+
+Definition = tuple[str, str]
+"""A name as the record spells it, and what it means."""
+
+
+def of_fields(prefix: str, entry: type[BaseModel]) -> Iterator[Definition]:
+    """The documented fields of one part of the record."""
+    for name, field in entry.model_fields.items():
+        if field.description:
+            yield f"{prefix}.{name}", " ".join(field.description.split())
+
+
+def of_functions(functions: Iterable[Callable[..., object]]) -> Iterator[Definition]:
+    """Functions that each compute one quantity: name and docstring."""
+    for function in functions:
+        if documentation := inspect.getdoc(function):
+            yield function.__name__, documentation
+
+
+DEFINITIONS: tuple[Definition, ...] = (
+    *of_fields("parity", Parity),
+    *of_fields("timing", Timing),
+    *of_fields("launches", Launch),
+    *of_fields("evaluation", EvaluationResult),
+)
+"""In the order in which the report shows the numbers."""

@@ -1,0 +1,108 @@
+"""How a value reads on paper: numbers with units, grids in short form, and a dash for what is unknown.
+
+record -> [report]: HTML, Markdown and the console use the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, Status
+
+DASH = "\N{EN DASH}"
+"""What we do not know."""
+
+STATUS_WORDS: dict[Status, str] = {
+    "passed": "passed",
+    "parity_failed": "parity failed",
+    "unjudged": "not judged",
+    "oom": "out of memory",
+    "timeout": "timed out",
+    "crashed": "crashed",
+    "interrupted": "interrupted",
+    "not_run": "not run",
+}
+"""Every status as a person says it, in the order in which counts are given."""
+
+
+def span(grid: ModuleGrid) -> str:
+    """The ranks of a grid, `@0-1`, or `@0` for one."""
+    first, last = min(grid.ranks), max(grid.ranks)
+    return f"@{first}" if first == last else f"@{first}-{last}"
+
+
+def grid(module: str, grid: ModuleGrid) -> str:
+    """One module's degrees that are more than 1 and its ranks: `vision dp2 @0-1`."""
+    degrees = [f"{axis}{degree}" for axis in ("tp", "cp", "pp", "dp") if (degree := getattr(grid, axis)) != 1]
+    return " ".join([module, *(degrees or ["tp1"]), span(grid)])
+
+
+def grids(layout: LayoutRecord) -> str:
+    """Every module's grid on one line: `vision dp2 @0-1 | language tp2 @2-3`."""
+    return " | ".join(grid(name, module) for name, module in layout.modules.items())
+
+
+def counts(layouts: Iterable[LayoutRecord]) -> dict[Status, int]:
+    """How many layouts ended in each status that occurs."""
+    found = Counter(layout.status for layout in layouts)
+    return {status: found[status] for status in STATUS_WORDS if found[status]}
+
+
+def summary(layouts: Iterable[LayoutRecord]) -> str:
+    """The counts as a sentence: `2 passed, 1 crashed`."""
+    return ", ".join(f"{number} {STATUS_WORDS[status]}" for status, number in counts(layouts).items()) or "no layouts"
+
+
+def relative(value: float | None) -> str:
+    """A relative difference, `2.0e-07`; an exact agreement is `0`."""
+    if value is None:
+        return DASH
+    return f"{value:.1e}" if value else "0"
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that suits it."""
+    if value is None:
+        return DASH
+    return f"{_three_digits(value * 1e3)} ms" if value < 1.0 else f"{_three_digits(value)} s"
+
+
+def rate(value: float | None) -> str:
+    """A rate or a count, with thousands apart and three digits at least."""
+    return DASH if value is None else _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
+def decimal(value: float | None) -> str:
+    """A loss."""
+    return DASH if value is None else f"{value:.6f}"
+
+
+def percent(value: float | None) -> str:
+    """A share, 0..1, as percent."""
+    return DASH if value is None else f"{value * 100.0:.1f} %"
+
+
+def text(value: object) -> str:
+    """Anything else; unknown is a dash, and so is an empty text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return DASH if value is None or value == "" else str(value)
+
+
+def worst_grad_norm(parity: Parity | None) -> tuple[str, float] | None:
+    """The module whose gradient norm differs most from the baseline's, and by how much."""
+    known = {module: rel for module, rel in (parity.grad_norm_rel if parity else {}).items() if rel is not None}
+    return max(known.items(), key=lambda item: item[1]) if known else None
+
+
+def first_line(reason: str, *, limit: int = 240) -> str:
+    """A reason cut to what fits on a line of a summary."""
+    line = reason.strip().partition("\n")[0]
+    return line if len(line) <= limit else f"{line[: limit - 3].rstrip()}..."

@@ -1,0 +1,293 @@
+"""The report: what it must say, that it says it safely, and that it stays small and self-contained."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.report import plots, render_html, render_markdown, words, write_report
+from mimo_bench.report.curves import grad_norm_differences, loss_differences, relative
+from mimo_bench.report.definitions import DEFINITIONS, of_functions
+from mimo_bench.report.markdown import SIZE_LIMIT
+from mimo_bench.report.scales import Decades, Linear
+from tests import golden
+
+HOSTILE = '<script>alert("x")</script> | cell\n& "quoted" `code`'
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: its text, its tags and attributes, and whether every tag is closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: D102
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: D102
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: D102
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:  # noqa: D102
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+
+def with_layout(index: int, **update: object) -> RunRecord:
+    """The golden record with one layout changed."""
+    layouts = list(golden.record().layouts)
+    layouts[index] = layouts[index].model_copy(update=update)
+    return golden.record().model_copy(update={"layouts": tuple(layouts)})
+
+
+def long_run(num_layouts: int, num_steps: int) -> RunRecord:
+    """A record of many layouts over many steps; every other one drifts."""
+
+    def made(index: int) -> LayoutRecord:
+        source = golden.record().layouts[1 if index else 0]
+        drift = 1.0 + 1e-7 * index
+        name = golden.BASELINE if index == 0 else f"vision-tp2-dp2--language-tp2-pp2-{index}"
+        losses = tuple(5.0 * drift * (1.0 + math.exp(-step / 50.0)) for step in range(num_steps))
+        return source.model_copy(
+            update={
+                "name": name,
+                "losses": losses,
+                "grad_norms": {"vision": losses, "language": losses},
+                "timing": golden.timing(tuple(0.2 + 0.001 * (step % 7) for step in range(num_steps)), world_size=4),
+            }
+        )
+
+    return golden.record().model_copy(update={"layouts": tuple(made(index) for index in range(num_layouts))})
+
+
+# The page
+
+
+def test_a_report_is_two_files_beside_the_record(tmp_path: Path) -> None:
+    write_report(tmp_path, golden.record())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+    (tmp_path / "report.html").read_bytes().decode("ascii")
+
+
+def test_the_page_names_question_layouts_counts_and_reasons() -> None:
+    text = Page(render_html(golden.record())).text
+    assert golden.record().question in text
+    for layout in golden.record().layouts:
+        assert text.count(layout.name) >= 3
+        assert layout.reason in text
+    for count in ("2 passed", "1 parity failed", "1 crashed"):
+        assert count in text
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    text = Page(render_html(golden.record())).text
+    # 640 tokens a step over 0.85 s for four steps, and over 0.6 s.
+    for number in ("3,012", "4,267", "205 ms", "145 ms", "2.0e-07", "5.0e-01", "12.5 %", "12.2 s"):
+        assert number in text
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    html = render_html(golden.record())
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [value for name, value in page.attributes if name == "src" or "//" in value]
+    assert all(value.startswith("#m") for name, value in page.attributes if name == "href")
+    assert "http" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_hostile_text_is_shown_and_never_markup() -> None:
+    record = with_layout(3, reason=HOSTILE, name="<b>x</b>")
+    record = record.model_copy(update={"question": HOSTILE, "command": (HOSTILE,), "tainted": HOSTILE})
+    record = record.model_copy(update={"ranking": (record.ranking[0].model_copy(update={"reason": HOSTILE}),)})
+    html = render_html(record)
+    assert "<script" not in html
+    assert "<b>x</b>" not in html
+    assert Page(html).text.count('<script>alert("x")</script>') >= 5
+
+
+def test_a_hostile_layout_name_is_escaped_inside_charts_too() -> None:
+    record = with_layout(1, name='"><script>x</script>')
+    assert "<script" not in render_html(record)
+
+
+def test_unknown_prints_as_a_dash() -> None:
+    html = render_html(with_layout(1, timing=None, evaluation=None, parity=None))
+    row = next(row for row in html.split("<tr>") if golden.DISJOINT in row and 'class="grids"' in row)
+    assert row.count(words.DASH) == 5
+    assert "None" not in Page(html).text
+    assert "nan" not in re.sub(r"<[^>]+>", " ", html).split()
+
+
+def test_a_run_of_nothing_still_makes_a_page() -> None:
+    text = Page(render_html(golden.record().model_copy(update={"layouts": (), "ranking": ()}))).text
+    assert "Verdicts" in text
+    assert "Step times" not in text
+
+
+def test_an_unfinished_run_says_so() -> None:
+    record = golden.record().model_copy(update={"finished_at": None})
+    assert "did not finish" in Page(render_html(record)).text
+    assert "did not finish" in render_markdown(record)
+
+
+def test_the_page_stays_small_for_a_dozen_layouts_over_many_steps() -> None:
+    assert len(render_html(long_run(12, 600)).encode("ascii", "xmlcharrefreplace")) < 150_000
+
+
+def test_every_definition_is_printed() -> None:
+    text = Page(render_html(golden.record())).text
+    assert len(DEFINITIONS) > 10
+    for name, meaning in DEFINITIONS:
+        assert name in text
+        assert meaning in text
+
+
+def test_a_definition_can_be_a_functions_docstring() -> None:
+    assert dict(of_functions([relative]))["relative"].startswith("Absolute difference over the reference's size")
+
+
+# Charts
+
+
+def test_a_tooltip_names_layout_step_and_value() -> None:
+    html = render_html(golden.record())
+    assert f"<title>{golden.WRONG}, step 1: 3.00e-04</title>" in html
+    assert f"<title>{golden.BASELINE}, step 0: 5.54782</title>" in html
+    assert f"<title>{golden.DISJOINT}, median: 0.145 s</title>" in html
+
+
+def test_the_tolerance_is_drawn() -> None:
+    assert "tolerance 1.0e-06" in render_html(golden.record())
+
+
+def test_no_two_of_many_layouts_look_the_same() -> None:
+    looks = [plots.look(index) for index in range(42)] + [plots.look(None)]
+    assert len(set(looks)) == 43
+
+
+def test_a_curve_breaks_where_a_value_is_unknown() -> None:
+    curve = plots.Curve(name="x", look="base", values=(1.0, 2.0, None, 3.0, 4.0))
+    drawn = re.search(r'class="line" d="([^"]*)"', plots.loss_chart([curve]))
+    assert drawn is not None
+    assert re.findall("[ML]", drawn.group(1)) == ["M", "L", "M", "L"]
+
+
+def test_thinning_a_long_curve_keeps_its_spike() -> None:
+    values = [1e-7] * 1000
+    values[777] = 0.5
+    chart = plots.difference_chart([plots.Curve(name="x", look="base", values=values)], [], label="rel")
+    assert "step 777: 5.00e-01" in chart
+    assert chart.count("<use") <= plots.MOST_MARKERS
+
+
+def test_differences_are_relative_to_the_baseline_step_by_step() -> None:
+    assert relative((1.1, None, 3.0, 4.0), (1.0, 2.0, 0.0, -8.0)) == [pytest.approx(0.1), None, None, 1.5]
+    assert loss_differences(golden.record())[golden.WRONG] == pytest.approx([0.0, 3e-4, 2e-3])
+    assert grad_norm_differences(golden.record())[golden.WRONG] == [0.5, 0.5, 0.5]
+
+
+def test_without_a_baseline_there_are_no_differences() -> None:
+    record = golden.record().model_copy(update={"baseline": "nowhere"})
+    assert loss_differences(record) == grad_norm_differences(record) == {}
+
+
+def test_a_linear_scale_has_round_ticks() -> None:
+    places, numbers = zip(*Linear(low=0.0, high=0.26, start=0.0, stop=26.0).ticks, strict=True)
+    assert numbers == ("0.00", "0.05", "0.10", "0.15", "0.20", "0.25")
+    assert places == pytest.approx((0.0, 5.0, 10.0, 15.0, 20.0, 25.0))
+    assert [text for _, text in Linear(low=0, high=2, start=0, stop=1, whole=True).ticks] == ["0", "1", "2"]
+
+
+def test_a_scale_over_equal_values_does_not_divide_by_zero() -> None:
+    for values in ([3.0, 3.0], [0.0], []):
+        scale = Linear.over(values, start=0.0, stop=10.0)
+        assert 0.0 < scale((scale.low + scale.high) / 2.0) < 10.0
+
+
+def test_zero_has_a_place_of_its_own_on_a_logarithmic_scale() -> None:
+    scale = Decades.over([0.0, 1e-7, 2e-3], start=100.0, stop=0.0, zero=120.0)
+    assert scale(0.0) == 120.0
+    assert scale(1e-7) == pytest.approx(100.0)
+    assert scale(1e-2) == pytest.approx(0.0)
+    assert [text for _, text in scale.ticks] == ["0", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6", "1e-7"]
+
+
+# Markdown
+
+
+def test_the_markdown_table_has_a_row_for_every_layout() -> None:
+    lines = render_markdown(golden.record()).splitlines()
+    for layout in golden.record().layouts:
+        rows = [line for line in lines if line.startswith(f"| {layout.name} | {layout.placement} |")]
+        assert len(rows) == 1
+        assert len(re.findall(r"(?<!\\)\|", rows[0])) == 9
+    assert any(r"vision dp2 @0-1 \| language tp2 @2-3" in line for line in lines)
+
+
+def test_the_markdown_says_verdicts_reasons_and_ranking() -> None:
+    markdown = render_markdown(golden.record())
+    assert "**4 layouts: 2 passed, 1 parity failed, 1 crashed**" in markdown
+    assert f"- {golden.CRASHED}, crashed: rank 2 ended with exit code 1" in markdown
+    assert f"1. {golden.DISJOINT}: 4267 tokens/s" in markdown
+    assert f"| {golden.DISJOINT} | timing | 6.50 s | 2.25 s | 12.2 s |" in markdown
+
+
+def test_hostile_text_stays_text_in_markdown() -> None:
+    record = with_layout(3, reason=HOSTILE).model_copy(update={"question": HOSTILE})
+    markdown = render_markdown(record)
+    assert "<script" not in markdown
+    assert r"&lt;script&gt;alert(" in markdown
+    assert r"\| cell" in markdown
+
+
+def test_the_markdown_is_cut_at_a_line_when_it_would_be_too_long() -> None:
+    layouts = golden.record().layouts * 3000
+    markdown = render_markdown(golden.record().model_copy(update={"layouts": layouts}))
+    assert len(markdown.encode()) < SIZE_LIMIT
+    assert markdown.endswith("|\n\n*Cut here: the whole report is in `report.html`.*\n")
+
+
+# Words
+
+
+def test_numbers_read_well() -> None:
+    assert [words.seconds(value) for value in (None, 0.0, 0.00912, 0.145, 2.25, 321.0)] == [
+        words.DASH,
+        "0 ms",
+        "9.12 ms",
+        "145 ms",
+        "2.25 s",
+        "321 s",
+    ]
+    assert [words.rate(value) for value in (None, 7.5, 1234567.0)] == [words.DASH, "7.50", "1,234,567"]
+    assert [words.relative(value) for value in (None, 0.0, 2e-7)] == [words.DASH, "0", "2.0e-07"]
+
+
+def test_a_grid_reads_by_its_degrees_and_ranks() -> None:
+    grids = [words.grids(layout) for layout in golden.record().layouts]
+    assert grids[1:3] == ["vision dp2 @0-1 | language tp2 @2-3", "vision tp1 @0 | language dp2 @1-2"]
+
+
+def test_a_long_reason_is_cut_for_a_summary() -> None:
+    assert words.first_line("one\ntwo") == "one"
+    assert words.first_line("x" * 300) == "x" * 237 + "..."
