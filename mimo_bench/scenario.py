@@ -13,6 +13,7 @@ import json
 import tomllib
 from collections import Counter
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -228,6 +229,8 @@ class Scenario(_Table):
             raise ScenarioError(f"layout: the name {repeated[0]!r} is used twice; give each layout its own")
         if self.baseline not in self._tables:
             raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
+        if self.data == "digits" and find_spec("sklearn") is None:
+            raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
         self._check_sequence()
         for table in self.layout:
             try:

@@ -1,0 +1,127 @@
+"""Handwritten digits as image, question and answer: a task that a small model learns on CPU ranks within a minute.
+
+The 1797 images of 8 x 8 pixels that ship with scikit-learn. Unlike synthetic samples they can be learnt, so accuracy on
+held-out images shows that a layout trains, not only that it agrees. Images of one writer are in both splits.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mimo_bench.errors import ScenarioError
+from mimo_bench.model import ModelShape
+from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.data.sample import PAD, Split, Text
+
+HELD_OUT_EVERY = 5
+"""Image 4, 9, 14, ... of the file is held out, whatever the seed: runs of any seed can be compared."""
+
+_FILE = Path("datasets", "data", "digits.csv.gz")
+_SIDE = 8
+_BRIGHTEST = 16
+_QUESTION = (1, 2, 3)
+"""Three words, the same for every image: "which digit is"."""
+_FIRST_DIGIT = 10
+"""The token of the answer "0"; those of 1 to 9 follow it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Digits:
+    images: torch.Tensor
+    """float32 [1797, 8, 8] in -1..1."""
+    labels: torch.Tensor
+    """int64 [1797]."""
+
+
+class DigitsDataset:
+    """One image, a fixed question and a one-token answer per sample.
+
+    Training ids run through the training images epoch by epoch, each in an order of its own that the seed decides.
+    Validation ids run through the held-out images in the order of the file, from the start again after the last.
+    """
+
+    def __init__(self, *, shape: ModelShape, seq_length: int, seed: int) -> None:
+        """Samples for models of `shape`; nothing is read before the first sample.
+
+        Raises:
+            ScenarioError: the vocabulary or the sequence is too small.
+        """
+        self._image_size = shape.vision.image_size
+        self._image_tokens = torch.full((shape.vision.num_patches,), shape.language.image_token_id)
+        self._seed = seed
+        if (last := _FIRST_DIGIT + 9) >= shape.language.vocab_size or (PAD < shape.language.image_token_id <= last):
+            raise ScenarioError(
+                f"data: the digits use tokens 1 to {last} of a vocabulary of {shape.language.vocab_size}, in which "
+                f"{shape.language.image_token_id} is the image token; choose a model with room for them"
+            )
+        if seq_length < (length := shape.vision.num_patches + len(_QUESTION) + 1):
+            raise ScenarioError(f"seq_length = {seq_length}: a digit sample has {length} tokens; use at least {length}")
+
+    def pixels(self, split: Split, sample_id: int) -> torch.Tensor:
+        """float32 [1, 3, height, width] in -1..1: the grey image enlarged to the model's size, in three channels."""
+        image = _read().images[self.image_index(split, sample_id)]
+        enlarged = torch.nn.functional.interpolate(image[None, None], size=self._image_size, mode="nearest-exact")
+        return enlarged.expand(-1, 3, -1, -1).contiguous()
+
+    def text(self, split: Split, sample_id: int) -> Text:
+        """Image, question, answer; no end token, which is easily learnt and would flatter the answer accuracy."""
+        answer = _FIRST_DIGIT + int(_read().labels[self.image_index(split, sample_id)])
+        tokens = torch.cat([self._image_tokens, torch.tensor([*_QUESTION, answer])])
+        is_answer = torch.zeros(len(tokens), dtype=torch.bool)
+        is_answer[-1] = True
+        return Text(tokens=tokens, is_answer=is_answer)
+
+    def image_index(self, split: Split, sample_id: int) -> int:
+        """Which image of the file a sample shows, from 0."""
+        indices = _indices(split)
+        epoch, position = divmod(sample_id, len(indices))
+        if split == "train":
+            position = _order(self._seed, epoch, len(indices))[position]
+        return indices[position]
+
+
+def _indices(split: Split) -> range | list[int]:
+    num_images = len(_read().labels)
+    held_out = range(HELD_OUT_EVERY - 1, num_images, HELD_OUT_EVERY)
+    return held_out if split == "validation" else _all_but(held_out, num_images)
+
+
+@lru_cache(maxsize=1)
+def _all_but(held_out: range, num_images: int) -> list[int]:
+    return [index for index in range(num_images) if index not in held_out]
+
+
+@lru_cache(maxsize=2)  # a batch may straddle two epochs
+def _order(seed: int, epoch: int, num_images: int) -> list[int]:
+    """A permutation; stable sorting, so that equal numbers cannot make it depend on the machine."""
+    order: list[int] = uniform(f"{seed}/digits/{epoch}", torch.arange(num_images)).argsort(stable=True).tolist()
+    return order
+
+
+@cache
+def _read() -> _Digits:
+    """All images, read once per process.
+
+    Its file is read directly: importing scikit-learn costs every rank seconds, reading takes 20 ms.
+    """
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        # `check` has refused this already; a trainer driven without a scenario comes here.
+        raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
+    path = Path(package.submodule_search_locations[0]) / _FILE
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            rows = np.loadtxt(file, delimiter=",", dtype=np.float32)
+    except FileNotFoundError:
+        raise ScenarioError(f"data: {path} is missing; pip install --force-reinstall scikit-learn") from None
+    values = torch.from_numpy(rows)
+    return _Digits(
+        images=values[:, :-1].reshape(-1, _SIDE, _SIDE) / (_BRIGHTEST / 2) - 1, labels=values[:, -1].to(torch.int64)
+    )

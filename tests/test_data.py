@@ -1,0 +1,317 @@
+"""Samples are a function of seed, split and id, and every layout deals out the same ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from mimo_bench import scenario
+from mimo_bench.errors import ScenarioError
+from mimo_bench.layout import BatchPlan, Grid, Layout
+from mimo_bench.model import PRESETS
+from mimo_bench.trainer.data import digits
+from mimo_bench.trainer.data.digits import DigitsDataset
+from mimo_bench.trainer.data.loader import Loader, MicroBatch, collate
+from mimo_bench.trainer.data.registry import DATASETS, build_dataset
+from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
+from mimo_bench.trainer.data.synthetic import SyntheticDataset
+from mimo_bench.trainer.topology import Topology
+
+SHAPE = PRESETS["llava-tiny"]
+IMAGE = SHAPE.language.image_token_id
+NUM_PATCHES = 16  # (16 / 4) ** 2
+SEQ_LENGTH = 32
+DIGITS_SCENARIO = Path(__file__).parents[1] / "scenarios" / "digits.toml"
+SPLITS: tuple[Split, ...] = ("train", "validation")
+NUM_HELD_OUT = 359  # every 5th of 1797
+NUM_TRAINING = 1438
+
+
+def build(name: str, seed: int = 0) -> Dataset:
+    return build_dataset(name, shape=SHAPE, seq_length=SEQ_LENGTH, seed=seed)
+
+
+each_dataset = pytest.mark.parametrize("name", DATASETS)
+each_split = pytest.mark.parametrize("split", SPLITS)
+
+
+# Any dataset
+
+
+@each_dataset
+@each_split
+def test_a_sample_is_the_same_whoever_reads_it_and_whatever_was_read_before(name: str, split: Split) -> None:
+    forwards, backwards = build(name), build(name)
+    there = [(forwards.pixels(split, i), forwards.text(split, i)) for i in range(8)]
+    back = [(backwards.pixels(split, i), backwards.text(split, i)) for i in reversed(range(8))]
+    for (pixels, text), (same_pixels, same_text) in zip(there, reversed(back), strict=True):
+        assert torch.equal(pixels, same_pixels)
+        assert torch.equal(text.tokens, same_text.tokens)
+        assert torch.equal(text.is_answer, same_text.is_answer)
+
+
+@each_dataset
+def test_another_seed_draws_other_training_samples_and_zero_is_a_seed(name: str) -> None:
+    drawn = {tuple(hash_of(build(name, seed).pixels("train", i)) for i in range(8)) for seed in (0, 1, 2)}
+    assert len(drawn) == 3
+
+
+@each_dataset
+@each_split
+def test_every_sample_has_an_image_of_its_own(name: str, split: Split) -> None:
+    dataset = build(name)
+    assert len({hash_of(dataset.pixels(split, i)) for i in range(300)}) == 300
+
+
+@each_dataset
+def test_no_image_is_in_both_splits(name: str) -> None:
+    dataset = build(name)
+    seen = {hash_of(dataset.pixels("train", i)) for i in range(NUM_TRAINING)}
+    assert len(seen) == NUM_TRAINING
+    assert not seen & {hash_of(dataset.pixels("validation", i)) for i in range(NUM_HELD_OUT)}
+
+
+@each_dataset
+@each_split
+@pytest.mark.parametrize("seq_length", [24, 32, 64])
+def test_every_sample_fits_and_ends_in_an_answer(name: str, split: Split, seq_length: int) -> None:
+    dataset = build_dataset(name, shape=SHAPE, seq_length=seq_length, seed=0)
+    for i in range(100):
+        text = dataset.text(split, i)
+        assert text.tokens.dtype == torch.int64
+        assert text.tokens.shape == text.is_answer.shape
+        assert len(text.tokens) <= seq_length
+        assert int((text.tokens == IMAGE).sum()) == NUM_PATCHES
+        assert PAD not in text.tokens
+        assert int(text.tokens.max()) < SHAPE.language.vocab_size
+        assert text.is_answer[-1]
+        assert not text.is_answer[text.tokens == IMAGE].any()
+        pixels = dataset.pixels(split, i)
+        assert pixels.shape == (1, 3, 16, 16)
+        assert pixels.dtype == torch.float32
+        assert float(pixels.abs().max()) <= 1.0
+
+
+def test_an_unknown_dataset_is_refused_with_the_known_names() -> None:
+    with pytest.raises(ScenarioError, match=r"data: 'digit' is not known; did you mean 'digits'\?"):
+        build_dataset("digit", shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
+
+
+# Synthetic samples
+
+
+def test_synthetic_answers_differ_in_length_so_that_replicas_score_different_counts() -> None:
+    dataset = SyntheticDataset(shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
+    texts = [dataset.text("train", i) for i in range(50)]
+    assert len({len(text.tokens) for text in texts}) > 4
+    assert len({int(text.is_answer.sum()) for text in texts}) > 2
+
+
+# Digits
+
+
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    bunch = load_digits()
+    read = digits._read()
+    assert torch.equal(read.images, torch.from_numpy(bunch.images / 8 - 1).float())
+    assert torch.equal(read.labels, torch.from_numpy(bunch.target))
+
+
+def test_the_first_held_out_digit_is_a_four_and_its_answer_says_so() -> None:
+    dataset = build("digits")  # the file starts 0 1 2 3 4, and every fifth is held out
+    text = dataset.text("validation", 0)
+    assert text.tokens.tolist() == [IMAGE] * NUM_PATCHES + [1, 2, 3] + [14]
+    assert text.is_answer.tolist() == [False] * (NUM_PATCHES + 3) + [True]
+
+
+def test_every_pixel_of_a_digit_becomes_a_square_in_three_equal_channels() -> None:
+    pixels = build("digits").pixels("validation", 0)[0]
+    small = torch.from_numpy(load_digits().images[4] / 8 - 1).float()
+    assert torch.equal(pixels, small.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(3, -1, -1))
+
+
+def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own() -> None:
+    dataset = DigitsDataset(shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
+    epochs = [
+        [dataset.image_index("train", epoch * NUM_TRAINING + i) for i in range(NUM_TRAINING)] for epoch in range(3)
+    ]
+    training = [i for i in range(1797) if i % 5 != 4]
+    assert [sorted(epoch) for epoch in epochs] == [training] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_the_same_digits_are_held_out_under_every_seed_and_they_come_in_the_order_of_the_file() -> None:
+    for seed in (0, 1):
+        dataset = DigitsDataset(shape=SHAPE, seq_length=SEQ_LENGTH, seed=seed)
+        shown = [dataset.image_index("validation", i) for i in range(NUM_HELD_OUT + 1)]
+        assert shown == [*range(4, 1797, 5), 4]
+
+
+def test_a_model_without_room_for_the_digits_is_refused() -> None:
+    small = replace(SHAPE, language=replace(SHAPE.language, vocab_size=16, image_token_id=15))
+    with pytest.raises(ScenarioError, match=r"the digits use tokens 1 to 19 of a vocabulary of 16"):
+        DigitsDataset(shape=small, seq_length=SEQ_LENGTH, seed=0)
+    with pytest.raises(ScenarioError, match=r"seq_length = 19: a digit sample has 20 tokens; use at least 20"):
+        DigitsDataset(shape=SHAPE, seq_length=19, seed=0)
+
+
+@pytest.fixture
+def unread() -> Iterator[None]:
+    """The file as yet unread, and nothing left behind of what a test made of it."""
+    digits._read.cache_clear()
+    yield
+    digits._read.cache_clear()
+
+
+@pytest.mark.usefixtures("unread")
+def test_missing_digits_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = build("digits")
+    monkeypatch.setattr(digits, "find_spec", lambda _: None)
+    with pytest.raises(ScenarioError, match=r"ship with scikit-learn, which is missing; pip install scikit-learn"):
+        dataset.pixels("train", 0)
+
+
+def test_missing_digits_are_refused_before_any_rank_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenario, "find_spec", lambda _: None)
+    with pytest.raises(ScenarioError, match=r"digits\.toml: data: the digits ship with scikit-learn"):
+        scenario.load_scenario(DIGITS_SCENARIO)
+    monkeypatch.undo()
+    assert scenario.load_scenario(DIGITS_SCENARIO).data == "digits"
+
+
+# Collate
+
+
+def test_labels_are_the_next_tokens_and_only_answers_are_scored() -> None:
+    # In the second text the token that pads, 0, is also a word of the prompt and the last word of the answer.
+    texts = [
+        Text(tokens=torch.tensor([255, 255, 7, 8, 9]), is_answer=torch.tensor([0, 0, 0, 1, 1], dtype=torch.bool)),
+        Text(tokens=torch.tensor([255, 0, 5, 0]), is_answer=torch.tensor([0, 0, 1, 1], dtype=torch.bool)),
+    ]
+    columns = {name: column.tolist() for name, column in collate(texts, seq_length=6).items() if column is not None}
+    assert columns == {
+        "input_ids": [[255, 255, 7, 8, 9, 0], [255, 0, 5, 0, 0, 0]],
+        "position_ids": [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]],
+        "labels": [[255, 7, 8, 9, 0, 0], [0, 5, 0, 0, 0, 0]],
+        "loss_mask": [[0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]],
+    }
+
+
+@each_dataset
+def test_what_is_scored_is_the_answer_and_nothing_else(name: str) -> None:
+    dataset = build(name)
+    texts = [dataset.text("train", i) for i in range(16)]
+    columns = collate(texts, seq_length=SEQ_LENGTH)
+    labels, loss_mask = columns["labels"], columns["loss_mask"]
+    assert labels is not None
+    assert loss_mask is not None
+    for row, text in enumerate(texts):
+        assert torch.equal(labels[row][loss_mask[row] == 1], text.tokens[text.is_answer])
+    assert set(loss_mask.unique().tolist()) == {0.0, 1.0}
+
+
+# Loader
+
+degrees = st.sampled_from([1, 2, 4])
+
+
+@st.composite
+def layouts(draw: Callable[[st.SearchStrategy[int]], int]) -> Layout:
+    """Colocated and disjoint, fan-in and fan-out, either module first."""
+    tp, dp = draw(degrees), draw(degrees)
+    if draw(st.sampled_from([0, 1])):
+        other_dp = draw(st.sampled_from([degree for degree in (1, 2, 4) if tp * dp % degree == 0]))
+        grids = {"vision": Grid(tp=tp, dp=dp), "language": Grid(tp=tp * dp // other_dp, dp=other_dp)}
+        return Layout(modules=grids)
+    vision, language = Grid(tp=tp, dp=dp), Grid(tp=draw(degrees), dp=draw(degrees), pp=draw(degrees))
+    if draw(st.sampled_from([0, 1])):
+        vision = replace(vision, rank_offset=language.size)
+    else:
+        language = replace(language, rank_offset=vision.size)
+    return Layout(modules={"vision": vision, "language": language})
+
+
+@given(layout=layouts(), micro_batch=st.sampled_from([4, 8, 16]), step=st.integers(0, 1000))
+def test_every_module_reads_each_sample_of_a_step_once_in_every_layout(
+    layout: Layout, micro_batch: int, step: int
+) -> None:
+    plan = BatchPlan.of(layout, global_batch_size=16, global_micro_batch_size=micro_batch)
+    for module, grid in layout.modules.items():
+        read = Counter(
+            sample_id
+            for index in range(plan.num_micro_batches)
+            for dp_rank in range(grid.dp)
+            for sample_id in plan.sample_ids(step=step, micro_batch=index, module=module, dp_rank=dp_rank)
+        )
+        assert read == Counter(range(16 * step, 16 * step + 16))
+
+
+@settings(deadline=None, max_examples=25)
+@given(layout=layouts(), micro_batch=st.sampled_from([4, 8]), step=st.integers(0, 100))
+def test_the_micro_batches_of_all_ranks_join_to_the_global_batch_of_one_rank_bit_for_bit(
+    layout: Layout, micro_batch: int, step: int
+) -> None:
+    whole = Loaded(Layout(modules={"vision": Grid(), "language": Grid()}), micro_batch=8, step=step)
+    assert whole.num_micro_batches == 1
+    dealt = Loaded(layout, micro_batch=micro_batch, step=step)
+    for field in ("pixels", "input_ids", "position_ids", "labels", "loss_mask"):
+        assert torch.equal(dealt.joined(field), whole.joined(field)), field
+
+
+@settings(deadline=None, max_examples=25)
+@given(layout=layouts())
+def test_a_rank_reads_what_its_stages_need_and_nothing_else(layout: Layout) -> None:
+    for topology, batch in Loaded(layout, micro_batch=4, step=0).by_rank:
+        stage = layout.language.coordinate(topology.rank).pp if topology.hosts_language else None
+        reads_text = stage in (0, layout.language.pp - 1)
+        for micro_batch in batch:
+            assert (micro_batch.pixels is not None) == ("vision" in topology.modules)
+            for column in (micro_batch.input_ids, micro_batch.labels, micro_batch.loss_mask):
+                assert (column is not None) == reads_text
+            assert (micro_batch.num_tokens > 0) == reads_text
+
+
+class Loaded:
+    """What every rank of a layout reads in one step: the real loader, with no process behind its topology."""
+
+    def __init__(self, layout: Layout, *, micro_batch: int, step: int) -> None:
+        """Read one step of 8 samples on every rank."""
+        plan = BatchPlan.of(layout, global_batch_size=8, global_micro_batch_size=micro_batch)
+        self._layout = layout
+        self.num_micro_batches = plan.num_micro_batches
+        self.by_rank: list[tuple[Topology, list[MicroBatch]]] = []
+        for rank in range(layout.world_size):
+            topology = Topology(layout=layout, rank=rank, grids={}, groups={})
+            loader = Loader(
+                dataset=build("synthetic"),
+                plan=plan,
+                topology=topology,
+                seq_length=SEQ_LENGTH,
+                pixel_dtype=torch.float32,
+                device=torch.device("cpu"),
+            )
+            self.by_rank.append((topology, loader.global_batch("train", step)))
+
+    def joined(self, field: str) -> torch.Tensor:
+        """The whole batch, from the replicas of each micro-batch; ranks of one replica must hold the same."""
+        module = "vision" if field == "pixels" else "language"
+        parts: dict[tuple[int, int], torch.Tensor] = {}
+        for topology, batch in self.by_rank:
+            for index, micro_batch in enumerate(batch):
+                if (part := getattr(micro_batch, field)) is not None:
+                    replica = self._layout.modules[module].coordinate(topology.rank).dp
+                    assert torch.equal(parts.setdefault((index, replica), part), part)
+        return torch.cat([part for _, part in sorted(parts.items(), key=lambda item: item[0])])
+
+
+def hash_of(tensor: torch.Tensor) -> int:
+    """Equal for equal content; what differs collides by chance once in 2**61."""
+    return hash(tensor.numpy().tobytes())
