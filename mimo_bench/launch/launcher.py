@@ -1,0 +1,156 @@
+"""The command's side of a launch. No torch: a starter does the work, in a process and a session of its own.
+
+    with Launcher(device_kind="cpu") as launcher:
+        outcome = launcher.launch(job)
+
+The starter stays warm from one launch to the next. Ctrl-C in a terminal reaches the command alone, which then takes
+the starter and everything below it down in good order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+from mimo_bench.errors import LaunchError
+from mimo_bench.launch.job import Job, Outcome
+
+DeviceKind = Literal["cpu", "cuda"]
+
+CLOSE_SECONDS = 15.0
+STDERR_TAIL_LINES = 20
+
+
+class Launcher:
+    """Owns one starter. Use it in a `with`, or close it: until then the fork server holds its memory."""
+
+    def __init__(self, *, device_kind: DeviceKind, preload: Sequence[str] = ("mimo_bench.worker",)) -> None:
+        """Start importing the modules to `preload` at once, in the background."""
+        self._environment = starter_environment(os.environ, device_kind)
+        self._preload = tuple(preload)
+        self._starter: _Starter | None = _Starter(self._environment, self._preload)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def launch(self, job: Job) -> Outcome:
+        """Run `job` to its end. When this returns, or raises, nothing of it is running any more.
+
+        Raises:
+            LaunchError: no rank could be started, or the starter died. The next launch gets a new starter.
+        """
+        _clear(job)
+        if self._starter is None:
+            self._starter = _Starter(self._environment, self._preload)
+        try:
+            reply = self._starter.ask(job)
+        except BaseException:  # Ctrl-C too: the starter may be in the middle of a job that nobody waits for
+            self.close()
+            raise
+        if "error" in reply:
+            self.close()
+            raise LaunchError(reply["error"])
+        return Outcome(**reply["outcome"])
+
+    def close(self) -> None:
+        """End the starter and whatever it still runs; a later launch would start another."""
+        if (starter := self._starter) is not None:
+            self._starter = None
+            starter.close()
+
+
+class _Starter:
+    """The process and its pipes."""
+
+    def __init__(self, environment: Mapping[str, str], preload: Sequence[str]) -> None:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        self._process = subprocess.Popen(
+            # Not `-m`: `multiprocessing` would import that module again in every rank.
+            [sys.executable, "-P", "-c", "from mimo_bench.launch.starter import main; main()", *preload],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._jobs: IO[bytes] = self._process.stdin
+        self._replies: IO[bytes] = self._process.stdout
+
+    def ask(self, job: Job) -> dict[str, Any]:
+        """The starter's answer.
+
+        Raises:
+            LaunchError: it died without one.
+        """
+        with suppress(BrokenPipeError):
+            self._jobs.write(job.to_json().encode() + b"\n")
+            self._jobs.flush()
+        if line := self._replies.readline():
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+        raise LaunchError(f"the starter of ranks died ({self._last_words()})")
+
+    def close(self) -> None:
+        with suppress(BrokenPipeError):
+            self._jobs.close()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        finally:  # it takes its fork server and its ranks with it either way
+            self._process.kill()
+            self._process.wait()
+            self._replies.close()
+            self._stderr.close()
+
+    def _last_words(self) -> str:
+        exit_code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        said = "\n".join(lines[-STDERR_TAIL_LINES:])
+        return f"exit code {exit_code}; it said:\n{said}" if said else f"exit code {exit_code}; it said nothing"
+
+
+def _clear(job: Job) -> None:
+    """An empty place for every rank's traces; those of an earlier launch must not be taken for this one's."""
+    try:
+        job.log_dir.mkdir(parents=True, exist_ok=True)
+        for pattern in ("rank*.log", "rank*.failure.json", "rank*.progress"):
+            for left in job.log_dir.glob(pattern):
+                left.unlink()
+    except OSError as error:
+        raise LaunchError(f"{job.log_dir}: no place for the ranks' logs: {error}") from error
+
+
+def starter_environment(base: Mapping[str, str], device_kind: DeviceKind) -> dict[str, str]:
+    """What has to be set before torch is imported, over the `base` environment of the command."""
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    environment = dict(base) | {"PYTHONPATH": path}  # ranks import what the command could
+    # One machine: whatever listens, listens where only this machine hears it.
+    environment = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} | environment
+    if device_kind == "cpu":
+        return environment | {"TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Importing megatron-core asks whether there is a GPU; unless NVML answers, that leaves the fork server with a
+    # CUDA context that no rank can use. NVLink multicast takes GPUs out of service on some hosts.
+    return (
+        {"OMP_NUM_THREADS": "1"}
+        | environment
+        | {
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+            "NCCL_NVLS_ENABLE": "0",
+            "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+        }
+    )

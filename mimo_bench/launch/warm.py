@@ -1,0 +1,73 @@
+"""The fork server's side: tied to the starter, with everything imported that ranks would otherwise import each.
+
+`multiprocessing` keeps silent about a preload that cannot be imported, so what went wrong is kept in a variable; a
+probe, forked like a rank, reads it and tells the starter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+from mimo_bench.errors import LaunchError
+from mimo_bench.launch import processes
+
+STARTER = "MIMO_BENCH_STARTER_PID"
+PRELOAD = "MIMO_BENCH_PRELOAD"
+
+fork_server: int | None = None
+"""Process id of the fork server, in it and in what it forked."""
+problem: str | None = None
+"""Why the fork server could not import what it should."""
+
+
+def begin() -> None:
+    """Tie the fork server to its starter, then import; called in the fork server."""
+    global fork_server, problem
+    processes.die_with(int(os.environ.pop(STARTER)))
+    fork_server = os.getpid()
+    for name in json.loads(os.environ.pop(PRELOAD)):
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            problem = f"ranks cannot import {name}: {type(error).__name__}: {error}"
+            return
+
+
+def start(preload: Sequence[str]) -> None:
+    """Start the fork server and return at once, while it imports; called in the starter's main thread.
+
+    The kernel ties the fork server to the thread that started it, which must therefore outlive it.
+    """
+    os.environ |= {STARTER: str(os.getpid()), PRELOAD: json.dumps(list(preload))}
+    multiprocessing.set_forkserver_preload(["mimo_bench.launch.forkserver"])
+    multiprocessing.forkserver.ensure_running()
+
+
+def wait() -> None:
+    """Return when the fork server is ready to fork ranks; called in the starter.
+
+    Raises:
+        LaunchError: it could not import everything, or died of it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    receiving, sending = context.Pipe(duplex=False)
+    probe = context.Process(target=_report, args=(sending,))
+    try:
+        probe.start()
+        sending.close()
+        found = receiving.recv()
+    except (EOFError, OSError) as error:
+        raise LaunchError("the fork server died while it imported what ranks need") from error
+    probe.join()
+    if found is not None:
+        raise LaunchError(found)
+
+
+def _report(sending: Connection) -> None:
+    sending.send(problem)

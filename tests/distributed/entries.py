@@ -1,0 +1,136 @@
+"""What the launch tests have their ranks do. Every entry leaves its process id in `folder`, if it is given one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.launch.progress import beat
+
+
+def add_up(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Sum the ranks' numbers over gloo."""
+    import torch
+    import torch.distributed as dist
+
+    _sign_in(arguments, rank)
+    _join(rank, world_size)
+    total = torch.tensor([float(rank + 1)])
+    dist.all_reduce(total)
+    (Path(arguments["folder"]) / f"sum{rank}.json").write_text(json.dumps(total.item()))
+    dist.barrier()
+
+
+def do_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Come and go."""
+    _sign_in(arguments, rank)
+
+
+def show_environment(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Write down what the environment says, to Python and to C."""
+    _sign_in(arguments, rank)
+    seen = {name: os.environ.get(name) for name in arguments["names"]}
+    (Path(arguments["folder"]) / f"environment{rank}.json").write_text(json.dumps(seen))
+
+
+def print_from_everywhere(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Print from Python, from C and from a child."""
+    import ctypes
+
+    print(f"python says {rank}")
+    print(f"stderr says {rank}", file=sys.stderr)
+    ctypes.CDLL(None).puts(f"c says {rank}".encode())
+    subprocess.run(["echo", f"child says {rank}"], check=True)
+
+
+def fail_in_one_rank(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """One rank fails in the given way while the others wait for it in a collective."""
+    import torch
+    import torch.distributed as dist
+
+    _sign_in(arguments, rank)
+    _join(rank, world_size)
+    dist.barrier()
+    if rank == arguments["culprit"]:
+        _fail(arguments["how"])
+    try:
+        dist.all_reduce(torch.ones(1))
+    finally:
+        print("the collective is over")
+
+
+def _fail(how: str) -> None:
+    match how:
+        case "raise":
+            raise ValueError("the loss is not a number")
+        case "SIGKILL" | "SIGSEGV" | "SIGTERM" | "SIGABRT":
+            os.kill(os.getpid(), getattr(signal, how))
+        case "memory":
+            raise MemoryError
+        case "allocate":
+            import torch
+
+            torch.empty(1 << 60, dtype=torch.uint8)
+        case "exit":
+            os._exit(7)
+        case "hang":
+            sleep_for_ever()
+
+
+def sleep_for_ever() -> None:
+    """Hang under a name that a traceback shows."""
+    while True:
+        time.sleep(3600)
+
+
+def train_slowly(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Take a while, and say so, or not."""
+    for _ in range(arguments["steps"]):
+        time.sleep(arguments["step_seconds"])
+        if arguments["beats"]:
+            beat()
+
+
+def finish_one_after_another(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Rank 0 ends at once, the last rank after `seconds`, beating."""
+    until = time.monotonic() + arguments["seconds"] * rank / (world_size - 1)
+    while time.monotonic() < until:
+        beat()
+        time.sleep(0.05)
+
+
+def leave_children(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """End and leave two children running, one in a session of its own."""
+    _sign_in(arguments, rank)
+    for index, new_session in enumerate((False, True)):
+        child = subprocess.Popen(["sleep", "600"], start_new_session=new_session)
+        (Path(arguments["folder"]) / f"child{rank}-{index}.pid").write_text(str(child.pid))
+
+
+def wait_for_ever(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Sign in and stay, beating; one child stays along."""
+    child = subprocess.Popen(["sleep", "600"])
+    (Path(arguments["folder"]) / f"child{rank}.pid").write_text(str(child.pid))
+    _sign_in(arguments, rank)
+    while True:
+        beat()
+        time.sleep(0.1)
+
+
+def _sign_in(arguments: Mapping[str, Any], rank: int) -> None:
+    if folder := arguments.get("folder"):
+        (Path(folder) / f"rank{rank}.pid").write_text(str(os.getpid()))
+
+
+def _join(rank: int, world_size: int) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=rank, world_size=world_size, timeout=timedelta(seconds=60))
