@@ -6,10 +6,12 @@ A change of the schema shows up as a difference between the two. If it is meant,
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from mimo_bench.layout import Layout
 from mimo_bench.record.files import write_run
@@ -49,37 +51,71 @@ VISION_SCALE = {BASELINE: 1.0, DISJOINT: 1.0 + 4e-7, WRONG: 0.5}
 STEP_SECONDS = {BASELINE: (0.25, 0.21, 0.19, 0.2), DISJOINT: (0.18, 0.15, 0.13, 0.14)}
 
 
+SETTINGS = {
+    "distributed_optimizer": False,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+    "sequence_parallel": False,
+    "recompute_activations": False,
+}
+
+
+def _grid(**degrees: int) -> dict[str, int]:
+    return {"tp": 1, "cp": 1, "pp": 1, "dp": 1, "rank_offset": 0} | degrees
+
+
+def _table(name: str, *, vision: dict[str, int], language: dict[str, int]) -> dict[str, Any]:
+    unset = {"global_micro_batch_size": None, "settings": SETTINGS}
+    return {"name": name, "vision": _grid(**vision), "language": _grid(**language), **unset}
+
+
+# Spelled out as version 0.1 wrote it, and not made by today's `Scenario`: a field that is added later, with a default,
+# must leave old records readable and true to themselves.
+SCENARIO: dict[str, Any] = {
+    "question": "What does taking the vision encoder off the language ranks buy?",
+    "model": "llava-tiny",
+    "data": "synthetic",
+    "seed": 0,
+    "global_batch_size": 16,
+    "global_micro_batch_size": 4,
+    "seq_length": 64,
+    "precision": "fp32",
+    "baseline": BASELINE,
+    "steps": {"parity": 3, "learning": 0, "warmup": 1, "timed": 4},
+    "training": {
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+        "clip_grad_norm": 1.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-8,
+    },
+    "evaluation": {"num_batches": 1, "min_answer_accuracy": None},
+    "layout": [
+        _table(BASELINE, vision={"dp": 2}, language={"dp": 2}),
+        _table(DISJOINT, vision={"dp": 2}, language={"tp": 2, "rank_offset": 2}),
+        _table(WRONG, vision={}, language={"dp": 2, "rank_offset": 1}),
+        _table(CRASHED, vision={}, language={"pp": 2, "rank_offset": 1}),
+    ],
+}
+
+
 def scenario() -> Scenario:
     """Four layouts of llava-tiny, three parity steps and four timed ones."""
-    content: dict[str, Any] = {
-        "question": "What does taking the vision encoder off the language ranks buy?",
-        "model": "llava-tiny",
-        "global_batch_size": 16,
-        "global_micro_batch_size": 4,
-        "seq_length": 64,
-        "baseline": BASELINE,
-        "steps": {"parity": 3, "warmup": 1, "timed": 4},
-        "layout": [
-            {"name": BASELINE, "vision": {"dp": 2}, "language": {"dp": 2}},
-            {"name": DISJOINT, "vision": {"dp": 2}, "language": {"tp": 2, "rank_offset": 2}},
-            {"name": WRONG, "vision": {}, "language": {"dp": 2, "rank_offset": 1}},
-            {"name": CRASHED, "vision": {}, "language": {"pp": 2, "rank_offset": 1}},
-        ],
-    }
-    made = Scenario.model_validate(content)
+    made = Scenario.model_validate(SCENARIO)
     made.check()
     return made
 
 
 def record() -> RunRecord:
     """The golden record: a baseline, a disjoint layout that passes, one that fails parity, one that crashes."""
-    made = scenario()
+    canonical = json.dumps(SCENARIO, sort_keys=True, separators=(",", ":"))
     return RunRecord(
-        scenario=made.model_dump(mode="json"),
+        scenario=SCENARIO,
         scenario_file="scenarios/cpu-smoke.toml",
-        scenario_hash=made.content_hash,
+        scenario_hash=hashlib.sha256(canonical.encode()).hexdigest(),
         code_hash="c0de" * 16,
-        question=made.question,
+        question=SCENARIO["question"],
         started_at=datetime(2025, 11, 3, 2, 0, 0, tzinfo=UTC),
         finished_at=datetime(2025, 11, 3, 2, 1, 12, tzinfo=UTC),
         command=("mimo-bench", "run", "scenarios/cpu-smoke.toml"),
@@ -185,8 +221,7 @@ def _crashed() -> LayoutRecord:
 
 
 def _layout(name: str, *, status: Any, reason: str, **known: Any) -> LayoutRecord:
-    table = scenario().table(name)
-    layout = table.grids()
+    layout = scenario().table(name).grids()
     if name in LOSS_DRIFT:
         known |= {"losses": _losses(name), "grad_norms": _grad_norms(name)}
     return LayoutRecord(
@@ -194,7 +229,7 @@ def _layout(name: str, *, status: Any, reason: str, **known: Any) -> LayoutRecor
         placement=layout.placement,
         world_size=layout.world_size,
         modules=module_grids(layout),
-        settings=table.settings.model_dump(),
+        settings=SETTINGS,
         status=status,
         reason=reason,
         **known,
@@ -253,7 +288,7 @@ def ranks(name: str) -> tuple[RankRecord, ...]:
     )
 
 
-def rank_record(rank: int, *, mode: Literal["parity", "timing"], layout: Layout, name: str) -> RankRecord:
+def rank_record(rank: int, *, mode: Mode, layout: Layout, name: str) -> RankRecord:
     """One rank of one launch; a timing launch takes one warmup step before its window."""
     step_seconds = STEP_SECONDS[name] if mode == "timing" else ()
     num_steps = len(LOSSES) if mode == "parity" else 1 + len(step_seconds)

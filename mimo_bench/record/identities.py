@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import median, quantiles
+from statistics import median
 
+from mimo_bench.record.merge import quartiles
 from mimo_bench.record.schema import LayoutRecord, Mode, Parity, Timing
 from mimo_bench.scenario import Scenario
 
@@ -124,9 +125,10 @@ def _timing(timing: Timing, *, world_size: int, scenario: Scenario) -> Iterator[
         return
     # Every rate is a total over a total: what the window consumed over the time that it took.
     tokens_per_second = timing.tokens_per_step * len(steps) / sum(steps)
+    low, high = quartiles(steps)
     expected: dict[str, float] = {
         "step_seconds_median": median(steps),
-        "step_seconds_iqr": interquartile_range(steps),
+        "step_seconds_iqr": high - low,
         "tokens_per_second": tokens_per_second,
         "tokens_per_second_per_gpu": tokens_per_second / world_size,
         "samples_per_second": scenario.global_batch_size * len(steps) / sum(steps),
@@ -138,11 +140,3 @@ def _timing(timing: Timing, *, world_size: int, scenario: Scenario) -> Iterator[
         recorded = getattr(timing, field)
         if not math.isclose(recorded, value, rel_tol=REL_TOLERANCE, abs_tol=1e-12):
             yield f"timing.{field} = {recorded!r}, but the step series gives {value!r}"
-
-
-def interquartile_range(values: tuple[float, ...]) -> float:
-    """Distance between the first and the third quartile, interpolated linearly between the values; 0 for one value."""
-    if len(values) < 2:
-        return 0.0
-    first, _, third = quantiles(values, n=4, method="inclusive")
-    return third - first

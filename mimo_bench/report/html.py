@@ -6,6 +6,7 @@ record -> [report]: this room lays out what the template shows; the template hol
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from mimo_bench.record.schema import LayoutRecord, RunRecord
 from mimo_bench.report import plots, strips, words
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
+from mimo_bench.scenario import Settings
 
 
 def render_html(record: RunRecord) -> str:
@@ -26,6 +28,7 @@ def render_html(record: RunRecord) -> str:
         launches=_launches(record),
         definitions=DEFINITIONS,
         words=words,
+        changed_settings=changed_settings,
         swatch=plots.swatch,
         markers=plots.markers(),
     )
@@ -47,6 +50,12 @@ def looks(record: RunRecord) -> dict[str, str]:
     """How each layout looks in every chart of the page."""
     others = [layout.name for layout in record.layouts if layout.name != record.baseline]
     return {record.baseline: plots.look(None)} | {name: plots.look(index) for index, name in enumerate(others)}
+
+
+def changed_settings(layout: LayoutRecord) -> dict[str, Any]:
+    """The settings in which a layout departs from the defaults."""
+    defaults = Settings().model_dump()
+    return {name: value for name, value in layout.settings.items() if value != defaults.get(name)}
 
 
 def _figures(record: RunRecord) -> list[tuple[str, Markup]]:

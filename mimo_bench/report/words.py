@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from mimo_bench.layout import Grid, Layout
 from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, Status
 
 DASH = "\N{EN DASH}"
@@ -27,19 +28,19 @@ STATUS_WORDS: dict[Status, str] = {
 """Every status as a person says it, in the order in which counts are given."""
 
 
-def span(grid: ModuleGrid) -> str:
+def span(grid: Grid | ModuleGrid) -> str:
     """The ranks of a grid, `@0-1`, or `@0` for one."""
     first, last = min(grid.ranks), max(grid.ranks)
     return f"@{first}" if first == last else f"@{first}-{last}"
 
 
-def grid(module: str, grid: ModuleGrid) -> str:
+def grid(module: str, grid: Grid | ModuleGrid) -> str:
     """One module's degrees that are more than 1 and its ranks: `vision dp2 @0-1`."""
     degrees = [f"{axis}{degree}" for axis in ("tp", "cp", "pp", "dp") if (degree := getattr(grid, axis)) != 1]
     return " ".join([module, *(degrees or ["tp1"]), span(grid)])
 
 
-def grids(layout: LayoutRecord) -> str:
+def grids(layout: Layout | LayoutRecord) -> str:
     """Every module's grid on one line: `vision dp2 @0-1 | language tp2 @2-3`."""
     return " | ".join(grid(name, module) for name, module in layout.modules.items())
 
