@@ -19,12 +19,21 @@ from mimo_bench.scenario import Scenario
 
 WORKER = "mimo_bench.worker:main"
 
-_DETERMINISTIC_GPU = {
-    # Read by NCCL and cuBLAS before their first call: one algorithm and fixed workspaces, so sums keep their order.
-    "NCCL_ALGO": "Ring",
-    "NCCL_PROTO": "Simple",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+_GPU_ENVIRONMENT: dict[Mode, dict[str, str]] = {
+    # One algorithm and fixed workspaces, so sums keep their order.
+    "parity": {
+        "NCCL_ALGO": "Ring",
+        "NCCL_PROTO": "Simple",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+    },
+    "timing": {"CUDA_DEVICE_MAX_CONNECTIONS": "1"},
+    # torch's flight recorder keeps every collective, with its duration on the device.
+    "comm": {
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "TORCH_FR_BUFFER_SIZE": "200000",
+        "TORCH_NCCL_ENABLE_TIMING": "1",
+    },
 }
 
 
@@ -56,14 +65,16 @@ class Attempts:
         self._hang_seconds = hang_seconds
         self._last_step_at: float | None = None
 
-    def run(self, name: str, mode: Mode, *, fault: str | None) -> Attempt:
+    def run(self, name: str, mode: Mode, *, fault: str | None, variant: int | None = None) -> Attempt:
         """Train the layout called `name` in `mode`; returns when nothing of it runs any more.
+
+        With a `variant`, train only as many steps as are held against the baseline, from weights that differ by rounding.
 
         Raises:
             LaunchError: no rank could be started at all.
         """
         world_size = self._scenario.table(name).grids().world_size
-        place = self._directory / "layouts" / name / mode
+        place = self._directory / "layouts" / name / (mode if variant is None else f"{mode}-variant{variant}")
         asked_at = time.time()
         outcome = self._launcher.launch(
             Job(
@@ -76,11 +87,12 @@ class Attempts:
                     "directory": str(place.absolute()),
                     "fingerprint": str((self._directory / "fingerprint.json").absolute()),
                     "fault": fault,
+                    "variant": variant,
                 },
                 world_size=world_size,
                 log_dir=place,
                 hang_seconds=self._hang_seconds,
-                environment=_DETERMINISTIC_GPU if self._device_kind == "cuda" and mode == "parity" else {},
+                environment=self._environment(mode),
             )
         )
         if outcome.ended != "finished":
@@ -92,3 +104,7 @@ class Attempts:
         launch = merge_launch(ranks, asked_at=asked_at, previous_last_step_at=self._last_step_at)
         self._last_step_at = last_step_at(ranks) or self._last_step_at
         return Attempt(outcome=outcome, ranks=ranks, launch=launch)
+
+    def _environment(self, mode: Mode) -> dict[str, str]:
+        """What has to be set before a rank's first CUDA or NCCL call."""
+        return _GPU_ENVIRONMENT.get(mode, {}) if self._device_kind == "cuda" else {}

@@ -5,6 +5,7 @@ scenario -> layout -> [trainer -> meters -> record -> parity] -> report
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,26 @@ from mimo_bench.attempt import Attempt, Attempts
 from mimo_bench.events import LayoutStarted, OnEvent
 from mimo_bench.ledger import describe
 from mimo_bench.parity.planting import Planting
-from mimo_bench.parity.verdicts import Asked, judge, judge_baseline
-from mimo_bench.record.merge import Trained, merge_timing, merge_training
-from mimo_bench.record.schema import LayoutRecord, Mode, Parity, RankRecord, Status
+from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, noise_band
+from mimo_bench.record.merge import Trained, merge_communication, merge_memory, merge_timing, merge_training
+from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RankRecord, Status, Timing, Tolerance
 from mimo_bench.scenario import Scenario
+
+NUM_VARIANTS = 2
+"""Trainings of the baseline, beside its own, that set the noise band as timed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """The baseline's training, which every other layout is held against."""
+
+    trained: Trained
+    """In parity mode."""
+    timed: Trained | None = None
+    """Under its timed settings; None where nothing is timed."""
+    band: Tolerance | None = None
+    """How far equal trainings lie apart under those settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,17 +43,18 @@ class Account:
     reason: str
     trained: Trained | None = None
     parity: Parity | None = None
+    reference: Reference | None = None
+    """What others can be held against; None unless this is a sound baseline."""
     attempts: tuple[Attempt, ...] = ()
+
+    def ranks_in(self, mode: Mode) -> tuple[RankRecord, ...]:
+        """Every rank's record of `mode`; none where the mode did not finish."""
+        return tuple(rank for attempt in self.attempts for rank in attempt.ranks if rank.mode == mode)
 
     @property
     def ranks(self) -> tuple[RankRecord, ...]:
         """Every rank's record, of all modes that finished."""
         return tuple(rank for attempt in self.attempts for rank in attempt.ranks)
-
-    @property
-    def as_baseline(self) -> Trained | None:
-        """The training that others can be held against; None unless it is a sound baseline's."""
-        return self.trained if self.parity is not None and self.parity.verdict == "baseline" else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +67,15 @@ class LayoutRunner:
     planting: Planting
     on_event: OnEvent
 
-    def run(self, name: str, baseline: Trained | None) -> Account:
+    def run(self, name: str, reference: Reference | None) -> Account:
         """Judge and time the layout called `name`; a layout that trains another model is not worth timing."""
         account = Account(status="unjudged", reason="parity was not asked for")
         if "parity" in self.modes:
-            account = self._judge(name, baseline)
+            account = self._judge(name, reference)
         if "timing" in self.modes and account.status in ("passed", "unjudged"):
-            account = self._time(name, account)
+            account = self._time(name, account, reference)
+        if "comm" in self.modes and account.status in ("passed", "unjudged"):
+            account = self._count_communication(name, account)
         return account
 
     def record(self, name: str, account: Account) -> LayoutRecord:
@@ -69,14 +89,14 @@ class LayoutRunner:
             known["grad_norms"] = {module: norms[compared] for module, norms in trained.grad_norms.items()}
             known["evaluation"] = trained.evaluation
             known["parity"] = account.parity
-        if timed := [rank for rank in account.ranks if rank.mode == "timing"]:
-            known["timing"] = merge_timing(
-                timed, global_batch_size=self.scenario.global_batch_size, world_size=len(timed)
-            )
+        if timed := account.ranks_in("timing"):
+            known["timing"] = measure(self.scenario, timed)
+            known["memory"] = merge_memory(timed)
+        known["communication"] = merge_communication(account.ranks_in("comm"))
         return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)
 
-    def _judge(self, name: str, baseline: Trained | None) -> Account:
-        if baseline is None and not self._is_baseline(name):
+    def _judge(self, name: str, reference: Reference | None) -> Account:
+        if reference is None and not self._is_baseline(name):
             return Account(
                 status="unjudged",
                 reason=f"the baseline {self.scenario.baseline} gave nothing to be held against; see its reason",
@@ -84,35 +104,131 @@ class LayoutRunner:
         attempt = self._attempt(name, "parity")
         if not attempt.finished:
             return _ended_early(attempt)
-        steps, evaluation = self.scenario.steps, self.scenario.evaluation
-        trained = merge_training(attempt.ranks, num_parity_steps=steps.parity)
-        asked = Asked(num_steps=steps.parity, min_answer_accuracy=evaluation.min_answer_accuracy)
-        parity = judge_baseline(trained, asked) if baseline is None else judge(trained, baseline, asked)
+        trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
+        parity = (
+            judge_baseline(trained, self._asked)
+            if reference is None
+            else judge(trained, reference.trained, self._asked)
+        )
         return Account(
             status="parity_failed" if parity.verdict == "failed" else "passed",
             reason=parity.reason,
             trained=trained,
             parity=parity,
+            reference=Reference(trained=trained) if parity.verdict == "baseline" else None,
             attempts=(attempt,),
         )
 
-    def _time(self, name: str, account: Account) -> Account:
+    def _time(self, name: str, account: Account, reference: Reference | None) -> Account:
         attempt = self._attempt(name, "timing")
-        if attempt.finished:
-            return replace(account, attempts=(*account.attempts, attempt))
-        failed = _ended_early(attempt)
-        return replace(account, status=failed.status, reason=f"while timed: {failed.reason}")
+        if not attempt.finished:
+            return _cut_short(account, attempt)
+        timed = replace(account, attempts=(*account.attempts, attempt))
+        if account.parity is None:
+            return timed
+        trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.num_as_timed)
+        if account.reference is not None:
+            return self._measure_band(name, timed, trained)
+        assert reference is not None
+        return _judge_as_timed(timed, trained, reference, num_steps=self.scenario.steps.num_as_timed)
 
-    def _attempt(self, name: str, mode: Mode) -> Attempt:
+    def _measure_band(self, name: str, account: Account, timed: Trained) -> Account:
+        """Train the baseline's variants and let their spread say what a difference means."""
+        num_steps, variants = self.scenario.steps.num_as_timed, []
+        for variant in range(NUM_VARIANTS):
+            attempt = self._attempt(name, "timing", variant)
+            if not attempt.finished:
+                return _cut_short(account, attempt)
+            variants.append(merge_training(attempt.ranks, num_parity_steps=num_steps))
+        band = noise_band(variants, timed, precision=self.scenario.precision, num_steps=num_steps)
+        as_timed = AsTimed(
+            verdict="baseline",
+            reason=f"{NUM_VARIANTS} variants that differ by rounding set the band",
+            num_steps=num_steps,
+            band=band,
+        )
+        assert account.parity is not None
+        assert account.reference is not None
+        return replace(
+            account,
+            parity=account.parity.model_copy(update={"as_timed": as_timed}),
+            reference=replace(account.reference, timed=timed, band=band),
+        )
+
+    def _count_communication(self, name: str, account: Account) -> Account:
+        attempt = self._attempt(name, "comm")
+        if not attempt.finished:
+            return _cut_short(account, attempt)
+        return replace(account, attempts=(*account.attempts, attempt))
+
+    def _attempt(self, name: str, mode: Mode, variant: int | None = None) -> Attempt:
         self.on_event(LayoutStarted(name=name, mode=mode))
         fault = None if self._is_baseline(name) else self.planting.in_layout(name)
-        return self.attempts.run(name, mode, fault=fault)
+        return self.attempts.run(name, mode, fault=fault, variant=variant)
+
+    @property
+    def _asked(self) -> Asked:
+        return Asked(
+            num_steps=self.scenario.steps.parity,
+            min_answer_accuracy=self.scenario.evaluation.min_answer_accuracy,
+        )
 
     def _is_baseline(self, name: str) -> bool:
         return name == self.scenario.baseline
+
+
+def measure(scenario: Scenario, ranks: Sequence[RankRecord]) -> Timing:
+    """Timing of the job, with what the model's arithmetic makes of it."""
+    timing = merge_timing(ranks, global_batch_size=scenario.global_batch_size)
+    num_timed, first = len(timing.step_seconds), ranks[0]
+    flops = sum(
+        model_flops(
+            scenario.shape,
+            num_images=sum(first.images[-num_timed:]),
+            num_tokens=sum(first.tokens[-num_timed:]),
+            num_token_pairs=sum(first.token_pairs[-num_timed:]),
+        ).values()
+    )
+    flops_per_second = flops / sum(timing.step_seconds)
+    return timing.model_copy(
+        update={
+            "model_flops_per_step": flops / num_timed,
+            "model_tflops_per_gpu": flops_per_second / len(ranks) / 1e12,
+            "mfu": mfu(
+                flops_per_second=flops_per_second,
+                num_devices=len(ranks),
+                device=first.device,
+                precision=scenario.precision,
+            ),
+        }
+    )
+
+
+def _judge_as_timed(account: Account, timed: Trained, reference: Reference, *, num_steps: int) -> Account:
+    """A layout that has not passed as timed has not passed: what is proven must be what is measured."""
+    assert account.parity is not None
+    if reference.timed is None or reference.band is None:
+        return replace(account, status="unjudged", reason="the baseline was not timed, so nothing proves these times")
+    as_timed = judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps)
+    has_failed = as_timed.verdict == "failed"
+    changes: dict[str, Any] = {"as_timed": as_timed}
+    if has_failed:
+        changes |= {"verdict": "failed", "reason": as_timed.reason}
+    return replace(
+        account,
+        status="parity_failed" if has_failed else account.status,
+        reason=as_timed.reason if has_failed else account.reason,
+        parity=account.parity.model_copy(update=changes),
+    )
 
 
 def _ended_early(attempt: Attempt) -> Account:
     """A launch that left no record."""
     assert attempt.outcome.ended != "finished"
     return Account(status=attempt.outcome.ended, reason=attempt.outcome.reason)
+
+
+def _cut_short(account: Account, attempt: Attempt) -> Account:
+    """What was known, with the end that a later launch made of it."""
+    ended = _ended_early(attempt)
+    return replace(account, status=ended.status, reason=f"after parity: {ended.reason}")

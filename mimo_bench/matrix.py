@@ -48,7 +48,7 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
     names = order(scenario, options.layouts)
     ledger = open_ledger(scenario, names, options)
     on_event(started(scenario, names, options))
-    baseline, name = None, None
+    reference, name = None, None
     try:
         with Launcher(device_kind=options.device_kind) as launcher:
             attempts = open_attempts(launcher, scenario, options)
@@ -56,8 +56,8 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
                 scenario=scenario, modes=options.modes, attempts=attempts, planting=planting, on_event=on_event
             )
             for name in names:
-                account = runner.run(name, baseline)
-                baseline = baseline or account.as_baseline
+                account = runner.run(name, reference)
+                reference = reference or account.reference
                 write_series(options.directory, name, account.ranks)
                 on_event(LayoutEnded(layout=ledger.enter(runner.record(name, account))))
         ledger.finish()

@@ -6,7 +6,7 @@ scenario -> layout -> trainer: the scenario names a model, layouts are checked a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mimo_bench.errors import LayoutError
 from mimo_bench.layout import LANGUAGE, Layout
@@ -91,6 +91,28 @@ def _divides(module: str, axis: str, degree: int, what: str, size: int) -> None:
         raise LayoutError(f"{module}.{axis} = {degree} does not divide {what} ({size}); use a divisor of {size}")
 
 
+# Shapes of llava-hf/llava-1.5-7b-hf: CLIP-L/14 at 336 pixels read one layer before its last, Vicuna-7B v1.5.
+_LLAVA_7B = ModelShape(
+    vision=VisionShape(
+        image_size=336,
+        patch_size=14,
+        hidden_size=1024,
+        ffn_hidden_size=4096,
+        num_layers=23,
+        num_attention_heads=16,
+    ),
+    language=LanguageShape(
+        vocab_size=32064,
+        hidden_size=4096,
+        ffn_hidden_size=11008,
+        num_layers=32,
+        num_attention_heads=32,
+        num_query_groups=32,
+        max_sequence_length=4096,
+        image_token_id=32000,
+    ),
+)
+
 PRESETS: dict[str, ModelShape] = {
     # Small enough for eight ranks on two cores; every TP and PP up to 4 divides it.
     "llava-tiny": ModelShape(
@@ -113,4 +135,7 @@ PRESETS: dict[str, ModelShape] = {
             image_token_id=255,
         ),
     ),
+    "llava-1.5-7b": _LLAVA_7B,
+    # The full widths with 8 of 32 language layers: 18 bytes a parameter of this one fit a single 80 GB GPU.
+    "llava-1.5-7b-8of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=8)),
 }

@@ -26,6 +26,7 @@ from mimo_bench.model import PRESETS, ModelShape
 from mimo_bench.suggest import choices
 
 Precision = Literal["fp32", "bf16"]
+AttentionBackend = Literal["default", "math", "flash", "cudnn"]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -74,6 +75,10 @@ class Settings(_Table):
     """Shard the language model's norms and residuals over its tensor-parallel ranks along the sequence."""
     recompute_activations: bool = False
     """Recompute every transformer layer in the backward pass instead of keeping its activations."""
+    compile_layers: bool = False
+    """Run every transformer layer through `torch.compile`; CPU ranks leave it as it is."""
+    attention: AttentionBackend = "default"
+    """The attention kernel on GPUs: PyTorch's own choice, FlashAttention or cuDNN's; the latter two take bf16 only."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -83,9 +88,10 @@ class Settings(_Table):
             )
         return self
 
-    def without_overlap(self) -> Settings:
-        """The same settings as parity mode trains them: nothing overlapped."""
-        return self.model_copy(update={"overlap_grad_reduce": False, "overlap_param_gather": False})
+    def for_parity(self) -> Settings:
+        """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
+        plain = {"overlap_grad_reduce": False, "overlap_param_gather": False, "compile_layers": False}
+        return self.model_copy(update={**plain, "attention": "math"})
 
 
 class LayoutTable(_Table):
@@ -126,6 +132,11 @@ class Steps(_Table):
     timed: PositiveInt = 10
     """Steps in the timed window."""
 
+    @property
+    def num_as_timed(self) -> int:
+        """Steps as timed that are held against the baseline: those of the parity run, as far as a timed run goes."""
+        return min(self.parity, self.warmup + self.timed)
+
 
 class Training(_Table):
     """The optimizer, the same in every layout: AdamW with decoupled weight decay."""
@@ -154,7 +165,7 @@ class Scenario(_Table):
     question: Annotated[str, Field(min_length=1)]
     model: str
     """A preset's name."""
-    data: Literal["synthetic", "digits"] = "synthetic"
+    data: Literal["synthetic", "synthetic-filled", "digits"] = "synthetic"
     seed: NonNegativeInt = 0
     global_batch_size: PositiveInt
     """Samples per optimizer step, the same in every layout."""

@@ -20,12 +20,15 @@ from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.launch.progress import beat
 from mimo_bench.meters.clock import StepClock, build_clock
-from mimo_bench.parity import probes
+from mimo_bench.meters.communication import last_record_id, read_communication
+from mimo_bench.meters.memory import read_memory, reset_peaks
 from mimo_bench.parity.faults import FaultContext
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
+from mimo_bench.parity.probes import fingerprint, jitter_weights
 from mimo_bench.record.files import write_atomically, write_rank
-from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord
+from mimo_bench.record.schema import EvaluationResult, Mode, RankCommunication, RankMemory, RankRecord
 from mimo_bench.scenario import Scenario
+from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import StepResult, Trainer, TrainerConfig, build_trainer
@@ -46,6 +49,8 @@ class WorkerArguments(BaseModel):
     """The baseline writes its fingerprint here, every other layout is held against it."""
     fault: str | None
     """What to plant, as `module:function`."""
+    variant: int | None
+    """Train the first steps from weights moved by one unit in the last place, in this of several ways; None for not."""
 
     @property
     def is_baseline(self) -> bool:
@@ -64,8 +69,7 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     trainer = build(asked, device)
     beat()
     with ExitStack() as undo:
-        run = run_parity if asked.mode == "parity" else run_timing
-        record = run(trainer, asked, undo=undo, started_at=started_at)
+        record = _RUNS[asked.mode](trainer, asked, undo=undo, started_at=started_at)
     assert record.rank == rank
     write_rank(asked.directory / f"rank{rank}.json", record)
 
@@ -87,7 +91,7 @@ def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
         shape=scenario.shape,
         layout=table.grids(),
         plan=scenario.batch_plan(asked.layout),
-        settings=table.settings.without_overlap() if is_parity else table.settings,
+        settings=table.settings.for_parity() if is_parity else table.settings,
         training=scenario.training,
         precision="fp32" if is_parity else scenario.precision,
         seq_length=scenario.seq_length,
@@ -101,7 +105,7 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, sta
     """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
     steps, log = asked.scenario.steps, StepLog()
     batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
-    mismatch = hold_against_baseline(probes.fingerprint(trainer, batches), asked)
+    mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
     beat()
     evaluation = None
     if mismatch is None:
@@ -119,14 +123,41 @@ def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, sta
     """Warm-up, then the timed window with nothing else in it."""
     steps, log = asked.scenario.steps, StepLog()
     plant(trainer, asked, undo)
-    # Held ready, so that the loader is not what is timed.
-    batches = [trainer.loader.global_batch("train", step) for step in range(steps.warmup + steps.timed)]
-    beat()
+    if asked.variant is not None:
+        jitter_weights(trainer, variant=asked.variant)
+        log.train(trainer, held_ready(trainer, steps.num_as_timed))
+        return log.record(trainer, asked, started_at=started_at)
+    batches = held_ready(trainer, steps.warmup + steps.timed)
     log.train(trainer, batches[: steps.warmup])
+    if asked.device_kind == "cuda":
+        reset_peaks()
     clock = build_clock(asked.device_kind)
     clock.mark()
     log.train(trainer, batches[steps.warmup :], clock=clock)
-    return log.record(trainer, asked, started_at=started_at, clock=clock)
+    memory = read_memory() if asked.device_kind == "cuda" else None
+    return log.record(trainer, asked, started_at=started_at, clock=clock, memory=memory)
+
+
+def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, started_at: float) -> RankRecord:
+    """The timed steps again, with the flight recorder on; their times are not judged."""
+    steps, log = asked.scenario.steps, StepLog()
+    plant(trainer, asked, undo)
+    batches = held_ready(trainer, steps.warmup + steps.timed)
+    log.train(trainer, batches[: steps.warmup])
+    after = last_record_id()
+    log.train(trainer, batches[steps.warmup :])
+    communication = read_communication(after, num_steps=steps.timed)
+    return log.record(trainer, asked, started_at=started_at, communication=communication)
+
+
+_RUNS = {"parity": run_parity, "timing": run_timing, "comm": run_comm}
+
+
+def held_ready(trainer: Trainer, num_steps: int) -> list[list[MicroBatch]]:
+    """The global batches of the first steps, on the device, so that the loader is not what is timed."""
+    batches = [trainer.loader.global_batch("train", step) for step in range(num_steps)]
+    beat()
+    return batches
 
 
 def hold_against_baseline(found: Fingerprint | Mismatch, asked: WorkerArguments) -> Mismatch | None:
@@ -167,12 +198,15 @@ class StepLog:
         self._results: list[StepResult] = []
         self._first_step_at: float | None = None
         self._last_step_at: float | None = None
+        self._first_step_seconds: float | None = None
 
     def train(self, trainer: Trainer, batches: Any, clock: StepClock | None = None) -> None:
         """Train on each of `batches`; with a clock, mark the end of each step."""
         for batch in batches:
             self._first_step_at = self._first_step_at or time.time()
             self._results.append(trainer.train_step(batch))
+            if self._first_step_seconds is None:
+                self._first_step_seconds = time.time() - self._first_step_at
             if clock is not None:
                 clock.mark()
             self._last_step_at = time.time()
@@ -188,6 +222,8 @@ class StepLog:
         mismatch: Mismatch | None = None,
         evaluation: EvaluationResult | None = None,
         has_fingerprints: bool = False,
+        memory: RankMemory | None = None,
+        communication: tuple[RankCommunication, ...] = (),
     ) -> RankRecord:
         """The rank's record."""
         topology = trainer.topology
@@ -208,13 +244,16 @@ class StepLog:
             },
             tokens=tuple(result.num_tokens for result in self._results),
             images=tuple(result.num_images for result in self._results),
+            token_pairs=tuple(result.num_token_pairs for result in self._results),
             clock=build_clock(asked.device_kind).kind,
             step_seconds=clock.step_seconds() if clock is not None else (),
             weights_match_at_start=_match(mismatch and mismatch.weights_match, has_fingerprints),
             samples_match=_match(mismatch and mismatch.samples_match, has_fingerprints),
             mismatch=mismatch.reason if mismatch is not None else None,
             evaluation=evaluation,
-            memory=_memory(asked.device_kind),
+            memory=memory,
+            communication=communication,
+            first_step_seconds=self._first_step_seconds,
         )
 
 
@@ -235,12 +274,3 @@ def _finite(value: float) -> float | None:
 
 def _device_name(kind: Literal["cpu", "cuda"]) -> str:
     return "cpu" if kind == "cpu" else torch.cuda.get_device_name()
-
-
-def _memory(kind: Literal["cpu", "cuda"]) -> dict[str, int] | None:
-    if kind == "cpu":
-        return None
-    return {
-        "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
-        "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
-    }

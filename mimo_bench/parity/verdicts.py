@@ -5,15 +5,24 @@ scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import Parity, Tolerance
+from mimo_bench.record.schema import AsTimed, Parity, Tolerance
+from mimo_bench.scenario import Precision
 
 FP32 = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4)
-"""Bounds for fp32 training over a handful of steps. Correct layouts differ by rounding alone: 5 steps on CPU ranks agree
-to about 2e-7 in loss and 5e-6 in gradient norm, while the mildest known silent fault moves the loss by 3e-4."""
+"""Bounds for fp32 training over a handful of steps. Correct layouts differ by rounding alone: 5 steps on CPU ranks
+agree to about 2e-7 in loss and 5e-6 in gradient norm, while the mildest known silent fault moves the loss by 3e-4."""
+
+FLOORS = {"fp32": FP32, "bf16": Tolerance(loss_rel=2e-4, grad_norm_rel=2e-3)}
+"""Least bounds as timed, by precision: a band from a few variants may be narrow by luck. bf16 keeps 8 bits, 4e-3 of a
+number; correct layouts were seen to differ by 2e-4 in the first loss and 1.4e-3 in the first gradient norm."""
+
+BAND_FACTOR = 4.0
+"""How much wider than the spread of the baseline's own variants a correct layout may lie: it differs from the baseline
+by the same kind of rounding, drawn once more, in more places."""
 
 LEAST_PROGRESS = 1e-3
 """A baseline whose loss moves by less than this share proves nothing by being agreed with."""
@@ -53,31 +62,54 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
             samples_match=trained.samples_match,
             tolerance=FP32,
         )
-    steps = range(asked.num_steps)
-    losses = [relative(trained.losses[step], baseline.losses[step]) for step in steps]
-    norms = {
-        module: [relative(trained.grad_norms[module][step], expected[step]) for step in steps]
-        for module, expected in baseline.grad_norms.items()
-    }
-    diverged = [
-        step
-        for step in steps
-        if _exceeds(losses[step], FP32.loss_rel)
-        or any(_exceeds(errors[step], FP32.grad_norm_rel) for errors in norms.values())
-    ]
-    problem = _unfit(trained, asked) or _diverged(trained, baseline, losses, norms, diverged)
+    losses, norms = _errors(trained, baseline, asked.num_steps)
+    diverged = _diverged_steps(losses, norms, FP32)
+    problem = _unfit(trained, asked) or _diverged(trained, baseline, losses, norms, diverged, FP32)
     problem = problem or _evaluates_differently(trained, baseline)
-    worst_loss, worst_norm = _largest(losses), _largest([_largest(errors) for errors in norms.values()])
     return Parity(
         verdict="failed" if problem else "passed",
-        reason=problem
-        or f"{asked.num_steps} steps agree: loss to {worst_loss:.1e}, gradient norm of every module to {worst_norm:.1e}",
+        reason=problem or f"{asked.num_steps} steps agree: {_agreement(losses, norms)}",
         loss_rel_max=_largest(losses),
         first_divergence_step=diverged[0] if diverged else None,
         grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
         weights_match_at_start=True,
         samples_match=True,
         tolerance=FP32,
+    )
+
+
+def noise_band(variants: Sequence[Trained], baseline: Trained, *, precision: Precision, num_steps: int) -> Tolerance:
+    """Bounds for training as timed: the largest difference of any variant in any step, times a factor, or the floor.
+
+    Args:
+        variants: the baseline again, its starting weights moved by one unit in the last place.
+        baseline: as timed.
+        precision: of the timed steps; decides the floor.
+        num_steps: compared steps.
+    """
+    floor = FLOORS[precision]
+    errors = [_errors(variant, baseline, num_steps) for variant in variants]
+    losses = [error for loss, _ in errors for error in loss if error is not None]
+    norms = [error for _, norm in errors for values in norm.values() for error in values if error is not None]
+    return Tolerance(
+        loss_rel=max(floor.loss_rel, BAND_FACTOR * max(losses, default=0.0)),
+        grad_norm_rel=max(floor.grad_norm_rel, BAND_FACTOR * max(norms, default=0.0)),
+    )
+
+
+def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_steps: int) -> AsTimed:
+    """Whether the timed settings train the same model as the baseline does under its own."""
+    losses, norms = _errors(trained, baseline, num_steps)
+    diverged = _diverged_steps(losses, norms, band)
+    problem = _unfit(trained, Asked(num_steps=num_steps, min_answer_accuracy=None))
+    problem = problem or _diverged(trained, baseline, losses, norms, diverged, band)
+    return AsTimed(
+        verdict="failed" if problem else "passed",
+        reason=f"as timed, {problem}" if problem else f"{num_steps} steps as timed lie within the noise band",
+        num_steps=num_steps,
+        loss_rel_max=_largest(losses),
+        grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
+        band=band,
     )
 
 
@@ -88,6 +120,31 @@ def relative(found: float | None, expected: float | None) -> float | None:
     if found == expected:
         return 0.0
     return abs(found - expected) / abs(expected) if expected else None
+
+
+def _errors(
+    trained: Trained, baseline: Trained, num_steps: int
+) -> tuple[list[float | None], dict[str, list[float | None]]]:
+    """Relative differences by step: of the loss, and of each module's gradient norm."""
+    steps = range(num_steps)
+    losses = [relative(trained.losses[step], baseline.losses[step]) for step in steps]
+    norms = {
+        module: [relative(trained.grad_norms[module][step], expected[step]) for step in steps]
+        for module, expected in baseline.grad_norms.items()
+    }
+    return losses, norms
+
+
+def _diverged_steps(
+    losses: Sequence[float | None], norms: Mapping[str, Sequence[float | None]], tolerance: Tolerance
+) -> list[int]:
+    """Steps in which something is out of tolerance."""
+    return [
+        step
+        for step, loss in enumerate(losses)
+        if _exceeds(loss, tolerance.loss_rel)
+        or any(_exceeds(errors[step], tolerance.grad_norm_rel) for errors in norms.values())
+    ]
 
 
 def _unfit(trained: Trained, asked: Asked) -> str | None:
@@ -126,6 +183,7 @@ def _diverged(
     losses: Sequence[float | None],
     norms: dict[str, list[float | None]],
     diverged: Sequence[int],
+    tolerance: Tolerance,
 ) -> str | None:
     """What differs first, in words: the module and how its gradient relates to the baseline's."""
     if not diverged:
@@ -133,11 +191,11 @@ def _diverged(
     step = diverged[0]
     words = []
     for module, errors in norms.items():
-        if _exceeds(errors[step], FP32.grad_norm_rel):
+        if _exceeds(errors[step], tolerance.grad_norm_rel):
             found, expected = trained.grad_norms[module][step], baseline.grad_norms[module][step]
             ratio = f"{found / expected:.4g}" if found is not None and expected else "an unknown multiple of"
             words.append(f"the gradient norm of {module} is {ratio} x the baseline's")
-    if _exceeds(losses[step], FP32.loss_rel):
+    if _exceeds(losses[step], tolerance.loss_rel):
         words.append(f"the loss is {trained.losses[step]:.6f} where the baseline's is {baseline.losses[step]:.6f}")
     return f"from step {step} on: {' and '.join(words)}"
 
@@ -150,6 +208,11 @@ def _evaluates_differently(trained: Trained, baseline: Trained) -> str | None:
     if _exceeds(error, FP32.loss_rel):
         return f"the held-out loss is {trained.evaluation.loss} where the baseline's is {baseline.evaluation.loss}"
     return None
+
+
+def _agreement(losses: Sequence[float | None], norms: Mapping[str, Sequence[float | None]]) -> str:
+    worst = _largest([_largest(errors) for errors in norms.values()])
+    return f"loss to {_largest(losses):.1e}, gradient norm of every module to {worst:.1e}"
 
 
 def _exceeds(error: float | None, bound: float) -> bool:

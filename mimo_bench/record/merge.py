@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median, quantiles
 
-from mimo_bench.record.schema import EvaluationResult, Launch, RankRecord, Timing
+from mimo_bench.record.schema import (
+    Communication,
+    EvaluationResult,
+    Launch,
+    Memory,
+    ModuleMemory,
+    RankCommunication,
+    RankMemoryOf,
+    RankRecord,
+    Timing,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +54,9 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
     )
 
 
-def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int, world_size: int) -> Timing:
+def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timing:
     """The job's timing: each step takes as long as on its slowest rank."""
+    world_size = len(ranks)
     step_seconds = tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
     num_timed = len(step_seconds)
     total_seconds = sum(step_seconds)
@@ -63,6 +74,45 @@ def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int, world_s
         tokens_per_second_per_gpu=tokens / total_seconds / world_size,
         samples_per_second=global_batch_size * num_timed / total_seconds,
         images_per_second=images / total_seconds,
+    )
+
+
+def merge_memory(ranks: Sequence[RankRecord]) -> Memory | None:
+    """Peaks of every rank, and of the worst rank that hosts each module; None on CPU ranks."""
+    known = [
+        RankMemoryOf(rank=rank.rank, modules=rank.modules, **rank.memory.model_dump())
+        for rank in ranks
+        if rank.memory is not None
+    ]
+    if not known:
+        return None
+    modules = dict.fromkeys(module for memory in known for module in memory.modules)
+    return Memory(
+        modules={
+            module: ModuleMemory(
+                peak_allocated_bytes=max(m.peak_allocated_bytes for m in known if module in m.modules),
+                peak_reserved_bytes=max(m.peak_reserved_bytes for m in known if module in m.modules),
+            )
+            for module in modules
+        },
+        ranks=tuple(known),
+    )
+
+
+def merge_communication(ranks: Sequence[RankRecord]) -> tuple[Communication, ...]:
+    """Totals by group role and collective over all ranks."""
+    parts: dict[tuple[str, str], list[RankCommunication]] = {}
+    for part in (part for rank in ranks for part in rank.communication):
+        parts.setdefault((part.role, part.collective), []).append(part)
+    return tuple(
+        Communication(
+            role=role,
+            collective=collective,
+            calls_per_step=sum(part.calls_per_step for part in found),
+            bytes_per_step=sum(part.bytes_per_step for part in found),
+            seconds_per_step=max(part.seconds_per_step for part in found),
+        )
+        for (role, collective), found in sorted(parts.items())
     )
 
 
@@ -90,6 +140,7 @@ def merge_launch(ranks: Sequence[RankRecord], *, asked_at: float, previous_last_
         start_seconds=max(0.0, started_at - asked_at),
         setup_seconds=max(0.0, ready_at - started_at),
         gap_seconds=None if previous_last_step_at is None else max(0.0, ready_at - previous_last_step_at),
+        first_step_seconds=max((r.first_step_seconds for r in ranks if r.first_step_seconds is not None), default=None),
     )
 
 

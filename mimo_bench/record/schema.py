@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA_VERSION: Final = 1
 
 Status = Literal["passed", "parity_failed", "unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"]
-Mode = Literal["parity", "timing"]
+Mode = Literal["parity", "timing", "comm"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -51,6 +51,18 @@ class Difference(_Entry):
     rel: Finite | None
 
 
+class AsTimed(_Entry):
+    """Whether the very settings that are timed train the same model as the baseline under its own timed settings."""
+
+    verdict: Literal["passed", "failed", "baseline"]
+    reason: str
+    num_steps: Count
+    loss_rel_max: Finite | None = None
+    grad_norm_rel: dict[str, Finite | None] = {}
+    band: Tolerance | None = None
+    """Bounds from the spread of mathematically equal variants of the baseline, measured in this run."""
+
+
 class Parity(_Entry):
     """Whether the layout trained the same model as the baseline, and why we say so."""
 
@@ -67,6 +79,8 @@ class Parity(_Entry):
     weights_match_at_start: bool | None = None
     samples_match: bool | None = None
     tolerance: Tolerance | None = None
+    as_timed: AsTimed | None = None
+    """Null where nothing was timed."""
 
 
 class EvaluationResult(_Entry):
@@ -106,6 +120,7 @@ class Timing(_Entry):
     model_flops_per_step: Finite | None = None
     model_tflops_per_gpu: Finite | None = None
     mfu: Finite | None = None
+    """Model FLOPs utilisation: model FLOPs over allocated GPUs times their dense peak times time."""
     modules: dict[str, ModuleTiming] = {}
 
 
@@ -115,12 +130,58 @@ class Communication(_Entry):
     role: str
     collective: str
     calls_per_step: Finite
+    """Over all ranks: a collective of a group of four counts four times."""
     bytes_per_step: Finite
+    """Of the tensors put in, over all ranks."""
     seconds_per_step: Seconds | None = None
+    """On the rank that spends most in it, waiting for late peers included."""
     transfer_seconds: Seconds | None = None
     wait_seconds: Seconds | None = None
     exposed_seconds: Seconds | None = None
     bus_bytes_per_second: Finite | None = None
+
+
+class RankCommunication(_Entry):
+    """One collective on one group role as one rank saw it, per step."""
+
+    role: str
+    collective: str
+    calls_per_step: Finite
+    bytes_per_step: Finite
+    """Of the tensors that this rank put in."""
+    seconds_per_step: Seconds
+    """On the device, waiting for late peers included."""
+
+
+class RankMemory(_Entry):
+    """Device memory of one rank over the timed window."""
+
+    device_uuid: str
+    peak_allocated_bytes: Count
+    peak_reserved_bytes: Count
+    device_used_bytes: Count
+    """All of the device that is in use at the end, by NVML: context, NCCL and other processes included."""
+
+
+class RankMemoryOf(RankMemory):
+    """The same, with the rank it belongs to."""
+
+    rank: int
+    modules: tuple[str, ...]
+
+
+class ModuleMemory(_Entry):
+    """Device memory of the worst rank that hosts the module; a colocated peak cannot be split between modules."""
+
+    peak_allocated_bytes: Count
+    peak_reserved_bytes: Count
+
+
+class Memory(_Entry):
+    """Device memory of a layout over the timed window."""
+
+    modules: dict[str, ModuleMemory]
+    ranks: tuple[RankMemoryOf, ...]
 
 
 class Launch(_Entry):
@@ -133,6 +194,8 @@ class Launch(_Entry):
     """From there until the first optimizer step begins: groups, model, weights, data."""
     gap_seconds: Seconds | None
     """From the end of the previous launch's last step to the start of this one's first; null for the first launch."""
+    first_step_seconds: Seconds | None = None
+    """Wall time of the first step, with whatever is compiled or set up on first use."""
 
 
 class RankRecord(_Entry):
@@ -158,6 +221,8 @@ class RankRecord(_Entry):
     """Non-padding language positions of each step, over the whole job."""
     images: tuple[Count, ...]
     """Images of each step, over the whole job."""
+    token_pairs: tuple[Count, ...] = ()
+    """Sum over the samples of each step of their squared number of non-padding positions: what attention costs."""
     clock: Literal["wall", "cuda_events"]
     step_seconds: tuple[Seconds, ...]
     """Timed window only."""
@@ -166,8 +231,11 @@ class RankRecord(_Entry):
     mismatch: str | None
     """What differed from the baseline before the first step; the layout then took no step."""
     evaluation: EvaluationResult | None
-    memory: dict[str, Count] | None
-    """Allocator peaks in bytes; null on CPU ranks."""
+    memory: RankMemory | None
+    """Null on CPU ranks."""
+    communication: tuple[RankCommunication, ...] = ()
+    """Comm mode only."""
+    first_step_seconds: Seconds | None = None
 
 
 class LayoutRecord(_Entry):
@@ -188,7 +256,7 @@ class LayoutRecord(_Entry):
     evaluation: EvaluationResult | None = None
     parity: Parity | None = None
     timing: Timing | None = None
-    memory: dict[str, Any] | None = None
+    memory: Memory | None = None
     communication: tuple[Communication, ...] = ()
     energy: dict[str, Any] | None = None
     account: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ from mimo_bench.trainer.topology import Topology
 class Totals:
     """Sums over one global batch: replicas add what they see, one reduction tells every rank."""
 
-    NAMES = ("loss", "scored_tokens", "correct_tokens", "tokens", "images")
+    NAMES = ("loss", "scored_tokens", "correct_tokens", "tokens", "token_pairs", "images")
 
     def __init__(self, device: torch.device) -> None:
         """Start empty; sums live on `device` in float64, which counts exactly."""

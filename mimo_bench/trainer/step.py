@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 from megatron.core.pipeline_parallel.schedules import (
@@ -25,7 +26,9 @@ from mimo_bench.trainer.topology import Topology
 class Schedule(Protocol):
     """Runs all micro-batches of a global batch, forward or forward and backward."""
 
-    def __call__(self, batch: Sequence[MicroBatch], *, forward_only: bool) -> None: ...
+    def __call__(self, batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
+        """Run the micro-batches of one global batch in order."""
+        ...
 
 
 def build_schedule(model: MimoModel, *, topology: Topology, totals: Totals, seq_length: int) -> Schedule:
@@ -42,6 +45,12 @@ def build_schedule(model: MimoModel, *, topology: Topology, totals: Totals, seq_
             dim_mapping={"s": 0, "b": 1, "h": 2},
             module_output_ndim=dict.fromkeys(layout.encoders, 2),
         )
+
+        name_bridges(
+            {(b.src_module_name, b.dest_module_name): _groups(b) for b in extra["p2p_communicator"].bridge_comms}
+        )
+    else:
+        name_bridges({ends: [bridge.gather_pg] for ends, bridge in model.colocated_comms.items()})
 
     def run(batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
         step = forward_evaluate if forward_only else forward_train
@@ -61,6 +70,19 @@ def build_schedule(model: MimoModel, *, topology: Topology, totals: Totals, seq_
     return run
 
 
+def name_bridges(groups: Mapping[tuple[str, str], Sequence[Any]]) -> None:
+    """Give the groups of each bridge, which megatron-core makes without one, their role name."""
+    for (source, destination), members in groups.items():
+        for group in members:
+            # None and a sentinel stand for groups that this rank is not in.
+            if isinstance(group, dist.ProcessGroup):
+                group._set_group_desc(f"bridge.{source}->{destination}")
+
+
+def _groups(bridge: Any) -> list[Any]:
+    return [bridge.bridge_pg, bridge.src_grid_broadcast_pg, bridge.dest_grid_broadcast_pg]
+
+
 def forward_train(
     batches: Iterator[MicroBatch], model: MimoModel, *, topology: Topology, totals: Totals
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
@@ -74,7 +96,7 @@ def forward_train(
         loss_sum = (losses.float() * batch.loss_mask).sum()
         num_scored = batch.loss_mask.sum().to(torch.int)
         if topology.speaks_for_replica(LANGUAGE):
-            totals.add(loss=loss_sum.detach(), scored_tokens=num_scored, tokens=batch.num_tokens)
+            totals.add(loss=loss_sum.detach(), scored_tokens=num_scored, **_positions(batch))
         return loss_sum, num_scored, {}
 
     return output, loss
@@ -97,7 +119,7 @@ def forward_evaluate(
         num_correct = ((whole.argmax(-1) == batch.labels) * batch.loss_mask).sum()
         num_scored = batch.loss_mask.sum().to(torch.int)
         if topology.speaks_for_replica(LANGUAGE):
-            totals.add(loss=loss_sum, scored_tokens=num_scored, correct_tokens=num_correct, tokens=batch.num_tokens)
+            totals.add(loss=loss_sum, scored_tokens=num_scored, correct_tokens=num_correct, **_positions(batch))
         return loss_sum, num_scored, {}
 
     return output, score
@@ -110,6 +132,10 @@ def _inputs(batch: MicroBatch) -> dict[str, Any]:
         "position_ids": batch.position_ids,
         "modality_inputs": None if pixels is None else {VISION: {ENCODER: {"pixel_values": pixels}}},
     }
+
+
+def _positions(batch: MicroBatch) -> dict[str, int]:
+    return {"tokens": batch.num_tokens, "token_pairs": batch.num_token_pairs}
 
 
 def _count_images(batch: MicroBatch, topology: Topology, totals: Totals) -> None:

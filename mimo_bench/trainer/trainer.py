@@ -21,7 +21,7 @@ from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.grads import Totals, finish_gradients
 from mimo_bench.trainer.models.config import DTYPES
-from mimo_bench.trainer.models.mimo import build_model, wrap_data_parallel
+from mimo_bench.trainer.models.mimo import build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import NormKeepingOptimizer, build_optimizer
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.topology import Topology, build_topology
@@ -52,6 +52,8 @@ class StepResult:
     """Before clipping, by module."""
     num_tokens: int
     """Language positions that are not padding."""
+    num_token_pairs: int
+    """Sum over samples of the squared number of those positions."""
     num_images: int
 
 
@@ -90,6 +92,7 @@ class Trainer:
             loss=_mean(totals["loss"], totals["scored_tokens"]),
             grad_norms=dict(self.optimizer.module_grad_norms),
             num_tokens=round(totals["tokens"]),
+            num_token_pairs=round(totals["token_pairs"]),
             num_images=round(totals["images"]),
         )
 
@@ -115,6 +118,8 @@ def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice
     topology = build_topology(config.layout, backend=device.backend)
     model = build_model(config.shape, topology=topology, settings=config.settings, precision=config.precision)
     draw_weights(model, topology, seed=config.seed)
+    if config.settings.compile_layers:
+        compile_layers(model)
     wrap_data_parallel(model, topology=topology, settings=config.settings)
     totals = Totals(device.torch_device)
     model.config.finalize_model_grads_func = partial(finish_gradients, totals=totals, topology=topology)

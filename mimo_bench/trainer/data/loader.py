@@ -35,6 +35,8 @@ class MicroBatch:
     """Global sample ids by hosted module."""
     num_tokens: int
     """Language positions of this replica that are not padding."""
+    num_token_pairs: int
+    """Sum over samples of the squared number of those positions."""
     num_images: int
     """Images of this vision replica."""
 
@@ -80,6 +82,7 @@ class Loader:
             pixels=pixels,
             sample_ids=ids,
             num_tokens=sum(len(text.tokens) for text in texts),
+            num_token_pairs=sum(len(text.tokens) ** 2 for text in texts),
             num_images=0 if pixels is None else len(pixels),
             **{name: None if column is None else column.to(self.device) for name, column in columns.items()},
         )

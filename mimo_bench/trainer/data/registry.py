@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from mimo_bench.errors import ScenarioError
@@ -12,7 +13,11 @@ from mimo_bench.trainer.data.digits import DigitsDataset
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 
-DATASETS: Final[dict[str, Callable[..., Dataset]]] = {"synthetic": SyntheticDataset, "digits": DigitsDataset}
+DATASETS: Final[dict[str, Callable[..., Dataset]]] = {
+    "synthetic": SyntheticDataset,
+    "synthetic-filled": partial(SyntheticDataset, shortest_text=1.0),
+    "digits": DigitsDataset,
+}
 
 
 def build_dataset(name: str, *, shape: ModelShape, seq_length: int, seed: int) -> Dataset:

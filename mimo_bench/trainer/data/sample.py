@@ -1,4 +1,4 @@
-"""What a sample is, and what supplies samples: a function of the split and the global sample id, never of the layout."""
+"""What a sample is, and what supplies samples: functions of split and global sample id, never of the layout."""
 
 from __future__ import annotations
 

@@ -16,8 +16,12 @@ from mimo_bench.trainer.data.sample import PAD, Split, Text
 class SyntheticDataset:
     """One image, a prompt and an answer per sample; about a third of the text is answer."""
 
-    def __init__(self, *, shape: ModelShape, seq_length: int, seed: int) -> None:
-        """Samples for models of `shape`, at most `seq_length` tokens long."""
+    def __init__(self, *, shape: ModelShape, seq_length: int, seed: int, shortest_text: float = 0.5) -> None:
+        """Samples for models of `shape`, at most `seq_length` tokens long.
+
+        A text takes between the share `shortest_text` and all of the room behind the image.
+        """
+        self._shortest_text = shortest_text
         self._shape = shape
         self._seq_length = seq_length
         self._seed = seed
@@ -29,12 +33,12 @@ class SyntheticDataset:
         return uniform(self._key(split, sample_id, "pixels"), positions) * 2 - 1
 
     def text(self, split: Split, sample_id: int) -> Text:
-        """Between half and all of the room behind the image, of which the last fifth to half is the answer."""
+        """One image and its text, of which the last fifth to half is the answer."""
         num_patches = self._shape.vision.num_patches
         room = self._seq_length - num_patches
         key = self._key(split, sample_id, "text")
         draws = uniform(key, torch.arange(room + 2))
-        length = int(room * (0.5 + 0.5 * draws[0]))
+        length = int(room * (self._shortest_text + (1 - self._shortest_text) * draws[0]))
         num_answer = max(1, int(length * (0.2 + 0.3 * draws[1])))
         # Cubed, so that low tokens are common: a model has something to learn within a few steps.
         words = 1 + (draws[2 : 2 + length] ** 3 * (self._shape.language.image_token_id - 1)).to(torch.int64)

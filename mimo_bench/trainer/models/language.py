@@ -47,7 +47,10 @@ def language_spec(
         params={
             "config": config,
             "transformer_layer_spec": block_spec(
-                num_layers=shape.num_layers // layout.language.pp, causal=True, final_norm=is_last
+                num_layers=shape.num_layers // layout.language.pp,
+                causal=True,
+                final_norm=is_last,
+                attention=settings.attention,
             ),
             "vocab_size": shape.vocab_size,
             "max_sequence_length": shape.max_sequence_length,

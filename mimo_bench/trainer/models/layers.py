@@ -6,6 +6,7 @@ sequence parallelism; these two parts are replaced, the rest of the layer is sto
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,15 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mimo_bench.scenario import AttentionBackend
+
+_KERNELS = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
 
 
 class SdpaCoreAttention(torch.nn.Module):
@@ -35,9 +45,12 @@ class SdpaCoreAttention(torch.nn.Module):
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: ProcessGroupCollection | None = None,
+        *,
+        backend: AttentionBackend,
     ) -> None:
-        """Take the arguments that megatron-core gives to any attention core."""
+        """Take the arguments that megatron-core gives to any attention core, and the kernel to use on GPUs."""
         super().__init__()
+        self.backend = backend
         dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         assert dropout == 0.0, "dropout would differ between layouts"
         self.is_causal = attn_mask_type == AttnMaskType.causal
@@ -67,15 +80,21 @@ class SdpaCoreAttention(torch.nn.Module):
         assert attention_mask is None, "samples are padded on the right, which the causal mask hides"
         assert attention_bias is None, "no attention bias is built"
         assert packed_seq_params is None, "no packed sequences are built"
-        context = torch.nn.functional.scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),
-            key.permute(1, 2, 0, 3),
-            value.permute(1, 2, 0, 3),
-            is_causal=self.is_causal,
-            scale=self.softmax_scale,
-            enable_gqa=key.shape[2] != query.shape[2],
-        )
+        with self._kernel(query):
+            context = torch.nn.functional.scaled_dot_product_attention(
+                query.permute(1, 2, 0, 3),
+                key.permute(1, 2, 0, 3),
+                value.permute(1, 2, 0, 3),
+                is_causal=self.is_causal,
+                scale=self.softmax_scale,
+                enable_gqa=key.shape[2] != query.shape[2],
+            )
         return context.permute(2, 0, 1, 3).flatten(2)
+
+    def _kernel(self, query: torch.Tensor) -> AbstractContextManager[Any]:
+        if self.backend == "default" or not query.is_cuda:
+            return nullcontext()
+        return sdpa_kernel(_KERNELS[self.backend])
 
 
 class Norm:
@@ -99,13 +118,16 @@ def mlp_submodules() -> MLPSubmodules:
     return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
 
-def block_spec(*, num_layers: int, causal: bool, final_norm: bool) -> TransformerBlockSubmodules:
+def block_spec(
+    *, num_layers: int, causal: bool, final_norm: bool, attention: AttentionBackend
+) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage.
 
     Args:
         num_layers: layers of this stage.
         causal: whether a position sees only those before it.
         final_norm: whether the stage ends in a norm.
+        attention: the kernel on GPUs.
     """
     layer = ModuleSpec(
         module=TransformerLayer,
@@ -116,7 +138,7 @@ def block_spec(*, num_layers: int, causal: bool, final_norm: bool) -> Transforme
                 params={"attn_mask_type": AttnMaskType.causal if causal else AttnMaskType.no_mask},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
-                    core_attention=SdpaCoreAttention,
+                    core_attention=partial(SdpaCoreAttention, backend=attention),
                     linear_proj=RowParallelLinear,
                 ),
             ),

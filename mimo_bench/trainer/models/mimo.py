@@ -9,6 +9,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.transformer.enums import ModelType
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import ModelShape
@@ -48,6 +49,14 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
     for module in dict(hosted_modules(model)).values():
         module.to(device=torch.cuda.current_device(), dtype=DTYPES[precision])
     return model
+
+
+def compile_layers(model: MimoModel) -> None:
+    """Run the forward pass of every transformer layer through `torch.compile`, the rest stays eager."""
+    for _, module in hosted_modules(model):
+        for layer in module.modules():
+            if isinstance(layer, TransformerLayer):
+                layer.forward = torch.compile(layer.forward)
 
 
 def hosted_modules(model: MimoModel) -> Iterator[tuple[str, torch.nn.Module]]:

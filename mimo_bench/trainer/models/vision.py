@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.layout import Layout
 from mimo_bench.model import ModelShape, VisionShape
-from mimo_bench.scenario import Precision, Settings
+from mimo_bench.scenario import AttentionBackend, Precision, Settings
 from mimo_bench.trainer.models.config import transformer_config
 from mimo_bench.trainer.models.layers import Norm, block_spec, mlp_submodules
 
@@ -26,13 +26,19 @@ class ClipVisionEncoder(torch.nn.Module):
     """CLIP's vision transformer as LLaVA reads it: no final norm, and the class token left behind."""
 
     def __init__(
-        self, config: TransformerConfig, shape: VisionShape, pg_collection: ProcessGroupCollection | None
+        self,
+        config: TransformerConfig,
+        shape: VisionShape,
+        attention: AttentionBackend,
+        pg_collection: ProcessGroupCollection | None,
     ) -> None:
         """Build the layers of `shape` on the ranks of `pg_collection`."""
         super().__init__()
         self.vit = CLIPViTModel(
             transformer_config=config,
-            transformer_layer_spec=block_spec(num_layers=shape.num_layers, causal=False, final_norm=False),
+            transformer_layer_spec=block_spec(
+                num_layers=shape.num_layers, causal=False, final_norm=False, attention=attention
+            ),
             ln_pre_impl=Norm,
             patch_dim=shape.patch_size,
             img_h=shape.image_size,
@@ -98,7 +104,12 @@ def vision_spec(
             "encoders": {
                 ENCODER: ModuleSpec(
                     module=ClipVisionEncoder,
-                    params={"config": config, "shape": vision, "pg_collection": pg_collection},
+                    params={
+                        "config": config,
+                        "shape": vision,
+                        "attention": settings.attention,
+                        "pg_collection": pg_collection,
+                    },
                 )
             },
             "input_projections": [
