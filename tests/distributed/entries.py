@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,31 @@ def add_up(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     dist.all_reduce(total)
     (Path(arguments["folder"]) / f"sum{rank}.json").write_text(json.dumps(total.item()))
     dist.barrier()
+
+
+def list_listeners(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Write down on which addresses the processes of this launch listen, once every rank has joined."""
+    import torch.distributed as dist
+
+    _join(rank, world_size)
+    dist.barrier()
+    listeners = {inode: address for table in ("tcp", "tcp6") for inode, address in _listeners(table)}
+    mine: list[str] = []
+    process = os.getpid()
+    while process > 1 and "pytest" not in Path(f"/proc/{process}/cmdline").read_text():
+        links = [str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir() if link.is_symlink()]
+        mine += [listeners[link] for link in links if link in listeners]
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    (Path(arguments["folder"]) / f"listeners{rank}.json").write_text(json.dumps(mine))
+    dist.barrier()
+
+
+def _listeners(table: str) -> Iterator[tuple[str, str]]:
+    """Every listening socket, as links of file descriptors name it, with its address in the kernel's hexadecimal."""
+    for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A":
+            yield f"socket:[{fields[9]}]", fields[1].partition(":")[0]
 
 
 def do_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -69,6 +69,14 @@ def test_the_second_launch_is_warm_and_has_processes_of_its_own(launcher: Launch
     assert first.isdisjoint(pids(tmp_path))
 
 
+def test_nothing_listens_where_another_machine_could_hear_it(launcher: Launcher, tmp_path: Path) -> None:
+    assert launcher.launch(job(tmp_path, "list_listeners")).ended == "finished"
+    for rank in range(2):
+        addresses = json.loads((tmp_path / f"listeners{rank}.json").read_text())
+        assert len(addresses) >= 2  # gloo in the rank, the store in the starter
+        assert set(addresses) == {"0100007F"}  # 127.0.0.1
+
+
 def test_whatever_a_rank_prints_is_in_its_log(launcher: Launcher, tmp_path: Path) -> None:
     assert launcher.launch(job(tmp_path, "print_from_everywhere")).ended == "finished"
     for rank in range(2):
