@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mimo_bench.layout import LANGUAGE, Layout
-from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.trainer import Trainer
 
 
@@ -40,7 +40,8 @@ def bridge_gradient_doubled(context: FaultContext) -> None:
 
     for name, module in hosted_modules(context.trainer.model):
         if name != LANGUAGE:
-            handle = module.register_forward_hook(double)
+            # Inside the data-parallel wrapper: MIMO calls the wrapper's `forward` itself, past the wrapper's hooks.
+            handle = unwrap(module).register_forward_hook(double)
             context.undo.callback(handle.remove)
 
 
@@ -63,5 +64,5 @@ def _on_first_forward(context: FaultContext, act: Any) -> None:
     if context.rank != context.layout.world_size - 1:
         return
     _, module = next(hosted_modules(context.trainer.model))
-    handle = module.register_forward_pre_hook(lambda *_: act())
+    handle = unwrap(module).register_forward_pre_hook(lambda *_: act())
     context.undo.callback(handle.remove)
