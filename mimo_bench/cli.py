@@ -112,7 +112,9 @@ def run(
         list[str] | None, typer.Option(metavar="NAME", help="Run only this layout and the baseline; may be repeated.")
     ] = None,
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
-    modes: Annotated[str, typer.Option(help="Which of parity and timing, separated by a comma.")] = "parity,timing",
+    modes: Annotated[
+        str, typer.Option(help="Which of parity, timing and comm, separated by commas.")
+    ] = "parity,timing",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for record and report.", show_default="by time")
     ] = None,
@@ -141,7 +143,7 @@ def run(
 
     layouts: list[LayoutRecord] = []
     for scenario, options in plans:
-        with live(scenario) as on_event:
+        with live() as on_event:
             record = run_matrix(scenario, options=options, on_event=on_event)
         layouts += record.layouts
     raise typer.Exit(exit_status(layouts))

@@ -36,7 +36,8 @@ def _batch(plan: BatchPlan) -> str:
 
 
 def _chosen_settings(table: LayoutTable) -> list[str]:
-    return [name for name, is_on in table.settings.model_dump().items() if is_on]
+    chosen = table.settings.model_dump(exclude_defaults=True).items()
+    return [name if value is True else f"{name} = {str(value).lower()}" for name, value in chosen]
 
 
 def _rows(layout: Layout, plan: BatchPlan) -> Iterator[list[str]]:

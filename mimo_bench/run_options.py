@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from mimo_bench.devices import num_gpus
 from mimo_bench.errors import ScenarioError, UsageError
+from mimo_bench.parity.planting import Planting
 from mimo_bench.record.schema import Mode
 from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.suggest import choices
@@ -46,12 +47,13 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
         MimoBenchError: a file, a name or an option that cannot be met.
     """
     scenarios = [load_scenario(file) for file in asked.files]
+    planting = Planting.of(asked.plant)
     modes = parse_modes(asked.modes)
     hang_seconds = parse_hang_limit(asked.hang_limit)
     kind = device_kind(asked.device)
     directories = run_directories(asked.out, asked.files)
     for file, scenario in zip(asked.files, scenarios, strict=True):
-        check_names(scenario, file, layouts=asked.layouts, plant=asked.plant)
+        check_names(scenario, file, layouts=asked.layouts, planting=planting)
         if kind == "cuda":
             check_fits(scenario, file, asked.layouts)
 
@@ -101,23 +103,22 @@ def parse_hang_limit(seconds: float) -> float:
     return seconds
 
 
-def check_names(scenario: Scenario, path: Path, *, layouts: Sequence[str], plant: str | None) -> None:
+def check_names(scenario: Scenario, path: Path, *, layouts: Sequence[str], planting: Planting) -> None:
     """Refuse names of `--layout` and `--plant FAULT@LAYOUT` that the scenario does not have.
-
-    Whether the fault itself exists, its own room knows.
 
     Raises:
         ScenarioError: there is no such layout.
-        UsageError: a fault is to be planted in the baseline, where no verdict could catch it.
+        UsageError: a fault is to be planted in the baseline, where no verdict could catch it, or where nothing runs.
     """
     for name in layouts:
         _known_layout(scenario, path, name, option="--layout")
-    _, at, planted = (plant or "").partition("@")
-    if not at:
+    if (planted := planting.layout) is None:
         return
     _known_layout(scenario, path, planted, option="--plant")
     if planted == scenario.baseline:
         raise UsageError(f"--plant: {planted!r} is the baseline of {path}; plant in a layout that is held against it")
+    if layouts and planted not in layouts:
+        raise UsageError(f"--plant: {planted!r} is not among the layouts to run; add --layout {planted}")
 
 
 def _known_layout(scenario: Scenario, path: Path, name: str, *, option: str) -> None:

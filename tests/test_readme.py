@@ -6,12 +6,14 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
 
 from mimo_bench import cli
-from mimo_bench.scenario import load_scenario
+from mimo_bench.record.schema import Mode
+from mimo_bench.scenario import Settings, load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -64,3 +66,8 @@ def test_every_option_of_run_stands_in_the_readme() -> None:
     assert isinstance(command, typer.core.TyperGroup)
     options = {name for option in command.commands["run"].params for name in option.opts if name.startswith("--")}
     assert options <= set(re.findall(r"--[a-z-]+", README))
+
+
+def test_every_setting_and_every_mode_stands_in_the_readme() -> None:
+    assert set(Settings.model_fields) <= set(re.findall(r"`(\w+)`", README))
+    assert f"[--modes {','.join(get_args(Mode))}]" in README

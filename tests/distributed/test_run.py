@@ -1,0 +1,98 @@
+"""`mimo-bench run` from the command line to the exit status, with real ranks on gloo."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.record.files import read_run
+from mimo_bench.record.validate import validate
+
+REPOSITORY = Path(__file__).parents[2]
+
+SCENARIO = """
+question = "Does the command end as it says?"
+model = "llava-tiny"
+global_batch_size = 4
+global_micro_batch_size = 2
+seq_length = 32
+baseline = "colocated"
+
+[steps]
+parity = 2
+warmup = 1
+timed = 2
+
+[[layout]]
+name = "colocated"
+vision = {}
+language = {}
+
+[[layout]]
+name = "disjoint"
+vision = {}
+language = { rank_offset = 1 }
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "two.toml"
+    path.write_text(SCENARIO, encoding="utf-8")
+    return path
+
+
+def start(scenario: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """`mimo-bench run` on CPU ranks, in a process of its own."""
+    command = [sys.executable, "-m", "mimo_bench", "run", str(scenario), "--device", "cpu", "--out", str(out), *options]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def statuses(directory: Path) -> dict[str, str]:
+    """How each layout of the record ended."""
+    return {layout.name: layout.status for layout in read_run(directory).layouts}
+
+
+def test_layouts_that_agree_end_with_0_and_a_valid_record(scenario: Path, tmp_path: Path) -> None:
+    with start(scenario, tmp_path / "out") as command:
+        _, err = command.communicate(timeout=300)
+    assert (command.returncode, err) == (0, "")
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "passed"}
+    validate(tmp_path / "out")
+
+
+def test_a_planted_fault_fails_parity_and_ends_with_1(scenario: Path, tmp_path: Path) -> None:
+    with start(scenario, tmp_path / "out", "--modes", "parity", "--plant", "bridge-gradient-doubled") as command:
+        command.communicate(timeout=300)
+    assert command.returncode == 1
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "parity_failed"}
+    validate(tmp_path / "out")
+
+
+def test_a_killed_rank_ends_with_3_and_says_which(scenario: Path, tmp_path: Path) -> None:
+    with start(scenario, tmp_path / "out", "--modes", "parity", "--plant", "kill-rank@disjoint") as command:
+        command.communicate(timeout=300)
+    assert command.returncode == 3
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "crashed"}
+    validate(tmp_path / "out")
+
+
+def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp_path: Path) -> None:
+    with start(scenario, tmp_path / "out") as command:
+        ranks = tmp_path / "out" / "layouts" / "colocated" / "parity" / "rank0.log"
+        deadline = time.monotonic() + 300
+        while not ranks.exists():
+            assert command.poll() is None, "ended before the first rank started"
+            assert time.monotonic() < deadline, "no rank started"
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        command.communicate(timeout=60)
+    assert command.returncode == 130
+    record = read_run(tmp_path / "out")
+    assert {layout.status for layout in record.layouts} <= {"interrupted", "not_run"}
+    validate(tmp_path / "out")
