@@ -1,0 +1,236 @@
+"""The baseline is right: `transformers`, running the same weights and samples, gets the same loss and gradients.
+
+Measured, fp32 on the CPU against `transformers` in float64: the loss agrees to 1.1e-7, the gradient of every parameter
+to 1.6e-6, key biases (zero in theory) to 2.5e-6 of their floor. `transformers` in fp32 errs as much: 1.7e-7 and 2.3e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mimo_bench.launch import Job, Launcher
+from mimo_bench.scenario import GridTable, LayoutTable, Scenario, Settings
+from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.trainer.data.sample import Text
+from tests import oracle
+
+BOUND = 1e-5
+"""On the relative error of the loss and of each parameter's gradient."""
+
+ONE_RANK = "one-rank"
+
+SCENARIO = Scenario(
+    question="Does the trainer compute what transformers computes?",
+    model="llava-tiny",
+    global_batch_size=8,
+    global_micro_batch_size=4,
+    seq_length=48,
+    baseline=ONE_RANK,
+    layout=(
+        LayoutTable(name=ONE_RANK, vision=GridTable(), language=GridTable()),
+        LayoutTable(name="colocated-vision-tp2-language-dp2", vision=GridTable(tp=2), language=GridTable(dp=2)),
+        LayoutTable(
+            name="vision-dp2--language-tp2",
+            vision=GridTable(dp=2),
+            language=GridTable(tp=2, rank_offset=2),
+            settings=Settings(sequence_parallel=True),
+        ),
+        LayoutTable(
+            name="vision-dp2--language-tp2-pp2", vision=GridTable(dp=2), language=GridTable(tp=2, pp=2, rank_offset=2)
+        ),
+    ),
+)
+SHAPE = SCENARIO.shape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What a layout's ranks left, by the names of `transformers`."""
+
+    result: oracle.Pass
+    weights: oracle.Tensors
+
+
+Samples = list[tuple[torch.Tensor, Text]]
+
+
+@pytest.fixture(scope="module")
+def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Run a layout's one pass, once for all tests."""
+    runs: dict[str, Run] = {}
+
+    def run_once(layout: str) -> Run:
+        if layout not in runs:
+            runs[layout] = run_layout(launcher, layout, tmp_path_factory.mktemp(layout))
+        return runs[layout]
+
+    return run_once
+
+
+def run_layout(launcher: Launcher, layout: str, folder: Path) -> Run:
+    outcome = launcher.launch(
+        Job(
+            entry="tests.distributed.oracle_entries:one_pass",
+            arguments={"scenario": SCENARIO.model_dump(mode="json"), "layout": layout, "folder": str(folder)},
+            world_size=SCENARIO.table(layout).grids().world_size,
+            log_dir=folder,
+            hang_seconds=120.0,
+        )
+    )
+    assert outcome.ended == "finished", outcome
+    parts = [torch.load(path) for path in sorted(folder.glob("rank*.pt"))]
+    (loss,) = {part["loss"] for part in parts}
+    weights, gradients = (
+        oracle.to_transformers(SHAPE, {name: tensor for part in parts for name, tensor in part[kind].items()})
+        for kind in ("weights", "gradients")
+    )
+    return Run(result=oracle.Pass(loss=loss, gradients=gradients), weights=weights)
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    """The samples of the global batch."""
+    dataset = build_dataset(SCENARIO.data, shape=SHAPE, seq_length=SCENARIO.seq_length, seed=SCENARIO.seed)
+    ids = range(SCENARIO.global_batch_size)
+    return [(dataset.pixels("train", sample_id), dataset.text("train", sample_id)) for sample_id in ids]
+
+
+@pytest.fixture(scope="module")
+def referee(run: Callable[[str], Run], samples: Samples) -> oracle.Pass:
+    """What `transformers` gets from the weights of the one-rank layout."""
+    return oracle.run_referee(oracle.build_referee(SHAPE, run(ONE_RANK).weights), samples)
+
+
+@pytest.mark.parametrize("layout", SCENARIO.names)
+def test_a_layout_gets_the_loss_and_every_gradient_that_transformers_gets(
+    layout: str, run: Callable[[str], Run], referee: oracle.Pass
+) -> None:
+    ours = run(layout)
+    for name, weight in run(ONE_RANK).weights.items():
+        assert torch.equal(ours.weights[name], weight), name
+    deviation = oracle.deviation(ours.result, referee)
+    assert deviation.loss <= BOUND
+    assert deviation.worst_gradient[1] <= BOUND, deviation.worst_gradient
+
+
+def test_transformers_in_float32_is_no_nearer_to_float64_than_we_are(
+    run: Callable[[str], Run], samples: Samples, referee: oracle.Pass
+) -> None:
+    in_float32 = oracle.run_referee(oracle.build_referee(SHAPE, run(ONE_RANK).weights, dtype=torch.float32), samples)
+    # Both only round, in another order: half and double would still be luck.
+    assert oracle.deviation(run(ONE_RANK).result, referee).largest <= 2 * oracle.deviation(in_float32, referee).largest
+
+
+def test_the_final_norm_of_clip_is_all_that_transformers_has_and_we_have_not(
+    run: Callable[[str], Run], samples: Samples
+) -> None:
+    weights = run(ONE_RANK).weights
+    model = oracle.build_referee(SHAPE, weights)
+    oracle.run_referee(model, samples)
+    assert {name: parameter.grad for name, parameter in model.named_parameters() if name not in weights} == {
+        "model.vision_tower.post_layernorm.weight": None,
+        "model.vision_tower.post_layernorm.bias": None,
+    }
+
+
+# The oracle sees mistakes: each of these referees makes one that a trainer could have made.
+
+
+def positions_rolled(weights: oracle.Tensors) -> oracle.Tensors:
+    """The class token stands last: every patch gets its neighbour's position."""
+    name = "model.vision_tower.embeddings.position_embedding.weight"
+    return {**weights, name: weights[name].roll(1, dims=0)}
+
+
+def heads_swapped(weights: oracle.Tensors) -> oracle.Tensors:
+    """Two query heads of one layer sit in the other's place."""
+    name = "model.language_model.layers.2.self_attn.q_proj.weight"
+    heads = weights[name].unflatten(0, (SHAPE.language.num_attention_heads, -1))
+    return {**weights, name: heads[[1, 0, *range(2, len(heads))]].flatten(0, 1)}
+
+
+def gate_and_up_swapped(weights: oracle.Tensors) -> oracle.Tensors:
+    """One MLP takes its two stacked projections for each other."""
+    gate, up = (f"model.language_model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up"))
+    return {**weights, gate: weights[up], up: weights[gate]}
+
+
+@pytest.mark.parametrize("mistake", [positions_rolled, heads_swapped, gate_and_up_swapped])
+def test_misplaced_weights_are_seen(
+    mistake: Callable[[oracle.Tensors], oracle.Tensors], run: Callable[[str], Run], samples: Samples
+) -> None:
+    ours = run(ONE_RANK)
+    mistaken = oracle.run_referee(oracle.build_referee(SHAPE, mistake(ours.weights)), samples)
+    assert oracle.deviation(ours.result, mistaken).worst_gradient[1] > 100 * BOUND
+
+
+def images_of_the_neighbour(samples: Samples) -> Samples:
+    """Every sample's image goes to the next sample."""
+    pixels, texts = zip(*samples, strict=True)
+    return list(zip([pixels[-1], *pixels[:-1]], texts, strict=True))
+
+
+def prompts_scored_too(samples: Samples) -> Samples:
+    """The loss counts every text token, not the answers alone."""
+    image = SHAPE.language.image_token_id
+    return [(pixels, replace(text, is_answer=text.tokens != image)) for pixels, text in samples]
+
+
+def last_sample_lost(samples: Samples) -> Samples:
+    """One sample of the global batch is left out."""
+    return samples[:-1]
+
+
+@pytest.mark.parametrize("mistake", [images_of_the_neighbour, prompts_scored_too, last_sample_lost])
+def test_samples_that_are_fed_wrongly_are_seen(
+    mistake: Callable[[Samples], Samples], run: Callable[[str], Run], samples: Samples
+) -> None:
+    ours = run(ONE_RANK)
+    mistaken = oracle.run_referee(oracle.build_referee(SHAPE, ours.weights), mistake(samples))
+    deviation = oracle.deviation(ours.result, mistaken)
+    assert deviation.loss > 10 * BOUND
+    assert deviation.worst_gradient[1] > 100 * BOUND
+
+
+@pytest.mark.parametrize("other", [{"hidden_act": "gelu"}, {"layer_norm_eps": 1e-4}, {"num_attention_heads": 8}])
+def test_another_vision_model_is_seen(other: dict[str, Any], run: Callable[[str], Run], samples: Samples) -> None:
+    ours = run(ONE_RANK)
+    another = oracle.run_referee(oracle.build_referee(SHAPE, ours.weights, **other), samples)
+    assert oracle.deviation(ours.result, another).worst_gradient[1] > 100 * BOUND
+
+
+def test_one_gradient_off_by_a_ten_thousandth_is_seen_and_named(
+    run: Callable[[str], Run], referee: oracle.Pass
+) -> None:
+    ours = run(ONE_RANK)
+    name = "model.vision_tower.encoder.layers.3.mlp.fc1.weight"
+    scaled = oracle.Pass(
+        loss=ours.result.loss, gradients={**ours.result.gradients, name: ours.result.gradients[name] * 1.0001}
+    )
+    worst, error = oracle.deviation(scaled, referee).worst_gradient
+    assert worst == name
+    assert error == pytest.approx(1e-4, rel=0.05)
+
+
+def test_a_gradient_that_ought_to_be_zero_is_measured_against_its_module() -> None:
+    # Vision: norm 5, so a floor of 0.005. Language: 0.004 off of 2.
+    expected = {"model.vision_tower.a": [3.0, 4.0], "model.vision_tower.b": [0.0, 0.0], "lm_head.weight": [2.0, 0.0]}
+    found = {"model.vision_tower.a": [3.0, 4.0], "model.vision_tower.b": [0.0, 0.001], "lm_head.weight": [2.0, 0.004]}
+    ours, referee = (
+        oracle.Pass(loss=loss, gradients={name: torch.tensor(values) for name, values in gradients.items()})
+        for loss, gradients in ((2.02, found), (2.0, expected))
+    )
+    deviation = oracle.deviation(ours, referee)
+    assert deviation.loss == pytest.approx(0.01)
+    assert deviation.gradients == {
+        "model.vision_tower.a": 0.0,
+        "model.vision_tower.b": pytest.approx(0.2),
+        "lm_head.weight": pytest.approx(0.002),
+    }
+    assert deviation.worst_gradient[0] == "model.vision_tower.b"
