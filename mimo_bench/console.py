@@ -68,6 +68,7 @@ class Lines:
         self._now = now
         self._started: MatrixStarted | None = None
         self._layout_started_at: dict[str, float] = {}
+        self._running: tuple[str, str] | None = None
 
     def __call__(self, event: Event) -> None:
         """Write what happened."""
@@ -79,7 +80,10 @@ class Lines:
                 self._say(f"{len(event.names)} layouts of {event.scenario.model}, {modes} on {event.device_kind} ranks")
             case LayoutStarted(name=name, mode=mode):
                 self._layout_started_at.setdefault(name, self._now())
-                self._say(f"{self._place(name)}{name}: {mode} ...")
+                # The baseline's variants are launches of the same mode; one line tells them all.
+                if self._running != (name, mode):
+                    self._say(f"{self._place(name)}{name}: {mode} ...")
+                self._running = (name, mode)
             case LayoutEnded(layout=layout):
                 seconds = self._now() - self._layout_started_at.get(layout.name, self._now())
                 said = success(layout) if layout.status == "passed" else failure(layout)

@@ -75,6 +75,11 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     assert len(lines) == len(events()) + 2
 
 
+def test_a_log_says_once_that_a_mode_has_started() -> None:
+    again = LayoutStarted(name=golden.BASELINE, mode="timing")
+    assert len(log([STARTED, again, again, again])) == 3
+
+
 def test_a_log_says_what_a_passed_layout_measured() -> None:
     line = next(line for line in log(events()) if f"{golden.DISJOINT}: passed" in line)
     assert line.startswith("[2/4] vision-dp2--language-tp2: passed, loss rel 2.0e-07, grad norm rel 4.0e-07")

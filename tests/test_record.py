@@ -222,6 +222,16 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Content], None], str]] = {
     ),
     "weights differ": (assign("layouts", 1, "parity", "weights_match_at_start", value=False), "weights_match_at_start"),
     "samples differ": (assign("layouts", 1, "parity", "samples_match", value=False), "samples_match is false"),
+    "timed without proof": (assign("layouts", 1, "parity", "as_timed", value=None), "but parity.as_timed is null"),
+    "failed as timed": (
+        assign("layouts", 1, "parity", "as_timed", "verdict", value="failed"),
+        "as_timed.verdict is failed, but the parity verdict is passed",
+    ),
+    "no reason as timed": (assign("layouts", 1, "parity", "as_timed", "reason", value=""), "as_timed.reason is empty"),
+    "out of the band": (
+        assign("layouts", 1, "parity", "as_timed", "loss_rel_max", value=0.5),
+        "as_timed.loss_rel_max = 0.5 > 1e-06 is out of the band, but the verdict is passed",
+    ),
     "step lost": (lambda run: run["layouts"][1]["timing"]["step_seconds"].pop(), "holds 3 steps, but .* times 4"),
     "no time": (assign("layouts", 1, "timing", "step_seconds", value=[0, 0, 0, 0]), "adds up to no time"),
     "launch of another mode": (assign("modes", value=["parity"]), "a timing launch, but the run's modes are parity"),
@@ -279,6 +289,27 @@ def test_a_run_of_some_layouts_without_the_baseline_is_no_contradiction() -> Non
     update = {"status": "unjudged", "reason": "the baseline was not asked for", "parity": None}
     alone = golden.record().model_copy(update={"layouts": (layout.model_copy(update=update),), "ranking": ()})
     assert list(contradictions(RunRecord.model_validate(alone.model_dump()))) == []
+
+
+def test_a_timed_layout_beside_a_baseline_that_was_not_timed_may_stay_unjudged(directory: Path) -> None:
+    change(directory, assign("layouts", 1, "status", value="unjudged"))
+    change(directory, assign("layouts", 1, "parity", "as_timed", value=None))
+    change(directory, lambda run: run["ranking"].pop(0))
+    validate(directory)
+
+
+def test_a_modules_memory_is_that_of_its_worst_rank(directory: Path) -> None:
+    def rank(number: int, peak: int) -> Content:
+        peaks = {"peak_allocated_bytes": peak, "peak_reserved_bytes": 2 * peak, "device_used_bytes": 3 * peak}
+        return {"rank": number, "modules": ["vision"], "device_uuid": f"GPU-{number}", **peaks}
+
+    worst = {"peak_allocated_bytes": 7, "peak_reserved_bytes": 14}
+    memory = {"modules": {"vision": worst}, "ranks": [rank(0, 5), rank(1, 7)]}
+    change(directory, assign("layouts", 1, "memory", value=memory))
+    validate(directory)
+    change(directory, assign("layouts", 1, "memory", "modules", "vision", "peak_reserved_bytes", value=10))
+    with pytest.raises(RecordError, match=r"vision.peak_reserved_bytes = 10, but its worst rank has 14"):
+        validate(directory)
 
 
 def test_the_hash_is_the_one_that_a_scenario_gives_itself() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.record.schema import Communication, LayoutRecord, Memory, ModuleMemory, RankMemoryOf, RunRecord
 from mimo_bench.report import plots, render_html, render_markdown, words, write_report
 from mimo_bench.report.curves import grad_norm_differences, loss_differences, relative
 from mimo_bench.report.definitions import DEFINITIONS, of_functions
@@ -134,7 +134,7 @@ def test_unknown_prints_as_a_dash() -> None:
     html = render_html(with_layout(1, timing=None, evaluation=None, parity=None))
     row = next(row for row in html.split("<tr>") if golden.DISJOINT in row and 'class="grids"' in row)
     assert row.count(words.DASH) == 5
-    assert "None" not in Page(html).text
+    assert "None" not in Page(html).text.partition("What the numbers mean")[0]
     assert "nan" not in re.sub(r"<[^>]+>", " ", html).split()
 
 
@@ -164,6 +164,24 @@ def test_every_definition_is_printed() -> None:
 
 def test_a_definition_can_be_a_functions_docstring() -> None:
     assert dict(of_functions([relative]))["relative"].startswith("Absolute difference over the reference's size")
+
+
+def test_memory_and_communication_are_shown_where_they_are_known() -> None:
+    gib = 1024**3
+    peaks = {"peak_allocated_bytes": 3 * gib, "peak_reserved_bytes": 5 * gib}
+    rank = RankMemoryOf(rank=0, modules=("vision",), device_uuid="GPU-0", device_used_bytes=6 * gib, **peaks)
+    memory = Memory(modules={"vision": ModuleMemory(**peaks)}, ranks=(rank,))
+    part = Communication(
+        role="language.tp",
+        collective="all_reduce",
+        calls_per_step=24.0,
+        bytes_per_step=3.0 * 1024,
+        seconds_per_step=0.01,
+    )
+    text = Page(render_html(with_layout(1, memory=memory, communication=(part,)))).text
+    for shown in ("3.00 GiB", "5.00 GiB", "reserved beyond: 2 GiB", "language.tp", "3.00 KiB", "24.0", "10.0 ms"):
+        assert shown in text
+    assert "Device memory" not in Page(render_html(golden.record())).text
 
 
 # Charts

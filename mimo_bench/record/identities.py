@@ -8,11 +8,11 @@ Each function yields one sentence per contradiction; `record/validate.py` gather
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from mimo_bench.record.merge import quartiles
-from mimo_bench.record.schema import LayoutRecord, Mode, Parity, Timing
+from mimo_bench.record.schema import AsTimed, LayoutRecord, Memory, Mode, Parity, Timing, Tolerance
 from mimo_bench.scenario import Scenario
 
 REL_TOLERANCE = 1e-9
@@ -34,6 +34,9 @@ def layout_contradictions(layout: LayoutRecord, scenario: Scenario, *, modes: Se
     yield from _status(layout)
     yield from _series(layout, scenario)
     yield from _launches(layout, modes)
+    yield from _proof(layout)
+    if layout.memory is not None:
+        yield from _memory(layout.memory)
     if layout.parity is not None:
         yield from _parity(layout.parity, num_steps=len(layout.losses))
     if layout.timing is not None:
@@ -65,7 +68,9 @@ def _declared(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
 
 def _status(layout: LayoutRecord) -> Iterator[str]:
     verdict = layout.parity.verdict if layout.parity else None
-    if layout.status not in STATUSES_OF_VERDICT[verdict]:
+    # What passed parity and was timed beside a baseline that was not stays open: nothing proves its times.
+    is_open = verdict == "passed" and layout.status == "unjudged" and layout.timing and not _as_timed(layout)
+    if layout.status not in STATUSES_OF_VERDICT[verdict] and not is_open:
         yield f"status is {layout.status}, but the parity verdict is {verdict or 'null'}"
     if not layout.reason.strip():
         yield f"reason is empty; status {layout.status} needs one"
@@ -73,6 +78,35 @@ def _status(layout: LayoutRecord) -> Iterator[str]:
         yield f"parity.reason is empty; verdict {layout.parity.verdict} needs one"
     if layout.status == "not_run" and (layout.losses or layout.timing or layout.launches):
         yield "status is not_run, but there are losses, timing or launches"
+
+
+def _as_timed(layout: LayoutRecord) -> AsTimed | None:
+    return layout.parity.as_timed if layout.parity else None
+
+
+def _proof(layout: LayoutRecord) -> Iterator[str]:
+    """What is timed is what was proven: the settings as timed have a verdict of their own."""
+    as_timed = _as_timed(layout)
+    if as_timed is None:
+        if layout.status == "passed" and layout.timing:
+            yield "status is passed and there is timing, but parity.as_timed is null"
+        return
+    if as_timed.verdict == "failed" and layout.parity and layout.parity.verdict != "failed":
+        yield f"parity.as_timed.verdict is failed, but the parity verdict is {layout.parity.verdict}"
+    if not as_timed.reason.strip():
+        yield f"parity.as_timed.reason is empty; verdict {as_timed.verdict} needs one"
+    beyond = _beyond(as_timed.loss_rel_max, as_timed.grad_norm_rel, as_timed.band)
+    if beyond and as_timed.verdict != "failed":
+        yield f"parity.as_timed.{beyond} is out of the band, but the verdict is {as_timed.verdict}"
+
+
+def _memory(memory: Memory) -> Iterator[str]:
+    """A module's memory is that of the worst rank that hosts it."""
+    for name, module in memory.modules.items():
+        for field in ("peak_allocated_bytes", "peak_reserved_bytes"):
+            worst = max((getattr(rank, field) for rank in memory.ranks if name in rank.modules), default=None)
+            if getattr(module, field) != worst:
+                yield f"memory.modules.{name}.{field} = {getattr(module, field)}, but its worst rank has {worst}"
 
 
 def _series(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
@@ -96,19 +130,22 @@ def _parity(parity: Parity, *, num_steps: int) -> Iterator[str]:
         yield f"parity.first_divergence_step = {step}, but the verdict is {parity.verdict}"
     if step is not None and step >= num_steps:
         yield f"parity.first_divergence_step = {step}, but losses holds {num_steps} steps"
-    if step is None and (beyond := _out_of_tolerance(parity)):
+    beyond = _beyond(parity.loss_rel_max, parity.grad_norm_rel, parity.tolerance)
+    if step is None and beyond:
         yield f"parity.{beyond} is out of tolerance, but first_divergence_step is null"
     for field in ("weights_match_at_start", "samples_match"):
         if getattr(parity, field) is False and not failed:
             yield f"parity.{field} is false, but the verdict is {parity.verdict}"
 
 
-def _out_of_tolerance(parity: Parity) -> str | None:
+def _beyond(
+    loss_rel: float | None, grad_norm_rel: Mapping[str, float | None], tolerance: Tolerance | None
+) -> str | None:
     """The first quantity beyond its bound, as a key and a comparison."""
-    if parity.tolerance is None:
+    if tolerance is None:
         return None
-    bounds = {"loss_rel_max": (parity.loss_rel_max, parity.tolerance.loss_rel)} | {
-        f"grad_norm_rel.{module}": (rel, parity.tolerance.grad_norm_rel) for module, rel in parity.grad_norm_rel.items()
+    bounds = {"loss_rel_max": (loss_rel, tolerance.loss_rel)} | {
+        f"grad_norm_rel.{module}": (rel, tolerance.grad_norm_rel) for module, rel in grad_norm_rel.items()
     }
     for key, (rel, bound) in bounds.items():
         if rel is not None and rel > bound:

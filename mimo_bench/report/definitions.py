@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel
 
-from mimo_bench.record.schema import EvaluationResult, Launch, Parity, Timing
+from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.record.schema import Communication, EvaluationResult, Launch, ModuleMemory, Parity, RankMemory, Timing
 
 Definition = tuple[str, str]
 """A name as the record spells it, and what it means."""
@@ -25,15 +26,19 @@ def of_fields(prefix: str, entry: type[BaseModel]) -> Iterator[Definition]:
 
 
 def of_functions(functions: Iterable[Callable[..., object]]) -> Iterator[Definition]:
-    """Functions that each compute one quantity: name and docstring."""
+    """Functions that each compute one quantity: name, and what the docstring says before its arguments."""
     for function in functions:
         if documentation := inspect.getdoc(function):
-            yield function.__name__, documentation
+            yield function.__name__, " ".join(documentation.partition("\n\n")[0].split())
 
 
 DEFINITIONS: tuple[Definition, ...] = (
     *of_fields("parity", Parity),
     *of_fields("timing", Timing),
+    *of_functions([model_flops, mfu]),
+    *of_fields("memory.modules", ModuleMemory),
+    *of_fields("memory.ranks", RankMemory),
+    *of_fields("communication", Communication),
     *of_fields("launches", Launch),
     *of_fields("evaluation", EvaluationResult),
 )

@@ -17,6 +17,8 @@ from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.scenario import Settings
 
+GIB = 1024**3
+
 
 def render_html(record: RunRecord) -> str:
     """The whole page."""
@@ -26,6 +28,7 @@ def render_html(record: RunRecord) -> str:
         figures=_figures(record),
         timed=_timed(record),
         launches=_launches(record),
+        remembered=_remembered(record),
         definitions=DEFINITIONS,
         words=words,
         changed_settings=changed_settings,
@@ -105,6 +108,24 @@ def _launches(record: RunRecord) -> tuple[Markup, list[dict[str, object]]]:
     rows: list[dict[str, object]] = []
     for name, launch in launches:
         parts = (("start", launch.start_seconds), ("setup", launch.setup_seconds))
-        strip = strips.bar_strip(parts, scale=scale, name=f"{name} {launch.mode}")
+        strip = strips.bar_strip(parts, scale=scale, name=f"{name} {launch.mode}", unit="s")
         rows.append({"name": name, "launch": launch, "strip": strip})
+    return strips.axis_strip(scale), rows
+
+
+def _remembered(record: RunRecord) -> tuple[Markup, list[dict[str, object]]]:
+    """The axis of device memory in GiB, and a strip for every module of every layout that knows its own."""
+    modules = [
+        (layout.name, name, memory)
+        for layout in record.layouts
+        if layout.memory
+        for name, memory in layout.memory.modules.items()
+    ]
+    scale = strips.strip_scale(memory.peak_reserved_bytes / GIB for _, _, memory in modules)
+    rows: list[dict[str, object]] = []
+    for layout, module, memory in modules:
+        beyond = memory.peak_reserved_bytes - memory.peak_allocated_bytes
+        parts = (("allocated", memory.peak_allocated_bytes / GIB), ("reserved beyond", beyond / GIB))
+        strip = strips.bar_strip(parts, scale=scale, name=f"{layout} {module}", unit="GiB")
+        rows.append({"name": layout, "module": module, "memory": memory, "strip": strip})
     return strips.axis_strip(scale), rows

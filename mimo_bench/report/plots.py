@@ -74,7 +74,7 @@ def swatch(look: str) -> Markup:
     """A sample of line and marker, for a legend."""
     return Markup(
         '<svg class="swatch {0}" viewBox="0 0 34 14" width="34" height="14" aria-hidden="true">'
-        '<path class="line" d="M1 7H33"/><use class="mark" href="#{1}" x="17" y="7"/></svg>'
+        '<path class="line" d="M1 7H33"/><use href="#{1}" x="17" y="7"/></svg>'
     ).format(look, _marker_of(look))
 
 
@@ -137,7 +137,7 @@ def _curve(curve: Curve, x: Scale, y: Scale, form: str) -> Markup:
         if value is not None
     )
     marks = (
-        Markup('<use class="mark" href="#{}" x="{:.1f}" y="{:.1f}"><title>{}</title></use>').format(
+        Markup('<use href="#{}" x="{:.1f}" y="{:.1f}"><title>{}</title></use>').format(
             _marker_of(curve.look), x(step), y(value), f"{curve.name}, step {step}: {form.format(value)}"
         )
         for step, value in _thinned(curve.values, MOST_MARKERS)

@@ -90,6 +90,17 @@ def percent(value: float | None) -> str:
     return DASH if value is None else f"{value * 100.0:.1f} %"
 
 
+def size(value: float | None) -> str:
+    """Bytes, in powers of 1024."""
+    if value is None:
+        return DASH
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024.0:
+            return f"{_three_digits(value)} {unit}" if unit != "B" else f"{value:.0f} B"
+        value /= 1024.0
+    return f"{_three_digits(value)} GiB"
+
+
 def text(value: object) -> str:
     """Anything else; unknown is a dash, and so is an empty text."""
     if isinstance(value, bool):
