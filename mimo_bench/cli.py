@@ -1,13 +1,14 @@
 """The words on the command line. Each command reads its input, calls one room and says how it ended.
 
 Exit status: 0 all well; 2 bad input, nothing started or written; 3 a layout ended without a record; 1 a layout failed
-parity; 130 interrupted. If several apply, the first in that order.
+parity; 70 a fault of mimo-bench itself; 130 interrupted. If several apply, the first in that order.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,8 @@ app = typer.Typer(
 PARITY_FAILED = 1
 BAD_INPUT = 2
 NO_RECORD = 3
+OUR_FAULT = 70
+"""What sysexits.h calls EX_SOFTWARE; Python's own 1 would read as a parity verdict."""
 INTERRUPTED = 130
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.", show_default=False)]
@@ -54,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mimo-bench: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return OUR_FAULT
     return 0
 
 

@@ -159,6 +159,25 @@ def test_the_exit_status_is_the_first_that_applies(statuses: list[Status], expec
     assert cli.exit_status(map(ended, statuses)) == expected
 
 
+def test_a_fault_of_ours_is_not_mistaken_for_a_verdict(
+    scenario: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(path: Path) -> None:
+        raise RuntimeError(f"stumbled over {path.name}")
+
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", stumble)
+    assert cli.main(["check", str(scenario)]) == cli.OUR_FAULT
+    assert "RuntimeError: stumbled over small.toml" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(scenario: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press_ctrl_c(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", press_ctrl_c)
+    assert cli.main(["check", str(scenario)]) == cli.INTERRUPTED
+
+
 @pytest.mark.parametrize("of", ["scenario", "run"])
 def test_the_schema_is_json_with_descriptions(of: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schema", of]) == 0
