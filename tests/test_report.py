@@ -11,7 +11,7 @@ import pytest
 
 from mimo_bench.record.schema import Communication, LayoutRecord, Memory, ModuleMemory, RankMemoryOf, RunRecord
 from mimo_bench.report import plots, render_html, render_markdown, words, write_report
-from mimo_bench.report.curves import grad_norm_differences, loss_differences, relative
+from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS, of_functions
 from mimo_bench.report.markdown import SIZE_LIMIT
 from mimo_bench.report.scales import Decades, Linear
@@ -163,7 +163,7 @@ def test_every_definition_is_printed() -> None:
 
 
 def test_a_definition_can_be_a_functions_docstring() -> None:
-    assert dict(of_functions([relative]))["relative"].startswith("Absolute difference over the reference's size")
+    assert dict(of_functions([words.size]))["size"] == "Bytes, in powers of 1024."
 
 
 def test_memory_and_communication_are_shown_where_they_are_known() -> None:
@@ -219,9 +219,13 @@ def test_thinning_a_long_curve_keeps_its_spike() -> None:
 
 
 def test_differences_are_relative_to_the_baseline_step_by_step() -> None:
-    assert relative((1.1, None, 3.0, 4.0), (1.0, 2.0, 0.0, -8.0)) == [pytest.approx(0.1), None, None, 1.5]
     assert loss_differences(golden.record())[golden.WRONG] == pytest.approx([0.0, 3e-4, 2e-3])
     assert grad_norm_differences(golden.record())[golden.WRONG] == [0.5, 0.5, 0.5]
+
+
+def test_a_step_whose_loss_is_unknown_has_no_difference() -> None:
+    differences = loss_differences(with_layout(1, losses=(None, *golden.LOSSES[1:])))
+    assert differences[golden.DISJOINT] == [None, 0.0, 0.0]
 
 
 def test_without_a_baseline_there_are_no_differences() -> None:

@@ -1,12 +1,13 @@
 """How far each layout's curves lie from the baseline's, step by step.
 
-record -> [report]: worked out for the eye from the losses and norms in the record; the verdict was reached in `parity`.
+record -> [report]: worked out for the eye from the losses and norms in the record, by the measure that `parity` judged by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mimo_bench.parity.verdicts import relative
 from mimo_bench.record.schema import RunRecord
 
 Series = Sequence[float | None]
@@ -17,7 +18,7 @@ def loss_differences(record: RunRecord) -> dict[str, Series]:
     layouts = {layout.name: layout for layout in record.layouts}
     if (baseline := layouts.pop(record.baseline, None)) is None:
         return {}
-    return {name: relative(layout.losses, baseline.losses) for name, layout in layouts.items() if layout.losses}
+    return {name: _differences(layout.losses, baseline.losses) for name, layout in layouts.items() if layout.losses}
 
 
 def grad_norm_differences(record: RunRecord) -> dict[str, Series]:
@@ -32,15 +33,11 @@ def grad_norm_differences(record: RunRecord) -> dict[str, Series]:
     }
 
 
-def relative(values: Series, reference: Series) -> list[float | None]:
-    """Absolute difference over the reference's size, step by step; None where either is unknown or the latter is 0."""
-    return [
-        None if value is None or not base else abs(value - base) / abs(base)
-        for value, base in zip(values, reference, strict=False)
-    ]
+def _differences(values: Series, reference: Series) -> list[float | None]:
+    return [relative(value, base) for value, base in zip(values, reference, strict=False)]
 
 
 def _worst_module(norms: Mapping[str, Series], reference: Mapping[str, Series]) -> list[float | None]:
-    by_module = [relative(norms[module], reference[module]) for module in norms if module in reference]
+    by_module = [_differences(norms[module], reference[module]) for module in norms if module in reference]
     steps = zip(*by_module, strict=False)
     return [max((value for value in step if value is not None), default=None) for step in steps]
