@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -232,3 +233,10 @@ def test_a_loaded_scenario_says_again_what_the_file_said(load: Load) -> None:
     again = Scenario.model_validate(load(GOOD).model_dump())
     assert again == load(GOOD)
     assert tomllib.loads(GOOD)["baseline"] == again.baseline
+
+
+def test_a_thousand_layouts_are_checked_in_less_than_a_second(load: Load) -> None:
+    many = "".join(SPLIT.replace("split", f"split-{number}") for number in range(2000))
+    started = time.process_time()
+    assert len(load(HEAD + BASE + many).names) == 2001
+    assert time.process_time() - started < 2.0
