@@ -1,6 +1,6 @@
 """How far each layout's curves lie from the baseline's, step by step.
 
-record -> [report]: worked out for the eye from the losses and norms in the record, by the measure that `parity` judged by.
+record -> [report]: worked out for the eye from losses and norms in the record, by the measure that `parity` judged by.
 """
 
 from __future__ import annotations
