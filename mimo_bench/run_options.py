@@ -55,7 +55,7 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
     for file, scenario in zip(asked.files, scenarios, strict=True):
         check_names(scenario, file, layouts=asked.layouts, planting=planting)
         if kind == "cuda":
-            check_fits(scenario, file, asked.layouts)
+            check_fits(scenario, file, asked.layouts, available=num_gpus())
 
     # pandas comes with it, so only now: bad input is answered at once.
     from mimo_bench.matrix import MatrixOptions
@@ -143,13 +143,12 @@ def device_kind(asked: str) -> DeviceKind:
     return "cpu"
 
 
-def check_fits(scenario: Scenario, path: Path, names: Sequence[str]) -> None:
-    """Refuse layouts that need more GPUs than there are.
+def check_fits(scenario: Scenario, path: Path, names: Sequence[str], *, available: int) -> None:
+    """Refuse layouts that need more GPUs than are `available`.
 
     Raises:
         UsageError: naming the layout, both numbers and what does fit.
     """
-    available = num_gpus()
     sizes = {name: scenario.table(name).grids().world_size for name in {scenario.baseline, *(names or scenario.names)}}
     largest = max(sizes, key=lambda name: sizes[name])
     if sizes[largest] > available:
