@@ -149,12 +149,16 @@ def check_fits(scenario: Scenario, path: Path, names: Sequence[str], *, availabl
     Raises:
         UsageError: naming the layout, both numbers and what does fit.
     """
-    sizes = {name: scenario.table(name).grids().world_size for name in {scenario.baseline, *(names or scenario.names)}}
-    largest = max(sizes, key=lambda name: sizes[name])
-    if sizes[largest] > available:
-        fitting = [name for name in scenario.names if scenario.table(name).grids().world_size <= available]
-        remedy = f"pick with --layout from {', '.join(fitting)}, or use --device cpu" if fitting else "use --device cpu"
-        raise UsageError(f"{path}: layout {largest!r} needs {sizes[largest]} GPUs, {available} are visible; {remedy}")
+    sizes = {name: scenario.table(name).grids().world_size for name in scenario.names}
+    largest = max({scenario.baseline, *(names or scenario.names)}, key=lambda name: sizes[name])
+    if sizes[largest] <= available:
+        return
+    remedy = "use --device cpu"
+    # The baseline always runs, so without room for it no choice of layouts helps.
+    if sizes[scenario.baseline] <= available:
+        fitting = [name for name in scenario.names if sizes[name] <= available]
+        remedy += f", or pick with --layout from {', '.join(fitting)}"
+    raise UsageError(f"{path}: layout {largest!r} needs {sizes[largest]} GPUs, {available} are visible; {remedy}")
 
 
 def run_directories(out: Path | None, files: Sequence[Path]) -> list[Path]:
