@@ -69,7 +69,7 @@ def _serve(waiting: SimpleQueue[Job], replies: BinaryIO, *, preload: list[str]) 
     except LaunchError as error:
         _reply(replies, {"error": str(error)})
     except Exception:
-        _reply(replies, {"error": traceback.format_exc()})
+        traceback.print_exc()  # what stands on standard error just before it belongs to it; the command shows both
 
 
 def _start_servers(preload: list[str]) -> Set[int]:

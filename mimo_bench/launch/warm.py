@@ -53,7 +53,8 @@ def wait() -> None:
     """Return when the fork server is ready to fork ranks; called in the starter.
 
     Raises:
-        LaunchError: it could not import everything, or died of it.
+        LaunchError: it could not import everything.
+        RuntimeError: it died of it.
     """
     context = multiprocessing.get_context("forkserver")
     receiving, sending = context.Pipe(duplex=False)
@@ -62,8 +63,8 @@ def wait() -> None:
         probe.start()
         sending.close()
         found = receiving.recv()
-    except (EOFError, OSError) as error:
-        raise LaunchError("the fork server died while it imported what ranks need") from error
+    except (EOFError, OSError):
+        raise RuntimeError("the fork server died while it imported what ranks need") from None
     probe.join()
     if found is not None:
         raise LaunchError(found)

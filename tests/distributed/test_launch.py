@@ -138,14 +138,14 @@ def test_a_slow_rank_lives_on_while_it_makes_progress(launcher: Launcher, tmp_pa
 
 
 def test_a_slow_rank_that_says_nothing_is_taken_to_hang(launcher: Launcher, tmp_path: Path) -> None:
-    silent = job(tmp_path, "train_slowly", steps=120, step_seconds=0.5, beats=False, hang_seconds=1)
+    silent = job(tmp_path, "train_slowly", steps=120, step_seconds=0.5, beats=False, hang_seconds=3)
     outcome = launcher.launch(silent)
     assert outcome.ended == "timeout"
-    assert outcome.reason.startswith("ranks 0 and 1 made no progress for 1 s; rank 0 last seen in ")
+    assert outcome.reason.startswith("ranks 0 and 1 made no progress for 3 s; rank 0 last seen in ")
 
 
 def test_a_rank_that_has_finished_need_not_make_progress(launcher: Launcher, tmp_path: Path) -> None:
-    outcome = launcher.launch(job(tmp_path, "finish_one_after_another", seconds=4.0, hang_seconds=2))
+    outcome = launcher.launch(job(tmp_path, "finish_one_after_another", seconds=5.0, hang_seconds=3))
     assert outcome.ended == "finished", outcome.reason
 
 
@@ -207,6 +207,16 @@ def test_a_preload_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
         launcher.launch(job(tmp_path, "do_nothing"))
 
 
+def test_a_preload_that_takes_the_fork_server_down_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "takes_it_down.py").write_text("import os, sys\nprint('my last words', file=sys.stderr)\nos.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        Launcher(device_kind="cpu", preload=("takes_it_down",)) as launcher,
+        pytest.raises(LaunchError, match=r"(?s)my last words.*the fork server died while it imported"),
+    ):
+        launcher.launch(job(tmp_path, "do_nothing"))
+
+
 def test_a_starter_that_dies_is_reported_and_replaced(tmp_path: Path) -> None:
     with Launcher(device_kind="cpu", preload=()) as launcher:
         os.kill(max(starters()), signal.SIGKILL)
@@ -257,11 +267,11 @@ def test_nothing_outlives_a_command_that_is_ended(
     assert pids(tmp_path) < below
     assert len(below) == 9  # starter, fork server, resource tracker; two supervisors, two ranks, two children
     owner.send_signal(how)
-    wait_until(lambda: owner.poll() is not None and not alive(below), seconds=5)
+    wait_until(lambda: owner.poll() is not None and not alive(below), seconds=10)
     assert (tmp_path / "interrupted").exists() == (how == signal.SIGINT)
 
 
 def test_ranks_do_not_outlive_a_starter_that_is_killed(owner: subprocess.Popen[bytes], tmp_path: Path) -> None:
     ranks = {int((tmp_path / f"rank{rank}.pid").read_text()) for rank in range(2)}
     os.kill(max(starters(below=owner.pid)), signal.SIGKILL)
-    wait_until(lambda: not alive(ranks), seconds=5)
+    wait_until(lambda: not alive(ranks), seconds=10)
