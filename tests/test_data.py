@@ -97,7 +97,7 @@ def test_every_sample_fits_and_ends_in_an_answer(name: str, split: Split, seq_le
         pixels = dataset.pixels(split, i)
         assert pixels.shape == (1, 3, 16, 16)
         assert pixels.dtype == torch.float32
-        assert float(pixels.abs().max()) <= 1.0
+        assert -1.0 <= float(pixels.min()) < float(pixels.max()) < 2.0
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_names() -> None:
@@ -121,8 +121,14 @@ def test_synthetic_answers_differ_in_length_so_that_replicas_score_different_cou
 def test_the_digits_are_those_that_scikit_learn_loads() -> None:
     bunch = load_digits()
     read = digits._read()
-    assert torch.equal(read.images, torch.from_numpy(bunch.images / 8 - 1).float())
+    torch.testing.assert_close(read.images, torch.from_numpy((bunch.images - 4.893) / 6.023).float())
     assert torch.equal(read.labels, torch.from_numpy(bunch.target))
+
+
+def test_training_pixels_have_mean_zero_and_deviation_one() -> None:
+    training = torch.stack([image for index, image in enumerate(digits._read().images) if index % 5 != 4])
+    assert float(training.mean()) == pytest.approx(0.0, abs=1e-4)
+    assert float(training.std()) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_first_held_out_digit_is_a_four_and_its_answer_says_so() -> None:
@@ -133,8 +139,8 @@ def test_the_first_held_out_digit_is_a_four_and_its_answer_says_so() -> None:
 
 
 def test_every_pixel_of_a_digit_becomes_a_square_in_three_equal_channels() -> None:
+    small = digits._read().images[4]
     pixels = build("digits").pixels("validation", 0)[0]
-    small = torch.from_numpy(load_digits().images[4] / 8 - 1).float()
     assert torch.equal(pixels, small.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(3, -1, -1))
 
 
