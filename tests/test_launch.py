@@ -110,6 +110,9 @@ def test_every_beat_is_one_more_sign(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert before is not None
     assert progress.signs(file) == before + 2
     assert progress.process_id(file) == os.getpid()
+    progress.end(file)
+    assert progress.signs(file) == 0
+    assert progress.process_id(file) is None
 
 
 def test_cpu_ranks_see_no_gpu_and_use_one_thread_each() -> None:

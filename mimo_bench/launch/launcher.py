@@ -128,7 +128,7 @@ def _clear(job: Job) -> None:
     """An empty place for every rank's traces; those of an earlier launch must not be taken for this one's."""
     try:
         job.log_dir.mkdir(parents=True, exist_ok=True)
-        for pattern in ("rank*.log", "rank*.failure.*", "rank*.progress"):
+        for pattern in ("rank*.log", "rank*.failure.*", "rank*.progress*"):
             for left in job.log_dir.glob(pattern):
                 left.unlink()
     except OSError as error:

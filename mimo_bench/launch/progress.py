@@ -1,7 +1,7 @@
 """Signs of progress: a rank that trains gives them, the watchdog counts them.
 
 A rank's progress file holds its process id on the first line and then one byte for each sign, so its size is all that
-the watchdog has to look at, and no clock of a file system is trusted. The file is gone once the rank has ended.
+the watchdog has to look at, and no clock of a file system is trusted. Once the rank has ended the file is empty.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ def beat() -> None:
 
 def begin(path: Path) -> None:
     """The first sign of this process; from here on `beat` writes to `path`."""
-    path.write_text(f"{os.getpid()}\n")
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(f"{os.getpid()}\n")
+    unfinished.replace(path)  # never seen empty, which would mean the end
     os.environ[VARIABLE] = str(path)
 
 
+def end(path: Path) -> None:
+    """Say that the rank has ended, whether or not it ever began; no sign will follow."""
+    path.write_bytes(b"")
+
+
 def signs(path: Path) -> int | None:
-    """A number that grows with every sign; None while the rank has not begun and after it has ended."""
+    """A number that grows with every sign; None while the rank has not begun, 0 when it has ended."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -34,7 +41,7 @@ def signs(path: Path) -> int | None:
 
 
 def process_id(path: Path) -> int | None:
-    """The process that gives the signs; None while there is none."""
+    """The process that gives the signs; None before and after."""
     try:
         first, newline, _ = path.read_bytes().partition(b"\n")
     except FileNotFoundError:

@@ -38,7 +38,7 @@ def supervise(job: Job) -> None:
         _be_rank(job, rank, supervisor=supervisor)
     exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     ended_at = time.time()
-    files.progress.unlink(missing_ok=True)
+    progress.end(files.progress)
     if exit_code != 0:
         if not files.failure.exists():
             exit_failure(exit_code, rank=rank, unix_time=ended_at).write(files.failure)

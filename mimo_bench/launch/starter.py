@@ -94,6 +94,8 @@ def run(job: Job, *, servers: Set[int]) -> Outcome:
     with Watchdog(job, end_ranks=end_ranks) as watchdog:
         exit_codes = _import_agent()(job)
     end_ranks()
+    for rank in range(job.world_size):
+        job.files(rank).progress.unlink(missing_ok=True)
     if watchdog.verdict is not None:
         return watchdog.verdict
     return explain(job, exit_codes, oom_killed=oom_kills is not None and processes.oom_kills() != oom_kills)

@@ -79,7 +79,7 @@ class _Ages:
             signs, _ = self._last[rank]
             if (current := progress.signs(file)) != signs:
                 self._last[rank] = (current, now)
-                if current is None:
+                if current == 0:
                     self._ended.add(rank)
         return {rank: now - since for rank, (_, since) in enumerate(self._last) if rank not in self._ended}
 
