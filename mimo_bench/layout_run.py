@@ -12,8 +12,8 @@ from typing import Any
 from mimo_bench.attempt import Attempt, Attempts
 from mimo_bench.events import LayoutStarted, OnEvent
 from mimo_bench.ledger import describe
-from mimo_bench.parity.planting import Planting
 from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.parity.planting import Planting
 from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, noise_band
 from mimo_bench.record.merge import Trained, merge_communication, merge_memory, merge_timing, merge_training
 from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RankRecord, Status, Timing, Tolerance

@@ -86,6 +86,11 @@ class Settings(_Table):
             raise ValueError(
                 "overlap_param_gather needs distributed_optimizer = true and overlap_grad_reduce = true; set both"
             )
+        if self.sequence_parallel and self.compile_layers:
+            # Seen on two H200s, torch 2.11: same loss, and no gradient below the topmost layer.
+            raise ValueError(
+                "compile_layers loses gradients under sequence_parallel, without an error; switch one of them off"
+            )
         return self
 
     def for_parity(self) -> Settings:
@@ -267,6 +272,11 @@ class Scenario(_Table):
         self._plan(table, layout)
         if table.name == self.baseline and layout.placement != "colocated":
             raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")
+        if table.settings.attention in ("flash", "cudnn") and self.precision != "bf16":
+            raise LayoutError(
+                f"settings.attention = {table.settings.attention!r} takes bf16 only and precision is "
+                f'{self.precision!r}; use attention = "default"'
+            )
         if table.settings.sequence_parallel and self.seq_length % layout.language.tp:
             raise LayoutError(
                 f"settings.sequence_parallel: seq_length = {self.seq_length} does not split over "

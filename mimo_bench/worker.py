@@ -60,16 +60,18 @@ class WorkerArguments(BaseModel):
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train one layout in one mode as `rank` of `world_size`, and leave a record."""
-    started_at = time.time()
+    phases = Phases()
     # Through JSON, whose lists may fill a tuple even where types are strict.
     asked = WorkerArguments.model_validate_json(json.dumps(arguments))
     device = join(asked.device_kind)
     if asked.mode == "parity":
         be_deterministic()
+    phases.end("join")
     trainer = build(asked, device)
+    phases.end("build")
     beat()
     with ExitStack() as undo:
-        record = _RUNS[asked.mode](trainer, asked, undo=undo, started_at=started_at)
+        record = _RUNS[asked.mode](trainer, asked, undo=undo, phases=phases)
     assert record.rank == rank
     write_rank(asked.directory / f"rank{rank}.json", record)
 
@@ -78,8 +80,6 @@ def be_deterministic() -> None:
     """Let this process compute the same bits every time; kernels without such a variant are refused by torch."""
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
@@ -101,11 +101,13 @@ def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
     return build_trainer(config, dataset=dataset, device=device)
 
 
-def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, started_at: float) -> RankRecord:
+def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
     steps, log = asked.scenario.steps, StepLog()
     batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
+    phases.end("load")
     mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
+    phases.end("fingerprint")
     beat()
     evaluation = None
     if mismatch is None:
@@ -114,20 +116,19 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, sta
         later = trainer.loader.batches("train", start=steps.parity)
         log.train(trainer, (next(later) for _ in range(steps.learning)))
         evaluation = evaluate(trainer, asked.scenario.evaluation.num_batches)
-    return log.record(
-        trainer, asked, started_at=started_at, mismatch=mismatch, evaluation=evaluation, has_fingerprints=True
-    )
+    return log.record(trainer, asked, phases=phases, mismatch=mismatch, evaluation=evaluation, has_fingerprints=True)
 
 
-def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, started_at: float) -> RankRecord:
+def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """Warm-up, then the timed window with nothing else in it."""
     steps, log = asked.scenario.steps, StepLog()
     plant(trainer, asked, undo)
     if asked.variant is not None:
         jitter_weights(trainer, variant=asked.variant)
         log.train(trainer, held_ready(trainer, steps.num_as_timed))
-        return log.record(trainer, asked, started_at=started_at)
+        return log.record(trainer, asked, phases=phases)
     batches = held_ready(trainer, steps.warmup + steps.timed)
+    phases.end("load")
     log.train(trainer, batches[: steps.warmup])
     if asked.device_kind == "cuda":
         reset_peaks()
@@ -135,19 +136,20 @@ def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, sta
     clock.mark()
     log.train(trainer, batches[steps.warmup :], clock=clock)
     memory = read_memory() if asked.device_kind == "cuda" else None
-    return log.record(trainer, asked, started_at=started_at, clock=clock, memory=memory)
+    return log.record(trainer, asked, phases=phases, clock=clock, memory=memory)
 
 
-def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, started_at: float) -> RankRecord:
+def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """The timed steps again, with the flight recorder on; their times are not judged."""
     steps, log = asked.scenario.steps, StepLog()
     plant(trainer, asked, undo)
     batches = held_ready(trainer, steps.warmup + steps.timed)
+    phases.end("load")
     log.train(trainer, batches[: steps.warmup])
     after = last_record_id()
     log.train(trainer, batches[steps.warmup :])
     communication = read_communication(after, num_steps=steps.timed)
-    return log.record(trainer, asked, started_at=started_at, communication=communication)
+    return log.record(trainer, asked, phases=phases, communication=communication)
 
 
 _RUNS = {"parity": run_parity, "timing": run_timing, "comm": run_comm}
@@ -190,6 +192,21 @@ def evaluate(trainer: Trainer, num_batches: int) -> EvaluationResult | None:
     )
 
 
+class Phases:
+    """How long each part of the set-up took on this rank, by the wall clock."""
+
+    def __init__(self) -> None:
+        """The set-up begins."""
+        self.started_at = time.time()
+        self.seconds: dict[str, float] = {}
+        self._since = self.started_at
+
+    def end(self, name: str) -> None:
+        """The part called `name` ends here and the next one begins."""
+        now = time.time()
+        self.seconds[name], self._since = now - self._since, now
+
+
 class StepLog:
     """What a rank remembers of its steps."""
 
@@ -217,7 +234,7 @@ class StepLog:
         trainer: Trainer,
         asked: WorkerArguments,
         *,
-        started_at: float,
+        phases: Phases,
         clock: StepClock | None = None,
         mismatch: Mismatch | None = None,
         evaluation: EvaluationResult | None = None,
@@ -234,7 +251,7 @@ class StepLog:
             device=_device_name(asked.device_kind),
             modules=topology.modules,
             seed_used=trainer.config.seed,
-            started_at=started_at,
+            started_at=phases.started_at,
             first_step_at=self._first_step_at,
             last_step_at=self._last_step_at,
             losses=tuple(_finite(result.loss) for result in self._results),
@@ -254,6 +271,7 @@ class StepLog:
             memory=memory,
             communication=communication,
             first_step_seconds=self._first_step_seconds,
+            phases=phases.seconds,
         )
 
 

@@ -19,6 +19,8 @@ from mimo_bench.layout import LANGUAGE, Layout
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.trainer import Trainer
 
+_MORE_THAN_ANY_DEVICE = 1 << 50
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultContext:
@@ -58,6 +60,18 @@ def hang_rank(context: FaultContext) -> None:
             time.sleep(3600)
 
     _on_first_forward(context, sleep)
+
+
+def exhaust_memory(context: FaultContext) -> None:
+    """The last rank asks for more memory than any device has when it runs its first module."""
+
+    def allocate() -> None:
+        if not torch.cuda.is_available():
+            # A CPU would promise the memory and kill whoever touches it.
+            raise MemoryError(f"{_MORE_THAN_ANY_DEVICE} bytes")
+        torch.empty(_MORE_THAN_ANY_DEVICE, dtype=torch.uint8, device=torch.cuda.current_device())
+
+    _on_first_forward(context, allocate)
 
 
 def _on_first_forward(context: FaultContext, act: Any) -> None:

@@ -13,6 +13,7 @@ GROUP = "mimo_bench.faults"
 _OURS = "mimo_bench.parity.faults"
 _BUILT_IN = {
     "bridge-gradient-doubled": f"{_OURS}:bridge_gradient_doubled",
+    "exhaust-memory": f"{_OURS}:exhaust_memory",
     "hang-rank": f"{_OURS}:hang_rank",
     "kill-rank": f"{_OURS}:kill_rank",
 }

@@ -140,6 +140,7 @@ def merge_launch(ranks: Sequence[RankRecord], *, asked_at: float, previous_last_
         start_seconds=max(0.0, started_at - asked_at),
         setup_seconds=max(0.0, ready_at - started_at),
         gap_seconds=None if previous_last_step_at is None else max(0.0, ready_at - previous_last_step_at),
+        phases={name: max(rank.phases[name] for rank in ranks) for name in ranks[0].phases},
         first_step_seconds=max((r.first_step_seconds for r in ranks if r.first_step_seconds is not None), default=None),
     )
 

@@ -196,6 +196,8 @@ class Launch(_Entry):
     """From the end of the previous launch's last step to the start of this one's first; null for the first launch."""
     first_step_seconds: Seconds | None = None
     """Wall time of the first step, with whatever is compiled or set up on first use."""
+    phases: dict[str, Seconds] = {}
+    """What the set-up consists of, in order, each on its slowest rank."""
 
 
 class RankRecord(_Entry):
@@ -236,6 +238,7 @@ class RankRecord(_Entry):
     communication: tuple[RankCommunication, ...] = ()
     """Comm mode only."""
     first_step_seconds: Seconds | None = None
+    phases: dict[str, Seconds] = {}
 
 
 class LayoutRecord(_Entry):

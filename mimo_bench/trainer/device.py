@@ -48,7 +48,11 @@ def join(kind: Literal["cpu", "cuda"]) -> RankDevice:
         dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
     else:
         torch.cuda.set_device(device.index)
-        dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device.torch_device)
+        # fp32 means fp32: convolutions would round to TF32 by default.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        # Without a device id NCCL connects a group on its first use: most of a layout's groups never are used.
+        dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT)
     # Nothing is random in the model: no dropout, and weights are drawn by name. This tracker keeps no states.
     initialize_rng_tracker(inference_rng_tracker=True)
     # Sequence parallelism gathers into a buffer that only megatron-core's own initialisation would make.

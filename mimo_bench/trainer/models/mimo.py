@@ -56,7 +56,8 @@ def compile_layers(model: MimoModel) -> None:
     for _, module in hosted_modules(model):
         for layer in module.modules():
             if isinstance(layer, TransformerLayer):
-                layer.forward = torch.compile(layer.forward)
+                # Layers of one module share their shapes, and those of two modules must not make one graph with open shapes.
+                layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
 def hosted_modules(model: MimoModel) -> Iterator[tuple[str, torch.nn.Module]]:
