@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_bench.errors import RecordError
+from mimo_bench.errors import LaunchError, RecordError
 from mimo_bench.launch.job import Job, Outcome
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.record.files import read_rank
@@ -68,42 +68,43 @@ class Attempts:
     def run(self, name: str, mode: Mode, *, fault: str | None, variant: int | None = None) -> Attempt:
         """Train the layout called `name` in `mode`; returns when nothing of it runs any more.
 
-        With a `variant`, train only as many steps as are held against the baseline, from weights that differ by rounding.
-
-        Raises:
-            LaunchError: no rank could be started at all.
+        With a `variant`, train only the steps that are held against the baseline, from weights that differ by rounding.
         """
-        world_size = self._scenario.table(name).grids().world_size
         place = self._directory / "layouts" / name / (mode if variant is None else f"{mode}-variant{variant}")
+        job = self._job(name, mode, place=place, fault=fault, variant=variant)
         asked_at = time.time()
-        outcome = self._launcher.launch(
-            Job(
-                entry=WORKER,
-                arguments={
-                    "scenario": self._scenario.model_dump(mode="json"),
-                    "layout": name,
-                    "mode": mode,
-                    "device_kind": self._device_kind,
-                    "directory": str(place.absolute()),
-                    "fingerprint": str((self._directory / "fingerprint.json").absolute()),
-                    "fault": fault,
-                    "variant": variant,
-                },
-                world_size=world_size,
-                log_dir=place,
-                hang_seconds=self._hang_seconds,
-                environment=self._environment(mode),
-            )
-        )
-        if outcome.ended != "finished":
-            return Attempt(outcome=outcome, ranks=(), launch=None)
         try:
-            ranks = tuple(read_rank(place / f"rank{rank}.json") for rank in range(world_size))
-        except RecordError as error:
-            return Attempt(outcome=Outcome(ended="crashed", reason=str(error), rank=None), ranks=(), launch=None)
+            outcome = self._launcher.launch(job)
+            ranks = tuple(
+                read_rank(place / f"rank{k}.json") for k in range(job.world_size) if outcome.ended == "finished"
+            )
+        except (LaunchError, RecordError) as error:
+            # The next launch gets a new starter: one layout that cannot be launched does not end the others.
+            outcome, ranks = Outcome(ended="crashed", reason=str(error), rank=None), ()
+        if not ranks:
+            return Attempt(outcome=outcome, ranks=(), launch=None)
         launch = merge_launch(ranks, asked_at=asked_at, previous_last_step_at=self._last_step_at)
         self._last_step_at = last_step_at(ranks) or self._last_step_at
         return Attempt(outcome=outcome, ranks=ranks, launch=launch)
+
+    def _job(self, name: str, mode: Mode, *, place: Path, fault: str | None, variant: int | None) -> Job:
+        return Job(
+            entry=WORKER,
+            arguments={
+                "scenario": self._scenario.model_dump(mode="json"),
+                "layout": name,
+                "mode": mode,
+                "device_kind": self._device_kind,
+                "directory": str(place.absolute()),
+                "fingerprint": str((self._directory / "fingerprint.json").absolute()),
+                "fault": fault,
+                "variant": variant,
+            },
+            world_size=self._scenario.table(name).grids().world_size,
+            log_dir=place,
+            hang_seconds=self._hang_seconds,
+            environment=self._environment(mode),
+        )
 
     def _environment(self, mode: Mode) -> dict[str, str]:
         """What has to be set before a rank's first CUDA or NCCL call."""

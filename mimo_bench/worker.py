@@ -264,8 +264,8 @@ class StepLog:
             token_pairs=tuple(result.num_token_pairs for result in self._results),
             clock=build_clock(asked.device_kind).kind,
             step_seconds=clock.step_seconds() if clock is not None else (),
-            weights_match_at_start=_match(mismatch and mismatch.weights_match, has_fingerprints),
-            samples_match=_match(mismatch and mismatch.samples_match, has_fingerprints),
+            weights_match_at_start=(mismatch is None or mismatch.weights_match) if has_fingerprints else None,
+            samples_match=(mismatch is None or mismatch.samples_match) if has_fingerprints else None,
             mismatch=mismatch.reason if mismatch is not None else None,
             evaluation=evaluation,
             memory=memory,
@@ -273,11 +273,6 @@ class StepLog:
             first_step_seconds=self._first_step_seconds,
             phases=phases.seconds,
         )
-
-
-def _match(found: bool | None, has_fingerprints: bool) -> bool | None:
-    """Unknown where no fingerprint was taken; true unless something differed."""
-    return None if not has_fingerprints else found is not False
 
 
 def _with_beats(batches: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:

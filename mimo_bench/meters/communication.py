@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import _dump_nccl_trace_json
+from torch._C._distributed_c10d import _dump_nccl_trace_json  # type: ignore[attr-defined]  # not in the stubs
 
 from mimo_bench.record.schema import RankCommunication
 

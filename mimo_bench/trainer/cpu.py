@@ -28,7 +28,7 @@ def install() -> None:
     _redirect_rng_state()
     # Autograd runs CPU backward passes in the calling thread, so the mode holds there too.
     _installed = _OnCpu()
-    _installed.__enter__()
+    _installed.__enter__()  # type: ignore[no-untyped-call]
 
 
 def _is_cuda(device: Any) -> bool:

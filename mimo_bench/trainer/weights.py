@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,8 +83,8 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
                 module=module,
                 parameter=parameter,
                 tp_group=topology.groups[module].tp,
-                dim=parameter.partition_dim if is_split else None,
-                stride=parameter.partition_stride if is_split else 1,
+                dim=getattr(parameter, "partition_dim") if is_split else None,  # noqa: B009  # megatron-core's own mark
+                stride=getattr(parameter, "partition_stride") if is_split else 1,  # noqa: B009
             )
 
 
@@ -112,5 +113,5 @@ def _with_global_layers(module: torch.nn.Module, name: str) -> str:
     """`name` with the layer's number in this stage replaced by its number in the whole module, from 0."""
     if (match := _LAYER.search(name)) is None:
         return name
-    layer = module.get_submodule(name[: match.end() - 1])
+    layer: Any = module.get_submodule(name[: match.end() - 1])
     return f"{name[: match.start(1)]}{layer.layer_number - 1}{name[match.end(1) :]}"

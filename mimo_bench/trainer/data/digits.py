@@ -17,7 +17,7 @@ import torch
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.counter_random import uniform
-from mimo_bench.trainer.data.sample import PAD, Split, Text
+from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
 
 HELD_OUT_EVERY = 5
 """Image 4, 9, 14, ... of the file is held out, whatever the seed: runs of any seed can be compared."""
@@ -64,11 +64,11 @@ class DigitsDataset:
         if seq_length < (length := shape.vision.num_patches + len(_QUESTION) + 1):
             raise ScenarioError(f"seq_length = {seq_length}: a digit sample has {length} tokens; use at least {length}")
 
-    def pixels(self, split: Split, sample_id: int) -> torch.Tensor:
+    def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """float32 [1, 3, height, width], normalised: the grey image enlarged to the model's size, in three channels."""
         image = _read().images[self.image_index(split, sample_id)]
         enlarged = torch.nn.functional.interpolate(image[None, None], size=self._image_size, mode="nearest-exact")
-        return enlarged.expand(-1, 3, -1, -1).contiguous()
+        return enlarged.expand(-1, 3, -1, -1).contiguous().to(device)
 
     def text(self, split: Split, sample_id: int) -> Text:
         """Image, question, answer; no end token, which is easily learnt and would flatter the answer accuracy."""

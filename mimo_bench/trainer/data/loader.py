@@ -88,8 +88,8 @@ class Loader:
         )
 
     def _pixels(self, split: Split, sample_ids: range) -> torch.Tensor:
-        images = torch.cat([self.dataset.pixels(split, sample_id) for sample_id in sample_ids])
-        return images.to(device=self.device, dtype=self.pixel_dtype)
+        images = torch.cat([self.dataset.pixels(split, sample_id, self.device) for sample_id in sample_ids])
+        return images.to(self.pixel_dtype)
 
 
 _COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")

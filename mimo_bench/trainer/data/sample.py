@@ -9,6 +9,8 @@ import torch
 
 Split = Literal["train", "validation"]
 
+CPU = torch.device("cpu")
+
 PAD = 0
 """Fills a sequence behind its last token; never scored."""
 
@@ -26,8 +28,8 @@ class Text:
 class Dataset(Protocol):
     """Samples by id. The two sides are separate so that only ranks that need pixels make them."""
 
-    def pixels(self, split: Split, sample_id: int) -> torch.Tensor:
-        """float32 [images, 3, height, width], normalised."""
+    def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+        """float32 [images, 3, height, width], normalised, on `device`; the same bits wherever they are made."""
         ...
 
     def text(self, split: Split, sample_id: int) -> Text:

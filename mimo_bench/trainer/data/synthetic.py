@@ -10,7 +10,7 @@ import torch
 
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.counter_random import uniform
-from mimo_bench.trainer.data.sample import PAD, Split, Text
+from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
 
 
 class SyntheticDataset:
@@ -26,10 +26,10 @@ class SyntheticDataset:
         self._seq_length = seq_length
         self._seed = seed
 
-    def pixels(self, split: Split, sample_id: int) -> torch.Tensor:
+    def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """float32 [1, 3, height, width] in [-1, 1)."""
         size = self._shape.vision.image_size
-        positions = torch.arange(3 * size * size).view(1, 3, size, size)
+        positions = torch.arange(3 * size * size, device=device).view(1, 3, size, size)
         return uniform(self._key(split, sample_id, "pixels"), positions) * 2 - 1
 
     def text(self, split: Split, sample_id: int) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -56,11 +57,11 @@ def compile_layers(model: MimoModel) -> None:
     for _, module in hosted_modules(model):
         for layer in module.modules():
             if isinstance(layer, TransformerLayer):
-                # Layers of one module share their shapes, and those of two modules must not make one graph with open shapes.
+                # Fixed shapes: or the layers of a second module would turn all into one graph with open shapes.
                 layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
-def hosted_modules(model: MimoModel) -> Iterator[tuple[str, torch.nn.Module]]:
+def hosted_modules(model: MimoModel) -> Iterator[tuple[str, Any]]:
     """The modules this rank holds, by name, wrapped or not."""
     yield from model.modality_submodules.items()
     if model.language_model is not None:
