@@ -90,14 +90,14 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
 def compare(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
     """What differs between a layout and the baseline; None if nothing does."""
     weights = _difference(found.weights, baseline.weights)
-    samples = _difference(found.samples, baseline.samples)
+    samples = sorted(map(_place, _difference(found.samples, baseline.samples)))
     if not weights and not samples:
         return None
     reasons = []
     if weights:
         reasons.append(f"{len(weights)} parameters start from other weights than the baseline's, first {weights[0]}")
     if samples:
-        step, side, sample_id = samples[0].split("/")
+        step, sample_id, side = samples[0]
         reasons.append(
             f"{len(samples)} samples differ from the baseline's, first sample {sample_id} of step {step} ({side})"
         )
@@ -107,6 +107,12 @@ def compare(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Keys that only one side has or whose values differ, sorted."""
     return sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+
+
+def _place(key: str) -> tuple[int, int, str]:
+    """Step, sample id and side that a key of `Fingerprint.samples` stands for; they sort as numbers."""
+    step, side, sample_id = key.split("/")
+    return int(step), int(sample_id), side
 
 
 def _samples_differ(reason: str) -> Mismatch:

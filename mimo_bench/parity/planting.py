@@ -50,11 +50,13 @@ class Planting:
         """Read `FAULT` or `FAULT@LAYOUT`.
 
         Raises:
-            FaultError: no such fault.
+            FaultError: no such fault, or no layout behind the @.
         """
         if words is None:
             return cls(fault=None, layout=None)
-        name, _, layout = words.partition("@")
+        name, at, layout = words.partition("@")
+        if at and not layout:
+            raise FaultError(f"{words!r} names no layout behind the @; leave the @ out to plant in every layout")
         return cls(fault=find_fault(name), layout=layout or None)
 
     def in_layout(self, name: str) -> str | None:

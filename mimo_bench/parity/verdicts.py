@@ -193,11 +193,22 @@ def _diverged(
     for module, errors in norms.items():
         if _exceeds(errors[step], tolerance.grad_norm_rel):
             found, expected = trained.grad_norms[module][step], baseline.grad_norms[module][step]
-            ratio = f"{found / expected:.4g}" if found is not None and expected else "an unknown multiple of"
-            words.append(f"the gradient norm of {module} is {ratio} x the baseline's")
+            words.append(f"the gradient norm of {module} is {_related(found, expected)}")
     if _exceeds(losses[step], tolerance.loss_rel):
-        words.append(f"the loss is {trained.losses[step]:.6f} where the baseline's is {baseline.losses[step]:.6f}")
+        found, expected = trained.losses[step], baseline.losses[step]
+        words.append(f"the loss is {_shown(found, '.6f')} where the baseline's is {_shown(expected, '.6f')}")
     return f"from step {step} on: {' and '.join(words)}"
+
+
+def _related(found: float | None, expected: float | None) -> str:
+    """A number by its ratio to the baseline's, which often names the fault: a data-parallel degree, say."""
+    if found is not None and expected:
+        return f"{found / expected:.4g} x the baseline's"
+    return f"{_shown(found, '.4g')} where the baseline's is {_shown(expected, '.4g')}"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)
 
 
 def _evaluates_differently(trained: Trained, baseline: Trained) -> str | None:
