@@ -1,0 +1,119 @@
+"""Entries of NCCL's flight recorder become totals per group role and collective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mimo_bench.meters.communication import summarise
+
+
+def entry(
+    what: str,
+    *,
+    role: str = "language.tp",
+    sizes: list[list[int]] | None = None,
+    dtypes: list[str] | None = None,
+    milliseconds: float | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """An entry as the recorder writes it; without a duration where the recorder has none."""
+    timed = {} if milliseconds is None else {"duration_ms": milliseconds}
+    return {
+        "process_group": ["7", role],
+        "profiling_name": f"nccl:{what}",
+        "input_sizes": sizes or [],
+        "input_dtypes": dtypes or [],
+        "state": "completed",
+        **timed,
+        **more,
+    }
+
+
+def totals(*entries: dict[str, Any], num_steps: int = 1) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Calls, bytes and seconds per step by role and collective."""
+    return {
+        (found.role, found.collective): (found.calls_per_step, found.bytes_per_step, found.seconds_per_step)
+        for found in summarise(entries, num_steps=num_steps)
+    }
+
+
+def test_calls_bytes_and_seconds_are_totals_over_steps() -> None:
+    # [3, 4] floats are 48 bytes, [8] are 32; 80 bytes and 0.5 + 1.5 s over 2 steps.
+    found = totals(
+        entry("all_reduce", sizes=[[3, 4]], dtypes=["Float"], milliseconds=500),
+        entry("all_reduce", sizes=[[8]], dtypes=["Float"], milliseconds=1500),
+        num_steps=2,
+    )
+    assert found == {("language.tp", "all_reduce"): (1.0, 40.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("Float", 4), ("BFloat16", 2), ("Half", 2), ("Double", 8), ("Long", 8), ("Int", 4), ("Byte", 1)]
+)
+def test_an_element_counts_by_its_type(dtype: str, size: int) -> None:
+    found = totals(entry("all_reduce", sizes=[[2, 5]], dtypes=[dtype]))
+    assert found["language.tp", "all_reduce"][1] == 10 * size
+
+
+def test_every_tensor_that_is_put_in_counts_and_a_number_is_one_element() -> None:
+    found = totals(entry("all_gather", sizes=[[2], [3], []], dtypes=["BFloat16", "Float", "Double"]))
+    assert found["language.tp", "all_gather"][1] == 2 * 2 + 3 * 4 + 8
+
+
+def test_roles_and_collectives_are_kept_apart_and_sorted() -> None:
+    found = totals(
+        entry("reduce_scatter", role="vision.dp", sizes=[[1]], dtypes=["Float"]),
+        entry("all_gather", role="vision.dp", sizes=[[2]], dtypes=["Float"]),
+        entry("all_gather", role="language.dp", sizes=[[3]], dtypes=["Float"]),
+    )
+    assert list(found.items()) == [
+        (("language.dp", "all_gather"), (1.0, 12.0, 0.0)),
+        (("vision.dp", "all_gather"), (1.0, 8.0, 0.0)),
+        (("vision.dp", "reduce_scatter"), (1.0, 4.0, 0.0)),
+    ]
+
+
+def test_batched_messages_have_their_time_from_the_batch_and_their_size_from_the_message() -> None:
+    bridge = "bridge.vision->language"
+    found = totals(
+        entry("send 0->2", role=bridge, sizes=[[4, 4]], dtypes=["Float"], is_p2p=True),
+        entry("send 0->3", role=bridge, sizes=[[2, 4]], dtypes=["Float"], is_p2p=True),
+        entry("coalesced", role=bridge, milliseconds=250),
+    )
+    assert found == {
+        (bridge, "coalesced"): (1.0, 0.0, 0.25),
+        (bridge, "send"): (2.0, 64.0 + 32.0, 0.0),
+    }
+
+
+def test_what_is_received_stands_on_a_row_of_its_own() -> None:
+    found = totals(
+        entry("send 1->0", sizes=[[4]], dtypes=["Float"], is_p2p=True),
+        entry("recv 1<-0", sizes=[[8]], dtypes=["Float"], is_p2p=True),
+    )
+    assert found == {("language.tp", "send"): (1.0, 16.0, 0.0), ("language.tp", "recv"): (1.0, 32.0, 0.0)}
+
+
+@pytest.mark.parametrize("nobody", ["undefined", ""])
+def test_a_group_that_nobody_described_goes_by_its_number(nobody: str) -> None:
+    assert list(totals(entry("barrier", role=nobody))) == [("group 7", "barrier")]
+
+
+@pytest.mark.parametrize("unknown", [{}, {"duration_ms": None}])
+def test_a_collective_without_a_duration_still_counts(unknown: dict[str, Any]) -> None:
+    found = totals(
+        entry("all_reduce", sizes=[[1]], dtypes=["Float"], **unknown),
+        entry("all_reduce", sizes=[[1]], dtypes=["Float"], milliseconds=500),
+    )
+    assert found == {("language.tp", "all_reduce"): (2.0, 8.0, 0.5)}
+
+
+def test_a_collective_without_tensors_is_a_call_of_no_bytes() -> None:
+    bare = {"process_group": ["0", "default_pg"], "profiling_name": "nccl:barrier"}
+    assert totals(bare) == {("default_pg", "barrier"): (1.0, 0.0, 0.0)}
+
+
+def test_nothing_recorded_is_nothing_summarised() -> None:
+    assert totals() == {}
