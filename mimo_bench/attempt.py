@@ -19,6 +19,9 @@ from mimo_bench.scenario import Scenario
 
 WORKER = "mimo_bench.worker:main"
 
+BASELINE = "baseline"
+"""The folder of a run's directory where the baseline leaves what others are held against."""
+
 _GPU_ENVIRONMENT: dict[Mode, dict[str, str]] = {
     # One algorithm and fixed workspaces, so sums keep their order.
     "parity": {
@@ -96,7 +99,7 @@ class Attempts:
                 "mode": mode,
                 "device_kind": self._device_kind,
                 "directory": str(place.absolute()),
-                "fingerprint": str((self._directory / "fingerprint.json").absolute()),
+                "baseline": str((self._directory / BASELINE).absolute()),
                 "fault": fault,
                 "variant": variant,
             },

@@ -105,11 +105,8 @@ class LayoutRunner:
         if not attempt.finished:
             return _ended_early(attempt)
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
-        parity = (
-            judge_baseline(trained, self._asked)
-            if reference is None
-            else judge(trained, reference.trained, self._asked)
-        )
+        asked = self._asked_of(name)
+        parity = judge_baseline(trained, asked) if reference is None else judge(trained, reference.trained, asked)
         return Account(
             status="parity_failed" if parity.verdict == "failed" else "passed",
             reason=parity.reason,
@@ -166,11 +163,11 @@ class LayoutRunner:
         fault = None if self._is_baseline(name) else self.planting.in_layout(name)
         return self.attempts.run(name, mode, fault=fault, variant=variant)
 
-    @property
-    def _asked(self) -> Asked:
+    def _asked_of(self, name: str) -> Asked:
         return Asked(
             num_steps=self.scenario.steps.parity,
             min_answer_accuracy=self.scenario.evaluation.min_answer_accuracy,
+            dp={module: grid.dp for module, grid in self.scenario.table(name).grids().modules.items()},
         )
 
     def _is_baseline(self, name: str) -> bool:

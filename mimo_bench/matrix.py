@@ -5,10 +5,11 @@ scenario -> layout -> trainer -> meters -> record -> parity -> report
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_bench.attempt import Attempts
+from mimo_bench.attempt import BASELINE, Attempts
 from mimo_bench.events import LayoutEnded, MatrixEnded, MatrixStarted, OnEvent
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import LayoutRunner
@@ -65,6 +66,8 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
         ledger.interrupt(name)
         raise
     finally:
+        # As large as the model, and of no use once every layout was held against it.
+        shutil.rmtree(options.directory / BASELINE, ignore_errors=True)
         write_report(options.directory, ledger.record)
     on_event(MatrixEnded(record=ledger.record))
     return ledger.record

@@ -6,9 +6,6 @@ scenario -> layout -> [trainer -> meters -> record] -> parity -> report
 from __future__ import annotations
 
 import json
-import math
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -19,19 +16,24 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.launch.progress import beat
-from mimo_bench.meters.clock import StepClock, build_clock
+from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.communication import last_record_id, read_communication
 from mimo_bench.meters.memory import read_memory, reset_peaks
 from mimo_bench.parity.faults import FaultContext
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
-from mimo_bench.parity.probes import fingerprint, jitter_weights
+from mimo_bench.parity.probes.fingerprint import fingerprint
+from mimo_bench.parity.probes.gradients import GradientProbe
+from mimo_bench.parity.probes.jitter import jitter_weights
+from mimo_bench.rank_log import Phases, RankLog, finite
 from mimo_bench.record.files import write_atomically, write_rank
-from mimo_bench.record.schema import EvaluationResult, Mode, RankCommunication, RankMemory, RankRecord
+from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord
 from mimo_bench.scenario import Scenario
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import RankDevice, join
-from mimo_bench.trainer.trainer import StepResult, Trainer, TrainerConfig, build_trainer
+from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
+
+FINGERPRINT = "fingerprint.json"
 
 
 class WorkerArguments(BaseModel):
@@ -45,8 +47,8 @@ class WorkerArguments(BaseModel):
     device_kind: Literal["cpu", "cuda"]
     directory: Path
     """Where ranks leave their records, as `rank<k>.json`."""
-    fingerprint: Path
-    """The baseline writes its fingerprint here, every other layout is held against it."""
+    baseline: Path
+    """The folder where the baseline leaves fingerprint and gradients, and every other layout is held against them."""
     fault: str | None
     """What to plant, as `module:function`."""
     variant: int | None
@@ -103,45 +105,55 @@ def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
 
 def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
-    steps, log = asked.scenario.steps, StepLog()
+    steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
     batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
     phases.end("load")
     mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
     phases.end("fingerprint")
     beat()
     evaluation = None
+    probe = GradientProbe(asked.baseline / "gradients", is_baseline=asked.is_baseline)
     if mismatch is None:
         plant(trainer, asked, undo)
-        log.train(trainer, batches)
+        log.train(trainer, batches[:1], inspect=lambda: probe.inspect(trainer))
+        log.train(trainer, batches[1:])
         later = trainer.loader.batches("train", start=steps.parity)
         log.train(trainer, (next(later) for _ in range(steps.learning)))
         evaluation = evaluate(trainer, asked.scenario.evaluation.num_batches)
-    return log.record(trainer, asked, phases=phases, mismatch=mismatch, evaluation=evaluation, has_fingerprints=True)
+    return log.record(
+        trainer,
+        asked.mode,
+        phases=phases,
+        mismatch=mismatch.reason if mismatch is not None else None,
+        evaluation=evaluation,
+        weights_match_at_start=mismatch is None or mismatch.weights_match,
+        samples_match=mismatch is None or mismatch.samples_match,
+        gradients=probe.differences,
+        replicas=probe.disagreement,
+    )
 
 
 def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """Warm-up, then the timed window with nothing else in it."""
-    steps, log = asked.scenario.steps, StepLog()
+    steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
     plant(trainer, asked, undo)
     if asked.variant is not None:
         jitter_weights(trainer, variant=asked.variant)
         log.train(trainer, held_ready(trainer, steps.num_as_timed))
-        return log.record(trainer, asked, phases=phases)
+        return log.record(trainer, asked.mode, phases=phases)
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
     log.train(trainer, batches[: steps.warmup])
     if asked.device_kind == "cuda":
         reset_peaks()
-    clock = build_clock(asked.device_kind)
-    clock.mark()
-    log.train(trainer, batches[steps.warmup :], clock=clock)
+    log.train(trainer, batches[steps.warmup :], is_timed=True)
     memory = read_memory() if asked.device_kind == "cuda" else None
-    return log.record(trainer, asked, phases=phases, clock=clock, memory=memory)
+    return log.record(trainer, asked.mode, phases=phases, memory=memory)
 
 
 def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """The timed steps again, with the flight recorder on; their times are not judged."""
-    steps, log = asked.scenario.steps, StepLog()
+    steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
     plant(trainer, asked, undo)
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
@@ -149,7 +161,7 @@ def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phase
     after = last_record_id()
     log.train(trainer, batches[steps.warmup :])
     communication = read_communication(after, num_steps=steps.timed)
-    return log.record(trainer, asked, phases=phases, communication=communication)
+    return log.record(trainer, asked.mode, phases=phases, communication=communication)
 
 
 _RUNS = {"parity": run_parity, "timing": run_timing, "comm": run_comm}
@@ -167,9 +179,10 @@ def hold_against_baseline(found: Fingerprint | Mismatch, asked: WorkerArguments)
     if isinstance(found, Mismatch):
         return found
     if not asked.is_baseline:
-        return compare(found, Fingerprint.model_validate_json(asked.fingerprint.read_text(encoding="utf-8")))
+        expected = (asked.baseline / FINGERPRINT).read_text(encoding="utf-8")
+        return compare(found, Fingerprint.model_validate_json(expected))
     if torch.distributed.get_rank() == 0:
-        write_atomically(asked.fingerprint, found.model_dump_json().encode())
+        write_atomically(asked.baseline / FINGERPRINT, found.model_dump_json().encode())
     return None
 
 
@@ -188,102 +201,11 @@ def evaluate(trainer: Trainer, num_batches: int) -> EvaluationResult | None:
         return None
     totals = trainer.evaluate(_with_beats(trainer.loader.global_batch("validation", i) for i in range(num_batches)))
     return EvaluationResult(
-        loss=_finite(totals.loss), answer_accuracy=_finite(totals.answer_accuracy), num_samples=totals.num_samples
+        loss=finite(totals.loss), answer_accuracy=finite(totals.answer_accuracy), num_samples=totals.num_samples
     )
-
-
-class Phases:
-    """How long each part of the set-up took on this rank, by the wall clock."""
-
-    def __init__(self) -> None:
-        """The set-up begins."""
-        self.started_at = time.time()
-        self.seconds: dict[str, float] = {}
-        self._since = self.started_at
-
-    def end(self, name: str) -> None:
-        """The part called `name` ends here and the next one begins."""
-        now = time.time()
-        self.seconds[name], self._since = now - self._since, now
-
-
-class StepLog:
-    """What a rank remembers of its steps."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._results: list[StepResult] = []
-        self._first_step_at: float | None = None
-        self._last_step_at: float | None = None
-        self._first_step_seconds: float | None = None
-
-    def train(self, trainer: Trainer, batches: Any, clock: StepClock | None = None) -> None:
-        """Train on each of `batches`; with a clock, mark the end of each step."""
-        for batch in batches:
-            self._first_step_at = self._first_step_at or time.time()
-            self._results.append(trainer.train_step(batch))
-            if self._first_step_seconds is None:
-                self._first_step_seconds = time.time() - self._first_step_at
-            if clock is not None:
-                clock.mark()
-            self._last_step_at = time.time()
-            beat()
-
-    def record(
-        self,
-        trainer: Trainer,
-        asked: WorkerArguments,
-        *,
-        phases: Phases,
-        clock: StepClock | None = None,
-        mismatch: Mismatch | None = None,
-        evaluation: EvaluationResult | None = None,
-        has_fingerprints: bool = False,
-        memory: RankMemory | None = None,
-        communication: tuple[RankCommunication, ...] = (),
-    ) -> RankRecord:
-        """The rank's record."""
-        topology = trainer.topology
-        return RankRecord(
-            rank=topology.rank,
-            mode=asked.mode,
-            host=socket.gethostname(),
-            device=_device_name(asked.device_kind),
-            modules=topology.modules,
-            seed_used=trainer.config.seed,
-            started_at=phases.started_at,
-            first_step_at=self._first_step_at,
-            last_step_at=self._last_step_at,
-            losses=tuple(_finite(result.loss) for result in self._results),
-            grad_norms={
-                module: tuple(_finite(result.grad_norms[module]) for result in self._results)
-                for module in topology.layout.modules
-            },
-            tokens=tuple(result.num_tokens for result in self._results),
-            images=tuple(result.num_images for result in self._results),
-            token_pairs=tuple(result.num_token_pairs for result in self._results),
-            clock=build_clock(asked.device_kind).kind,
-            step_seconds=clock.step_seconds() if clock is not None else (),
-            weights_match_at_start=(mismatch is None or mismatch.weights_match) if has_fingerprints else None,
-            samples_match=(mismatch is None or mismatch.samples_match) if has_fingerprints else None,
-            mismatch=mismatch.reason if mismatch is not None else None,
-            evaluation=evaluation,
-            memory=memory,
-            communication=communication,
-            first_step_seconds=self._first_step_seconds,
-            phases=phases.seconds,
-        )
 
 
 def _with_beats(batches: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
     for batch in batches:
         beat()
         yield batch
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _device_name(kind: Literal["cpu", "cuda"]) -> str:
-    return "cpu" if kind == "cpu" else torch.cuda.get_device_name()

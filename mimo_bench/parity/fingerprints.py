@@ -62,13 +62,10 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
     Replicas must hold equal weights, and in every micro-batch all modules must read the same samples.
     """
     parts = list(ranks)
-    weights: dict[str, str] = {}
-    for part in parts:
-        for name, digest in part.weights.items():
-            if weights.setdefault(name, digest) != digest:
-                return Mismatch(
-                    weights_match=False, samples_match=True, reason=f"replicas of {name} start from different weights"
-                )
+    if (parameter := disagreement(part.weights for part in parts)) is not None:
+        reason = f"replicas of {parameter} start from different weights"
+        return Mismatch(weights_match=False, samples_match=True, reason=reason)
+    weights = {name: digest for part in parts for name, digest in part.weights.items()}
     samples: dict[str, str] = {}
     ids: dict[tuple[int, int], dict[str, set[int]]] = {}
     for seen in (sample for part in parts for sample in part.samples):
@@ -85,6 +82,16 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
                     f"and {first} reads {_some(expected - found)}"
                 )
     return Fingerprint(weights=weights, samples=samples)
+
+
+def disagreement(ranks: Iterable[Mapping[str, str]]) -> str | None:
+    """The first parameter that two ranks hold with different digests; None if all that share one agree."""
+    known: dict[str, str] = {}
+    for held in ranks:
+        for name, digest in held.items():
+            if known.setdefault(name, digest) != digest:
+                return name
+    return None
 
 
 def compare(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:

@@ -6,13 +6,15 @@ scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mimo_bench.parity.gradients import explain, worst_gradient
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import AsTimed, Parity, Tolerance
+from mimo_bench.record.schema import AsTimed, GradientDifference, Parity, Tolerance
 from mimo_bench.scenario import Precision
 
-FP32 = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4)
+FP32_GRADIENT_REL = 1e-4
+FP32 = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4, gradient_rel=FP32_GRADIENT_REL)
 """Bounds for fp32 training over a handful of steps. Correct layouts differ by rounding alone: 5 steps on CPU ranks
 agree to about 2e-7 in loss and 5e-6 in gradient norm, while the mildest known silent fault moves the loss by 3e-4."""
 
@@ -35,6 +37,8 @@ class Asked:
     num_steps: int
     """Steps whose losses and gradient norms are compared."""
     min_answer_accuracy: float | None
+    dp: Mapping[str, int] = field(default_factory=dict)
+    """Data-parallel degree of each module of the layout, for the reason's words."""
 
 
 def judge_baseline(trained: Trained, asked: Asked) -> Parity:
@@ -64,14 +68,18 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
         )
     losses, norms = _errors(trained, baseline, asked.num_steps)
     diverged = _diverged_steps(losses, norms, FP32)
-    problem = _unfit(trained, asked) or _diverged(trained, baseline, losses, norms, diverged, FP32)
+    gradients = trained.gradients or ()
+    problem = _unfit(trained, asked) or (None if gradients else "no gradient was compared")
+    problem = problem or explain(gradients, bound=FP32_GRADIENT_REL, dp=asked.dp)
+    problem = problem or _diverged(trained, baseline, losses, norms, diverged, FP32)
     problem = problem or _evaluates_differently(trained, baseline)
     return Parity(
         verdict="failed" if problem else "passed",
-        reason=problem or f"{asked.num_steps} steps agree: {_agreement(losses, norms)}",
+        reason=problem or f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}",
         loss_rel_max=_largest(losses),
         first_divergence_step=diverged[0] if diverged else None,
         grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
+        worst_gradient=worst_gradient(gradients),
         weights_match_at_start=True,
         samples_match=True,
         tolerance=FP32,
@@ -221,9 +229,18 @@ def _evaluates_differently(trained: Trained, baseline: Trained) -> str | None:
     return None
 
 
-def _agreement(losses: Sequence[float | None], norms: Mapping[str, Sequence[float | None]]) -> str:
-    worst = _largest([_largest(errors) for errors in norms.values()])
-    return f"loss to {_largest(losses):.1e}, gradient norm of every module to {worst:.1e}"
+def _agreement(
+    losses: Sequence[float | None],
+    norms: Mapping[str, Sequence[float | None]],
+    gradients: Sequence[GradientDifference],
+) -> str:
+    worst_norm = _largest([_largest(errors) for errors in norms.values()])
+    worst = worst_gradient(gradients)
+    assert worst is not None
+    return (
+        f"loss to {_largest(losses):.1e}, gradient norm of every module to {worst_norm:.1e}, "
+        f"each of {len(gradients)} gradients to {worst.rel:.1e}"
+    )
 
 
 def _exceeds(error: float | None, bound: float) -> bool:

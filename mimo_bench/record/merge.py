@@ -13,6 +13,7 @@ from statistics import median, quantiles
 from mimo_bench.record.schema import (
     Communication,
     EvaluationResult,
+    GradientDifference,
     Launch,
     Memory,
     ModuleMemory,
@@ -37,6 +38,8 @@ class Trained:
     mismatch: str | None
     disagreement: str | None
     """Where ranks report different numbers for one job, which they all should know."""
+    gradients: tuple[GradientDifference, ...] | None = None
+    """Of the first parity step; None for the baseline and outside parity mode."""
 
 
 def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Trained:
@@ -50,7 +53,9 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
         weights_match_at_start=first.weights_match_at_start,
         samples_match=first.samples_match,
         mismatch=first.mismatch,
-        disagreement=next(chain.from_iterable(_disagreements(first, other) for other in others), None),
+        gradients=first.gradients,
+        disagreement=first.replicas
+        or next(chain.from_iterable(_disagreements(first, other) for other in others), None),
     )
 
 
@@ -152,7 +157,7 @@ def last_step_at(ranks: Sequence[RankRecord]) -> float | None:
 
 def _disagreements(first: RankRecord, other: RankRecord) -> list[str]:
     """What two ranks of one job report differently."""
-    names = ("losses", "grad_norms", "tokens", "images", "evaluation", "mismatch")
+    names = ("losses", "grad_norms", "tokens", "images", "evaluation", "mismatch", "gradients", "replicas")
     return [
         f"rank {other.rank} reports other {name} than rank {first.rank}"
         for name in names

@@ -41,6 +41,24 @@ class Tolerance(_Entry):
 
     loss_rel: Finite
     grad_norm_rel: Finite
+    gradient_rel: Finite | None = None
+    """Of each parameter's gradient in the first step; null where only norms are compared."""
+
+
+class GradientDifference(_Entry):
+    """One parameter's gradient of the first step against the baseline's; Frobenius norms of the full tensors."""
+
+    parameter: str
+    """Canonical name, which begins with the module's."""
+    module: str
+    norm: Finite | None
+    baseline_norm: Finite | None
+    error_norm: Finite | None
+    """Of the difference."""
+    scale: Finite | None
+    """The multiple of the baseline's gradient that comes closest; null where the baseline's is zero."""
+    unscaled_error_norm: Finite | None
+    """Of the difference to that multiple: near zero, the gradient differs by a factor alone."""
 
 
 class Difference(_Entry):
@@ -49,6 +67,7 @@ class Difference(_Entry):
     module: str
     parameter: str
     rel: Finite | None
+    """Error norm over the larger of the baseline's norm and a floor of its module's."""
 
 
 class AsTimed(_Entry):
@@ -228,17 +247,21 @@ class RankRecord(_Entry):
     clock: Literal["wall", "cuda_events"]
     step_seconds: tuple[Seconds, ...]
     """Timed window only."""
-    weights_match_at_start: bool | None
-    samples_match: bool | None
-    mismatch: str | None
+    weights_match_at_start: bool | None = None
+    samples_match: bool | None = None
+    mismatch: str | None = None
     """What differed from the baseline before the first step; the layout then took no step."""
-    evaluation: EvaluationResult | None
-    memory: RankMemory | None
+    evaluation: EvaluationResult | None = None
+    memory: RankMemory | None = None
     """Null on CPU ranks."""
     communication: tuple[RankCommunication, ...] = ()
     """Comm mode only."""
     first_step_seconds: Seconds | None = None
     phases: dict[str, Seconds] = {}
+    gradients: tuple[GradientDifference, ...] | None = None
+    """Of the first parity step, by parameter, over the whole model; null for the baseline and in other modes."""
+    replicas: str | None = None
+    """What is wrong between replicas in the first parity step, if anything."""
 
 
 class LayoutRecord(_Entry):

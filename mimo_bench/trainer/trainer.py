@@ -6,7 +6,7 @@ scenario -> layout -> [trainer] -> meters -> record -> parity -> report
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,12 +80,17 @@ class Trainer:
     totals: Totals
     schedule: Schedule
 
-    def train_step(self, batch: Sequence[MicroBatch]) -> StepResult:
-        """Forward, backward and one optimizer step over a global batch; collective over the world."""
+    def train_step(self, batch: Sequence[MicroBatch], inspect: Callable[[], None] | None = None) -> StepResult:
+        """Forward, backward and one optimizer step over a global batch; collective over the world.
+
+        `inspect` is called in between: gradients are then reduced and normalised, and not yet clipped.
+        """
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         self.totals.reset()
         self.schedule(batch, forward_only=False)
+        if inspect is not None:
+            inspect()
         self.optimizer.step()
         totals = self.totals.read()
         return StepResult(

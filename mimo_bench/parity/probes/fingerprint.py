@@ -1,4 +1,4 @@
-"""Takes from a trainer what the gate compares. Runs in every rank, before the first step.
+"""What a layout is about to train: weights and samples as hashes, taken in every rank before the first step.
 
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 """
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
-from mimo_bench.trainer.counter_random import digest, uniform
+from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.models.vision import VISION
 from mimo_bench.trainer.trainer import Trainer
@@ -30,22 +30,6 @@ def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fi
     everyone: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(everyone, mine.model_dump_json())
     return merge(RankFingerprint.model_validate_json(text) for text in everyone)
-
-
-@torch.no_grad()
-def jitter_weights(trainer: Trainer, *, variant: int) -> None:
-    """Move every weight up or down by one unit in the last place of its precision, before the first step.
-
-    Mathematically the same start; how far training moves apart is what rounding alone can do. Which way a weight moves
-    depends on the variant and its place in the canonical tensor, so every layout moves it alike.
-    """
-    for shard in shards(trainer.model, trainer.topology):
-        parameter = shard.parameter
-        signs = uniform(f"jitter/{variant}/{shard.name}", shard.positions()).sub_(0.5).sign_()
-        step = torch.finfo(parameter.dtype).eps
-        parameter.copy_(parameter.float() * (1 + step * signs))
-    # Master weights were copied before.
-    trainer.optimizer.reload_model_params()
 
 
 @torch.no_grad()

@@ -1,0 +1,28 @@
+"""A variant of a training that is mathematically equal and differs by rounding, for the noise band.
+
+scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer.weights import shards
+
+
+@torch.no_grad()
+def jitter_weights(trainer: Trainer, *, variant: int) -> None:
+    """Move every weight up or down by one unit in the last place of its precision, before the first step.
+
+    Mathematically the same start; how far training moves apart is what rounding alone can do. Which way a weight moves
+    depends on the variant and its place in the canonical tensor, so every layout moves it alike.
+    """
+    for shard in shards(trainer.model, trainer.topology):
+        parameter = shard.parameter
+        signs = uniform(f"jitter/{variant}/{shard.name}", shard.positions()).sub_(0.5).sign_()
+        step = torch.finfo(parameter.dtype).eps
+        parameter.copy_(parameter.float() * (1 + step * signs))
+    # Master weights were copied before.
+    trainer.optimizer.reload_model_params()

@@ -1,0 +1,102 @@
+"""What a rank remembers of a launch, and the record that it makes of it.
+
+scenario -> layout -> [trainer -> meters -> record] -> parity -> report
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from mimo_bench.launch.progress import beat
+from mimo_bench.meters.clock import StepClock
+from mimo_bench.record.schema import Mode, RankRecord
+from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.trainer import StepResult, Trainer
+
+
+class Phases:
+    """How long each part of the set-up took on this rank, by the wall clock."""
+
+    def __init__(self) -> None:
+        """The set-up begins."""
+        self.started_at = time.time()
+        self.seconds: dict[str, float] = {}
+        self._since = self.started_at
+
+    def end(self, name: str) -> None:
+        """The part called `name` ends here and the next one begins."""
+        now = time.time()
+        self.seconds[name], self._since = now - self._since, now
+
+
+class RankLog:
+    """Trains, and keeps what every step said; nothing is read from the device beyond what a step returns."""
+
+    def __init__(self, clock: StepClock) -> None:
+        """Start empty; `clock` times the steps that are timed."""
+        self._clock = clock
+        self._results: list[StepResult] = []
+        self._first_step_at: float | None = None
+        self._first_step_seconds: float | None = None
+        self._last_step_at: float | None = None
+
+    def train(
+        self,
+        trainer: Trainer,
+        batches: Iterable[Sequence[MicroBatch]],
+        *,
+        is_timed: bool = False,
+        inspect: Callable[[], None] | None = None,
+    ) -> None:
+        """Train on each of `batches`; `inspect` looks at the gradients of each step."""
+        if is_timed:
+            self._clock.mark()
+        for batch in batches:
+            self._first_step_at = self._first_step_at or time.time()
+            self._results.append(trainer.train_step(batch, inspect))
+            if is_timed:
+                self._clock.mark()
+            self._last_step_at = time.time()
+            if self._first_step_seconds is None:
+                self._first_step_seconds = self._last_step_at - self._first_step_at
+            beat()
+
+    def record(self, trainer: Trainer, mode: Mode, *, phases: Phases, **found: Any) -> RankRecord:
+        """The rank's record; `found` are the fields that the mode adds."""
+        topology, results = trainer.topology, self._results
+        is_on_cpu = self._clock.kind == "wall"
+        return RankRecord(
+            rank=topology.rank,
+            mode=mode,
+            host=socket.gethostname(),
+            device="cpu" if is_on_cpu else torch.cuda.get_device_name(),
+            modules=topology.modules,
+            seed_used=trainer.config.seed,
+            started_at=phases.started_at,
+            first_step_at=self._first_step_at,
+            first_step_seconds=self._first_step_seconds,
+            last_step_at=self._last_step_at,
+            losses=tuple(finite(result.loss) for result in results),
+            grad_norms={
+                module: tuple(finite(result.grad_norms[module]) for result in results)
+                for module in topology.layout.modules
+            },
+            tokens=tuple(result.num_tokens for result in results),
+            token_pairs=tuple(result.num_token_pairs for result in results),
+            images=tuple(result.num_images for result in results),
+            clock=self._clock.kind,
+            step_seconds=self._clock.step_seconds(),
+            phases=phases.seconds,
+            **found,
+        )
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for what a record cannot hold: NaN and infinity are unknown numbers."""
+    return value if math.isfinite(value) else None
