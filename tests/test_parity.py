@@ -17,7 +17,21 @@ from mimo_bench.parity.verdicts import (
     relative,
 )
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import EvaluationResult, Tolerance
+from mimo_bench.record.schema import EvaluationResult, GradientDifference, Tolerance
+
+
+def exact(module: str) -> GradientDifference:
+    """A gradient that equals the baseline's."""
+    return GradientDifference(
+        parameter=f"{module}.weight",
+        module=module,
+        norm=2.0,
+        baseline_norm=2.0,
+        error_norm=0.0,
+        scale=1.0,
+        unscaled_error_norm=0.0,
+    )
+
 
 ASKED = Asked(num_steps=3, min_answer_accuracy=None)
 
@@ -30,6 +44,7 @@ BASELINE = Trained(
     samples_match=True,
     mismatch=None,
     disagreement=None,
+    gradients=(exact("vision"), exact("language")),
 )
 
 
@@ -44,7 +59,9 @@ def with_norms(module: str, *norms: float | None) -> Trained:
 def test_equal_trainings_pass_and_the_reason_says_how_closely_they_agree() -> None:
     parity = judge(BASELINE, BASELINE, ASKED)
     assert parity.verdict == "passed"
-    assert parity.reason == "3 steps agree: loss to 0.0e+00, gradient norm of every module to 0.0e+00"
+    assert parity.reason == (
+        "3 steps agree: loss to 0.0e+00, gradient norm of every module to 0.0e+00, each of 2 gradients to 0.0e+00"
+    )
     assert (parity.loss_rel_max, parity.grad_norm_rel) == (0.0, {"vision": 0.0, "language": 0.0})
     assert (parity.weights_match_at_start, parity.samples_match) == (True, True)
     assert (parity.first_divergence_step, parity.tolerance) == (None, FP32)
@@ -57,6 +74,20 @@ def test_rounding_passes_and_is_recorded_at_its_worst() -> None:
     assert parity.verdict == "passed"
     assert parity.loss_rel_max == pytest.approx(2e-6)
     assert parity.grad_norm_rel == {"vision": pytest.approx(5e-5), "language": 0.0}
+
+
+def test_a_layout_whose_gradients_were_not_compared_fails() -> None:
+    parity = judge(replace(BASELINE, gradients=None), BASELINE, ASKED)
+    assert (parity.verdict, parity.reason) == ("failed", "no gradient was compared")
+
+
+def test_one_wrong_gradient_fails_though_no_norm_and_no_loss_shows_it() -> None:
+    wrong = exact("vision").model_copy(update={"error_norm": 0.5, "scale": 0.97, "unscaled_error_norm": 0.49})
+    parity = judge(replace(BASELINE, gradients=(wrong, exact("language"))), BASELINE, ASKED)
+    assert parity.verdict == "failed"
+    assert parity.reason == "1 of the gradients of vision differ, most vision.weight by 0.25 of its norm"
+    assert parity.worst_gradient is not None
+    assert (parity.worst_gradient.parameter, parity.worst_gradient.rel) == ("vision.weight", 0.25)
 
 
 def test_a_doubled_vision_gradient_fails_though_no_loss_shows_it() -> None:

@@ -91,7 +91,8 @@ def _uniform_scale(gradients: Sequence[GradientDifference]) -> float | None:
         scales.append(one.scale)
     if not scales or max(scales) - min(scales) > UNIFORM * abs(scales[0]):
         return None
-    return scales[0]
+    # A factor of one leaves whatever else is wrong unexplained.
+    return None if math.isclose(scales[0], 1.0, rel_tol=UNIFORM) else scales[0]
 
 
 def _as_ratio(scale: float, module: str, dp: Mapping[str, int]) -> str:

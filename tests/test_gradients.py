@@ -1,0 +1,77 @@
+"""What the gradients of one step say, in words: by hand-made differences of a few parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimo_bench.parity.gradients import explain, module_norms, relative_errors, worst_gradient
+from mimo_bench.record.schema import GradientDifference
+
+DP = {"vision": 2, "language": 1}
+
+
+def scaled(parameter: str, *, norm: float, scale: float, rest: float = 0.0) -> GradientDifference:
+    """A gradient that is `scale` x the baseline's of `norm`, plus something of norm `rest` at right angles to it."""
+    return GradientDifference(
+        parameter=parameter,
+        module=parameter.split(".")[0],
+        norm=((scale * norm) ** 2 + rest**2) ** 0.5,
+        baseline_norm=norm,
+        error_norm=(((scale - 1) * norm) ** 2 + rest**2) ** 0.5,
+        scale=scale if norm else None,
+        unscaled_error_norm=rest if norm else None,
+    )
+
+
+LANGUAGE = scaled("language.embedding.weight", norm=4.0, scale=1.0)
+
+
+def reason(*vision: GradientDifference) -> str | None:
+    return explain((*vision, LANGUAGE), bound=1e-4, dp=DP)
+
+
+def test_equal_gradients_need_no_words() -> None:
+    assert reason(scaled("vision.a", norm=3.0, scale=1.0), scaled("vision.b", norm=1.0, scale=1.00001)) is None
+
+
+def test_a_uniform_scale_is_named_with_the_ratio_of_degrees_that_it_equals() -> None:
+    half = reason(scaled("vision.a", norm=3.0, scale=0.5), scaled("vision.b", norm=1.0, scale=0.5))
+    assert half == "gradients of vision.* are 0.5 x the baseline's, uniformly: language dp 1 / vision dp 2"
+    third = reason(scaled("vision.a", norm=3.0, scale=0.3), scaled("vision.b", norm=1.0, scale=0.3))
+    assert third == "gradients of vision.* are 0.3 x the baseline's, uniformly"
+
+
+def test_factors_that_differ_between_parameters_are_no_uniform_scale() -> None:
+    words = reason(scaled("vision.a", norm=3.0, scale=0.5), scaled("vision.b", norm=1.0, scale=0.9))
+    assert words == "2 of the gradients of vision differ, most vision.a by 0.5 of its norm"
+
+
+def test_missing_gradients_are_counted_and_the_first_is_named() -> None:
+    one = reason(scaled("vision.a", norm=3.0, scale=1.0), scaled("vision.b", norm=1.0, scale=0.0))
+    assert one == "1 of 2 gradients of vision is zero, first vision.b"
+    both = reason(scaled("vision.a", norm=3.0, scale=0.0), scaled("vision.b", norm=1.0, scale=0.0))
+    assert both == "every gradient of vision is zero, first vision.a"
+
+
+def test_a_parameter_without_a_gradient_of_its_own_is_judged_against_its_module() -> None:
+    # The module's norm is 3: rounding of 3e-8 on a true zero is 1e-5 of the floor of 3e-3, and 3e-6 is 1e-3 of it.
+    bias = scaled("vision.bias", norm=0.0, scale=0.0, rest=3e-8)
+    assert relative_errors((scaled("vision.a", norm=3.0, scale=1.0), bias))["vision.bias"] == pytest.approx(1e-5)
+    assert reason(scaled("vision.a", norm=3.0, scale=1.0), bias) is None
+    wrong = scaled("vision.bias", norm=0.0, scale=0.0, rest=3e-6)
+    assert reason(scaled("vision.a", norm=3.0, scale=1.0), wrong) == (
+        "1 of the gradients of vision differ, most vision.bias by 0.001 of its norm"
+    )
+
+
+def test_a_gradient_that_is_not_finite_is_the_worst_of_all() -> None:
+    broken = scaled("vision.b", norm=1.0, scale=1.0).model_copy(update={"norm": None, "error_norm": None})
+    gradients = (scaled("vision.a", norm=3.0, scale=5.0), broken)
+    worst = worst_gradient(gradients)
+    assert worst is not None
+    assert (worst.parameter, worst.rel) == ("vision.b", None)
+
+
+def test_a_modules_norm_is_over_all_its_parameters() -> None:
+    gradients = (scaled("vision.a", norm=3.0, scale=1.0), scaled("vision.b", norm=4.0, scale=1.0), LANGUAGE)
+    assert module_norms(gradients) == {"vision": 5.0, "language": 4.0}
