@@ -1,0 +1,140 @@
+"""What ranks do for the tests of the trainer: build it, and leave in `folder` what a test looks at."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer import grads
+from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.trainer.device import RankDevice, join
+from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
+from mimo_bench.trainer.weights import shards
+
+BUILDERS = ("build_topology", "build_model", "draw_weights", "wrap_data_parallel", "build_optimizer", "build_schedule")
+"""The parts of `build_trainer` that could make a group."""
+
+
+def leave_weights(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave every starting weight in `rank<k>.pt`: full, as held, and which positions are held."""
+    trainer = _build(arguments)
+    weights = {
+        shard.name: {
+            # Gathering is collective over the tensor-parallel group, so every rank does it.
+            "full": shard.gather(shard.parameter.detach()).clone(),
+            "local": shard.parameter.detach().clone(),
+            "positions": shard.positions(),
+            "is_split": shard.dim is not None,
+        }
+        for shard in shards(trainer.model, trainer.topology)
+    }
+    torch.save(weights, Path(arguments["folder"]) / f"rank{rank}.pt")
+
+
+def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave which groups were asked for, in order, and the names of those that the rank is in."""
+    made: list[dict[str, Any]] = []
+
+    def recorded(new_group: Callable[..., Any]) -> Callable[..., Any]:
+        def call(ranks: list[int] | None = None, *args: Any, **kwargs: Any) -> Any:
+            maker = [frame.name for frame in traceback.extract_stack() if frame.name in BUILDERS]
+            made.append({"ranks": ranks, "role": kwargs.get("group_desc"), "maker": maker})
+            return new_group(ranks, *args, **kwargs)
+
+        return call
+
+    device = join("cpu")
+    # One serves those who make groups one by one, the other those who enumerate them.
+    dist.new_group = recorded(dist.new_group)
+    distributed_c10d.new_group = recorded(distributed_c10d.new_group)
+    _build(arguments, device)
+    mine = sorted(group.group_desc for group in distributed_c10d._world.pg_map)
+    _leave(arguments, rank, {"made": made, "mine": mine})
+
+
+def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave what the rank knows of the first optimizer step, and how many answer tokens it scored itself."""
+    trainer = _build(arguments)
+    batch = trainer.loader.global_batch("train", 0)
+    mine = [int(part.loss_mask.sum()) for part in batch if part.loss_mask is not None]
+    result = trainer.train_step(batch)
+    _leave(
+        arguments,
+        rank,
+        {
+            "loss": result.loss,
+            "grad_norms": result.grad_norms,
+            "num_tokens": result.num_tokens,
+            "num_token_pairs": result.num_token_pairs,
+            "num_images": result.num_images,
+            "totals": trainer.totals.read(),
+            "scored_here": sum(mine),
+        },
+    )
+
+
+def finish_gradients_twice(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave what megatron-core's finalisation is asked for, first with `force_all_reduce`, then without."""
+    trainer = _build(arguments)
+    names = {id(module): name for name, module in hosted_modules(trainer.model)}
+    calls: list[dict[str, Any]] = []
+
+    def record(models: list[Any], num_tokens: Any, *, pg_collection: Any, force_all_reduce: bool) -> None:
+        (name,) = (names[id(model)] for model in models)
+        own_groups = pg_collection is trainer.topology.groups[name]
+        calls.append(
+            {"module": name, "force": force_all_reduce, "own_groups": own_groups, "divides": num_tokens is not None}
+        )
+
+    grads.finalize_model_grads = record  # type: ignore[attr-defined]  # imported there
+    # As the schedules call it.
+    finish = trainer.model.config.finalize_model_grads_func
+    for force in (True, False):
+        finish([trainer.model], torch.tensor(1), pg_collection=None, force_all_reduce=force)
+    _leave(arguments, rank, calls)
+
+
+def count_flops(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave the operations of one forward and backward pass as torch counts them, and what was fed."""
+    trainer = _build(arguments)
+    batch = trainer.loader.global_batch("train", 0)
+    trainer.totals.reset()
+    # The plain kernel, as torch counts nothing for the fused one of CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        trainer.schedule(batch, forward_only=False)
+    totals = trainer.totals.read()
+    fed = {name: round(totals[name]) for name in ("tokens", "token_pairs", "images")}
+    _leave(arguments, rank, {"flops": counter.get_total_flops(), **fed})
+
+
+def _build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Trainer:
+    """The trainer of the layout, in fp32 with the settings that it declares."""
+    scenario = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
+    table = scenario.table(arguments["layout"])
+    config = TrainerConfig(
+        shape=scenario.shape,
+        layout=table.grids(),
+        plan=scenario.batch_plan(table.name),
+        settings=table.settings,
+        training=scenario.training,
+        precision="fp32",
+        seq_length=scenario.seq_length,
+        seed=scenario.seed,
+    )
+    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
+    return build_trainer(config, dataset=dataset, device=device or join("cpu"))
+
+
+def _leave(arguments: Mapping[str, Any], rank: int, what: Any) -> None:
+    (Path(arguments["folder"]) / f"rank{rank}.json").write_text(json.dumps(what), encoding="utf-8")

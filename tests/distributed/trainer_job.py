@@ -1,0 +1,39 @@
+"""Starts the entries of `trainer_entries` on ranks that build the trainer of one layout. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.launch import Job, Launcher
+from mimo_bench.scenario import GridTable, LayoutTable, Scenario
+
+
+def scenario(layouts: dict[str, tuple[dict[str, int], dict[str, int]]], **changes: Any) -> Scenario:
+    """llava-tiny on `layouts`: the grids of vision and language by name, the baseline first."""
+    tables = tuple(
+        LayoutTable(name=name, vision=GridTable(**vision), language=GridTable(**language))
+        for name, (vision, language) in layouts.items()
+    )
+    fixed: dict[str, Any] = {"global_batch_size": 4, "global_micro_batch_size": 2, "seq_length": 32, "seed": 3}
+    made = Scenario(
+        question="Is every part right?", model="llava-tiny", baseline=tables[0].name, layout=tables, **fixed | changes
+    )
+    made.check()
+    return made
+
+
+def run_entry(launcher: Launcher, entry: str, made: Scenario, layout: str, folder: Path) -> int:
+    """Run a function of `trainer_entries` on every rank of a layout; returns how many ranks there were."""
+    world_size = made.table(layout).grids().world_size
+    outcome = launcher.launch(
+        Job(
+            entry=f"tests.distributed.trainer_entries:{entry}",
+            arguments={"scenario": made.model_dump(mode="json"), "layout": layout, "folder": str(folder)},
+            world_size=world_size,
+            log_dir=folder,
+            hang_seconds=60.0,
+        )
+    )
+    assert outcome.ended == "finished", outcome
+    return world_size

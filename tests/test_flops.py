@@ -1,0 +1,105 @@
+"""Model FLOPs, worked out by hand for a model of a few numbers and counted by torch for llava-tiny."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.launch import Launcher
+from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from tests.distributed.trainer_job import run_entry, scenario
+
+SHAPE = ModelShape(
+    vision=VisionShape(
+        image_size=2, patch_size=1, hidden_size=2, ffn_hidden_size=3, num_layers=1, num_attention_heads=1
+    ),
+    language=LanguageShape(
+        vocab_size=7,
+        hidden_size=4,
+        ffn_hidden_size=5,
+        num_layers=2,
+        num_attention_heads=2,
+        num_query_groups=1,
+        max_sequence_length=8,
+        image_token_id=6,
+    ),
+)
+
+# One image: 4 patches of 1 pixel and a class token, 5 positions of width 2.
+#   qkv 2 -> 6, 2 x 5 x 2 x 6 = 120; projection 2 -> 2, 40; MLP 2 -> 3 -> 2, 60 + 60: 280
+#   scores [5, 2] x [2, 5], 100; times values [5, 5] x [5, 2], 100: 200
+#   projector 2 -> 4 -> 4 over 4 patches, 64 + 128: 192
+#   patches 3 -> 2, 2 x 4 x 3 x 2: 48
+# Backward twice as much again, but pixels need no gradient: 3 x (280 + 200 + 192) + 2 x 48.
+ONE_IMAGE = 2112
+
+# Texts of 3 and 5 tokens: 8 tokens, 9 + 25 = 34 pairs; width 4, 2 heads of 2, one of them for keys and values.
+#   a layer, for each token: query 4 -> 4, 32; key and value 4 -> 2, 16 each; projection, 32; gate, up and down 4 -> 5,
+#   40 each: 216, in all 1728
+#   a layer, for each pair: 2 x 4 for the score and 2 x 4 for the value, half of the pairs: 8 x 34 = 272
+#   head 4 -> 7: 2 x 8 x 4 x 7 = 448
+# Forward and twice that backward: 3 x (2 x (1728 + 272) + 448).
+TWO_TEXTS = 13344
+
+
+def test_a_step_takes_what_its_matrix_products_take() -> None:
+    assert model_flops(SHAPE, num_images=1, num_tokens=8, num_token_pairs=34) == {
+        "vision": ONE_IMAGE,
+        "language": TWO_TEXTS,
+    }
+
+
+def test_images_and_texts_are_counted_apart() -> None:
+    assert model_flops(SHAPE, num_images=10, num_tokens=0, num_token_pairs=0) == {
+        "vision": 10 * ONE_IMAGE,
+        "language": 0,
+    }
+
+
+def test_attention_costs_half_of_all_pairs_as_it_is_causal() -> None:
+    with_pairs, without = (
+        model_flops(SHAPE, num_images=0, num_tokens=8, num_token_pairs=pairs)["language"] for pairs in (34, 0)
+    )
+    # Forward and backward of 2 layers, 4 x 34 x 4 operations over all pairs.
+    assert with_pairs - without == 3 * 2 * 544 / 2
+
+
+def test_patches_of_two_pixels_a_side_are_fewer_and_larger() -> None:
+    shape = replace(SHAPE, vision=replace(SHAPE.vision, patch_size=2))
+    # One patch and the class token: layer 56 x 2 + attention 4 x 2^2 x 2 = 144, projector 48, patch 2 x 12 x 2 = 48.
+    assert model_flops(shape, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == 3 * (144 + 48) + 2 * 48
+
+
+def test_utilisation_is_over_all_allocated_devices() -> None:
+    # Two H200s at 989.4e12 each.
+    assert mfu(flops_per_second=989.4e12, num_devices=2, device="NVIDIA H200", precision="bf16") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "bf16"), ("NVIDIA H100", "bf16"), ("nvidia h200", "bf16"), ("NVIDIA H200", "fp32")],
+)
+def test_utilisation_of_an_unknown_peak_is_unknown(device: str, precision: str) -> None:
+    assert mfu(flops_per_second=1e12, num_devices=1, device=device, precision=precision) is None
+
+
+def test_torch_counts_as_many_operations_in_our_own_modules(launcher: Launcher, tmp_path: Path) -> None:
+    # Filled: torch counts padding, too, and we do not.
+    filled = scenario({"one-rank": ({}, {})}, data="synthetic-filled", seq_length=48)
+    run_entry(launcher, "count_flops", filled, "one-rank", tmp_path)
+    counted = json.loads((tmp_path / "rank0.json").read_text())
+    assert (counted["images"], counted["tokens"], counted["token_pairs"]) == (4, 4 * 48, 4 * 48 * 48)
+    ours = model_flops(
+        filled.shape,
+        num_images=counted["images"],
+        num_tokens=counted["tokens"],
+        num_token_pairs=counted["token_pairs"],
+    )
+    # torch counts a causal product in full, so the half that we leave out comes on top: forward and backward, 4 layers,
+    # scores and values, width 64.
+    masked_half = 3 * 4 * (2 * 2 * 64 * counted["token_pairs"]) / 2
+    assert counted["flops"] == pytest.approx(sum(ours.values()) + masked_half, rel=5e-3)
