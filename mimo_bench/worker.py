@@ -106,6 +106,7 @@ def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
 def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
     steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
+    plant(trainer, asked, undo)
     batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
     phases.end("load")
     mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
@@ -114,7 +115,6 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     evaluation = None
     probe = GradientProbe(asked.baseline / "gradients", is_baseline=asked.is_baseline)
     if mismatch is None:
-        plant(trainer, asked, undo)
         log.train(trainer, batches[:1], inspect=lambda: probe.inspect(trainer))
         log.train(trainer, batches[1:])
         later = trainer.loader.batches("train", start=steps.parity)

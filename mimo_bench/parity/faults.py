@@ -9,15 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.layout import LANGUAGE, Layout
+from mimo_bench.trainer.data.sample import Split
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer.weights import Shard, draw_weights
 
 _MORE_THAN_ANY_DEVICE = 1 << 50
 
@@ -35,16 +42,112 @@ class FaultContext:
 
 def bridge_gradient_doubled(context: FaultContext) -> None:
     """The gradient that comes back over the bridge reaches the encoder twice as large; the loss hardly shows it."""
+    _on_encoder_gradient(context, lambda gradient: gradient * 2)
 
-    def double(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(lambda gradient: gradient * 2)
 
-    for name, module in hosted_modules(context.trainer.model):
-        if name != LANGUAGE:
-            # Inside the data-parallel wrapper: MIMO calls the wrapper's `forward` itself, past the wrapper's hooks.
-            handle = unwrap(module).register_forward_hook(double)
-            context.undo.callback(handle.remove)
+def bridge_gradient_dropped(context: FaultContext) -> None:
+    """No gradient comes back over the bridge: the encoder stands still and the loss falls anyway."""
+    _on_encoder_gradient(context, lambda gradient: gradient * 0)
+
+
+def encoder_gradient_scaled_by_dp_ratio(context: FaultContext) -> None:
+    """Each module takes a mean over its own replicas, so the encoder's gradient is off by the ratio of degrees."""
+    for name, module in _encoders(context):
+        ratio = context.layout.language.dp / context.layout.modules[name].dp
+        scale = module.scale_gradients
+        _replace(context, module, "scale_gradients", partial(_scale_twice, scale, ratio))
+
+
+def encoder_gradient_not_normalised(context: FaultContext) -> None:
+    """The encoder's gradient stays a sum over answer tokens while the language model's becomes a mean."""
+    for _, module in _encoders(context):
+        _replace(context, module, "scale_gradients", lambda _: None)
+
+
+def encoder_fed_other_samples(context: FaultContext) -> None:
+    """The encoder's loader is one sample ahead of the language model's."""
+    plan = context.trainer.loader.plan
+
+    def ahead(**where: Any) -> range:
+        ids = plan.sample_ids(**where)
+        return ids if where["module"] == LANGUAGE else range(ids.start + 1, ids.stop + 1)
+
+    shifted = SimpleNamespace(num_micro_batches=plan.num_micro_batches, sample_ids=ahead)
+    _replace(context, context.trainer.loader, "plan", shifted)
+
+
+def encoder_reads_other_pixels(context: FaultContext) -> None:
+    """Sample ids are right everywhere, and the pixels that are read for them belong to the sample behind."""
+    dataset = context.trainer.loader.dataset
+
+    def pixels(split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
+        return dataset.pixels(split, sample_id + 1, device)
+
+    _replace(context, context.trainer.loader, "dataset", SimpleNamespace(pixels=pixels, text=dataset.text))
+
+
+def image_patches_dealt_to_other_samples(context: FaultContext) -> None:
+    """The encoder gives [patches, images, h] where [images, patches, h] is flattened; the loss is off by 3e-4."""
+
+    def transpose(_: torch.nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
+        return features.transpose(0, 1).contiguous()
+
+    for _, module in _encoders(context):
+        hosted: Any = unwrap(module)
+        for encoder in hosted.encoders.values():
+            context.undo.callback(encoder.register_forward_hook(transpose).remove)
+
+
+def layer_norm_gradients_not_reduced(context: FaultContext) -> None:
+    """Under sequence parallelism each rank keeps the norm gradients of its own part of the sequence."""
+    # The package exports a function under its module's name, which hides the module from a plain import.
+    finalisation = import_module("megatron.core.distributed.finalize_model_grads")
+    _replace(context, finalisation, "_allreduce_non_tensor_model_parallel_grads", lambda *_, **__: None)
+
+
+def local_token_count(context: FaultContext) -> None:
+    """Each language replica divides by its own number of answer tokens, times the number of replicas."""
+    totals, replicas = context.trainer.totals, context.layout.language.dp
+    reduce = totals.reduce
+    own: list[float] = []
+
+    def remember() -> None:
+        own[:] = [totals.read()["scored_tokens"] * replicas]
+        reduce()
+
+    _replace(context, totals, "reduce", remember)
+    if (module := dict(hosted_modules(context.trainer.model)).get(LANGUAGE)) is not None:
+        scale = module.scale_gradients
+        # Only ranks that have counted have a number of their own to divide by.
+        _replace(context, module, "scale_gradients", lambda by: scale(1 / own[0] if own[0] else by))
+
+
+def replica_reduction_skipped(context: FaultContext) -> None:
+    """The encoder's replicas never sum their gradients, and drift apart."""
+    for _, module in _encoders(context):
+        _replace(context, module, "finish_grad_sync", lambda **_: None)
+
+
+def vision_layer_skipped(context: FaultContext) -> None:
+    """The encoder's last layer never runs, as in later pipeline stages of an encoder in megatron-core 0.19."""
+    for _, module in _encoders(context):
+        layers = [layer for layer in module.modules() if isinstance(layer, TransformerLayer)]
+        _replace(context, layers[-1], "forward", lambda hidden_states, *_, **__: (hidden_states, None))
+
+
+def weights_drawn_by_shard(context: FaultContext) -> None:
+    """Every tensor-parallel rank draws its slice as if it were the whole tensor."""
+
+    def as_if_whole(shard: Shard) -> torch.Tensor:
+        return torch.arange(shard.parameter.numel(), device=shard.parameter.device).view(shard.parameter.shape)
+
+    _replace(context, Shard, "positions", as_if_whole)
+    _draw(context, seed=context.trainer.config.seed)
+
+
+def weights_of_another_seed(context: FaultContext) -> None:
+    """The seed that was declared is not the one that is used."""
+    _draw(context, seed=context.trainer.config.seed + 1)
 
 
 def kill_rank(context: FaultContext) -> None:
@@ -72,6 +175,41 @@ def exhaust_memory(context: FaultContext) -> None:
         torch.empty(_MORE_THAN_ANY_DEVICE, dtype=torch.uint8, device=torch.cuda.current_device())
 
     _on_first_forward(context, allocate)
+
+
+def _encoders(context: FaultContext) -> list[tuple[str, Any]]:
+    """The encoders that this rank hosts, by name, in their data-parallel wrappers."""
+    return [(name, module) for name, module in hosted_modules(context.trainer.model) if name != LANGUAGE]
+
+
+def _on_encoder_gradient(context: FaultContext, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change what comes back to the end of the projector."""
+
+    def watch(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(change)
+
+    for _, module in _encoders(context):
+        # Inside the data-parallel wrapper: MIMO calls the wrapper's `forward` itself, past the wrapper's hooks.
+        context.undo.callback(unwrap(module).register_forward_hook(watch).remove)
+
+
+def _scale_twice(scale: Callable[[Any], None], ratio: float, by: Any) -> None:
+    scale(by * ratio)
+
+
+def _draw(context: FaultContext, *, seed: int) -> None:
+    draw_weights(context.trainer.model, context.trainer.topology, seed=seed)
+    # Master weights were copied before.
+    context.trainer.optimizer.reload_model_params()
+
+
+def _replace(context: FaultContext, target: Any, name: str, value: Any) -> None:
+    """Put `value` in the place of an attribute until the fault is undone."""
+    # Frozen values refuse plain assignment; a planted fault is the one that may.
+    put = setattr if isinstance(target, type | ModuleType) else object.__setattr__
+    context.undo.callback(put, target, name, getattr(target, name))
+    put(target, name, value)
 
 
 def _on_first_forward(context: FaultContext, act: Any) -> None:

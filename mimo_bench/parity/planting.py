@@ -11,17 +11,30 @@ GROUP = "mimo_bench.faults"
 """Entry points of this group add faults: name -> callable `plant(context)`."""
 
 _OURS = "mimo_bench.parity.faults"
-_BUILT_IN = {
-    "bridge-gradient-doubled": f"{_OURS}:bridge_gradient_doubled",
-    "exhaust-memory": f"{_OURS}:exhaust_memory",
-    "hang-rank": f"{_OURS}:hang_rank",
-    "kill-rank": f"{_OURS}:kill_rank",
-}
+_BUILT_IN = (
+    "bridge-gradient-doubled",
+    "bridge-gradient-dropped",
+    "encoder-gradient-scaled-by-dp-ratio",
+    "encoder-gradient-not-normalised",
+    "encoder-fed-other-samples",
+    "encoder-reads-other-pixels",
+    "exhaust-memory",
+    "hang-rank",
+    "image-patches-dealt-to-other-samples",
+    "kill-rank",
+    "layer-norm-gradients-not-reduced",
+    "local-token-count",
+    "replica-reduction-skipped",
+    "vision-layer-skipped",
+    "weights-drawn-by-shard",
+    "weights-of-another-seed",
+)
 
 
 def known_faults() -> dict[str, str]:
     """Every fault that can be planted: its name and where its function lies, as `module:function`."""
-    return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **_BUILT_IN}
+    ours = {name: f"{_OURS}:{name.replace('-', '_')}" for name in _BUILT_IN}
+    return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **ours}
 
 
 def find_fault(name: str) -> str:

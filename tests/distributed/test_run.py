@@ -82,6 +82,37 @@ def test_a_killed_rank_ends_with_3_and_says_which(scenario: Path, tmp_path: Path
     validate(tmp_path / "out")
 
 
+def test_a_rank_that_hangs_ends_with_3_and_the_other_layouts_still_pass(scenario: Path, tmp_path: Path) -> None:
+    options = ("--modes", "parity", "--plant", "hang-rank@disjoint", "--hang-limit", "8")
+    with start(scenario, tmp_path / "out", *options) as command:
+        command.communicate(timeout=300)
+    assert command.returncode == 3
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "timeout"}
+    _, disjoint = read_run(tmp_path / "out").layouts
+    assert "rank 1" in disjoint.reason
+    validate(tmp_path / "out")
+
+
+def test_a_rank_without_memory_ends_with_3_and_is_named(scenario: Path, tmp_path: Path) -> None:
+    with start(scenario, tmp_path / "out", "--modes", "parity", "--plant", "exhaust-memory@disjoint") as command:
+        command.communicate(timeout=300)
+    assert command.returncode == 3
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "oom"}
+    _, disjoint = read_run(tmp_path / "out").layouts
+    assert disjoint.reason.startswith("rank 1 ")
+    validate(tmp_path / "out")
+
+
+def test_a_typo_in_the_scenario_ends_with_2_and_nothing_is_written(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("seq_length", "seq_lenght"), encoding="utf-8")
+    with start(scenario, tmp_path / "out") as command:
+        _, err = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert "two.toml: seq_lenght" in err
+    assert "seq_length" in err
+    assert list(tmp_path.iterdir()) == [scenario]
+
+
 def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp_path: Path) -> None:
     with start(scenario, tmp_path / "out") as command:
         ranks = tmp_path / "out" / "layouts" / "colocated" / "parity" / "rank0.log"

@@ -1,0 +1,129 @@
+"""Every known fault is caught by the check that should catch it, and the reason says what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimo_bench.attempt import Attempts
+from mimo_bench.launch import Launcher
+from mimo_bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.parity.planting import Planting, known_faults
+from mimo_bench.scenario import Scenario
+
+SCENARIO = Scenario.model_validate(
+    {
+        "question": "Is every fault caught?",
+        "model": "llava-tiny",
+        "global_batch_size": 8,
+        "global_micro_batch_size": 4,
+        "seq_length": 32,
+        "baseline": "colocated",
+        "steps": {"parity": 2},
+        "layout": [
+            {"name": "colocated", "vision": {}, "language": {}},
+            {"name": "fan-in", "vision": {"dp": 2}, "language": {"rank_offset": 2}},
+            {"name": "fan-out", "vision": {}, "language": {"dp": 2, "rank_offset": 1}},
+            {"name": "equal", "vision": {"dp": 2}, "language": {"dp": 2}},
+            {"name": "shards", "vision": {"tp": 2}, "language": {"dp": 2}},
+            {
+                "name": "sequence-parallel",
+                "vision": {},
+                "language": {"tp": 2, "rank_offset": 1},
+                "settings": {"sequence_parallel": True},
+            },
+        ],
+    }
+)
+
+CAUGHT = [
+    ("bridge-gradient-doubled", "equal", "gradients of vision.* are 2 x the baseline's, uniformly"),
+    ("bridge-gradient-dropped", "fan-out", "vision never got a gradient"),
+    (
+        "encoder-gradient-scaled-by-dp-ratio",
+        "fan-in",
+        "gradients of vision.* are 0.5 x the baseline's, uniformly: language dp 1 / vision dp 2",
+    ),
+    (
+        "encoder-gradient-scaled-by-dp-ratio",
+        "fan-out",
+        "gradients of vision.* are 2 x the baseline's, uniformly: language dp 2 / vision dp 1",
+    ),
+    ("encoder-gradient-not-normalised", "fan-in", "x the baseline's, uniformly"),
+    (
+        "encoder-fed-other-samples",
+        "equal",
+        "before the first step: step 0, micro-batch 0: vision.pixels reads samples 4",
+    ),
+    ("encoder-reads-other-pixels", "fan-out", "first sample 0 of step 0 (vision.pixels)"),
+    ("image-patches-dealt-to-other-samples", "fan-in", "of the gradients of vision differ"),
+    ("layer-norm-gradients-not-reduced", "sequence-parallel", "layernorm.weight hold different gradients"),
+    ("local-token-count", "fan-out", "replicas of language."),
+    ("replica-reduction-skipped", "fan-in", "replicas of vision."),
+    ("vision-layer-skipped", "fan-out", "layers.3."),
+    ("weights-drawn-by-shard", "shards", "before the first step: "),
+    ("weights-of-another-seed", "equal", "84 parameters start from other weights than the baseline's"),
+]
+
+
+def run(attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> Account:
+    """One layout in parity mode, with a fault or without."""
+    planted = None if fault is None else known_faults()[fault]
+    runner = LayoutRunner(
+        scenario=SCENARIO,
+        modes=("parity",),
+        attempts=attempts,
+        planting=Planting(fault=planted, layout=layout),
+        on_event=lambda _: None,
+    )
+    return runner.run(layout, reference)
+
+
+@pytest.fixture(scope="module")
+def attempts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
+    SCENARIO.check()
+    return Attempts(
+        launcher,
+        scenario=SCENARIO,
+        directory=tmp_path_factory.mktemp("faults"),
+        device_kind="cpu",
+        hang_seconds=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(attempts: Attempts) -> Reference:
+    reference = run(attempts, SCENARIO.baseline, None, None).reference
+    assert reference is not None
+    return reference
+
+
+@pytest.mark.parametrize("layout", [name for name in SCENARIO.names if name != SCENARIO.baseline])
+def test_a_layout_without_a_fault_passes(attempts: Attempts, reference: Reference, layout: str) -> None:
+    account = run(attempts, layout, None, reference)
+    assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
+
+
+@pytest.mark.parametrize(("fault", "layout", "words"), CAUGHT)
+def test_a_fault_is_caught_and_the_reason_says_what_it_is(
+    attempts: Attempts, reference: Reference, fault: str, layout: str, words: str
+) -> None:
+    account = run(attempts, layout, fault, reference)
+    assert account.status == "parity_failed"
+    assert words in account.reason
+
+
+def test_every_fault_of_ours_that_parity_can_judge_is_in_the_table_above() -> None:
+    ends_the_layout = {"exhaust-memory", "hang-rank", "kill-rank"}
+    assert {fault for fault, _, _ in CAUGHT} == set(known_faults()) - ends_the_layout
+
+
+def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(
+    attempts: Attempts, reference: Reference
+) -> None:
+    parity = run(attempts, "fan-in", "encoder-gradient-scaled-by-dp-ratio", reference).parity
+    assert parity is not None
+    assert parity.worst_gradient is not None
+    assert parity.worst_gradient.rel == pytest.approx(0.5, rel=1e-3)
+    # The loss of the second step, after one update with the wrong gradient, differs by less than a hundredth of that.
+    assert parity.loss_rel_max is not None
+    assert parity.loss_rel_max < 5e-3
