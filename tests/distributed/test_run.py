@@ -89,7 +89,9 @@ def test_a_rank_that_hangs_ends_with_3_and_the_other_layouts_still_pass(scenario
     assert command.returncode == 3
     assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "timeout"}
     _, disjoint = read_run(tmp_path / "out").layouts
-    assert "rank 1" in disjoint.reason
+    assert "made no progress for 8 s" in disjoint.reason
+    log = tmp_path / "out" / "layouts" / "disjoint" / "parity" / "rank1.log"
+    assert "faults.py" in log.read_text(encoding="utf-8")
     validate(tmp_path / "out")
 
 
