@@ -155,6 +155,38 @@ def run(
     raise typer.Exit(exit_status(layouts))
 
 
+@app.command()
+def selftest(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario whose layouts are to be broken.")],
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New directory for logs and table.", show_default="by time")
+    ] = None,
+) -> None:
+    """Plant every known fault; each must be caught by its check, and the clean runs must pass."""
+    from mimo_bench import run_options
+    from mimo_bench.devices import num_gpus
+    from mimo_bench.scenario import load_scenario
+
+    scenario = load_scenario(file)
+    kind = run_options.device_kind(device.value)
+    from mimo_bench.selftest import Trial, choose_layouts, run_selftest  # only now: bad input is answered at once
+
+    layouts = choose_layouts(scenario)
+    if kind == "cuda":
+        run_options.check_fits(scenario, file, tuple(layouts.values()), available=num_gpus())
+    (directory,) = run_options.run_directories(out, [file])
+
+    def show(trial: Trial) -> None:
+        mark = "ok  " if trial.is_right else "FAIL"
+        print(f"{mark} {trial.fault or 'no fault'} in {trial.layout}: {trial.found}: {trial.reason}", flush=True)
+
+    trials = run_selftest(scenario, layouts, device_kind=kind, directory=directory, on_trial=show)
+    num_right = sum(trial.is_right for trial in trials)
+    print(f"{num_right} of {len(trials)} as expected; table: {directory / 'selftest.md'}")
+    raise typer.Exit(0 if num_right == len(trials) else PARITY_FAILED)
+
+
 def exit_status(layouts: Iterable[LayoutRecord]) -> int:
     """3 if a layout ended without a record, else 1 if one failed parity, else 0."""
     statuses = {layout.status for layout in layouts}

@@ -210,7 +210,7 @@ def _judge_as_timed(account: Account, timed: Trained, reference: Reference, *, n
     has_failed = as_timed.verdict == "failed"
     changes: dict[str, Any] = {"as_timed": as_timed}
     if has_failed:
-        changes |= {"verdict": "failed", "reason": as_timed.reason}
+        changes |= {"verdict": "failed", "reason": as_timed.reason, "failed_check": "as_timed"}
     return replace(
         account,
         status="parity_failed" if has_failed else account.status,

@@ -51,6 +51,8 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
     modes = parse_modes(asked.modes)
     hang_seconds = parse_hang_limit(asked.hang_limit)
     kind = device_kind(asked.device)
+    if kind == "cpu" and "comm" in modes:
+        raise UsageError("--modes: comm reads NCCL's flight recorder and CPU ranks have none; leave comm out")
     directories = run_directories(asked.out, asked.files)
     for file, scenario in zip(asked.files, scenarios, strict=True):
         check_names(scenario, file, layouts=asked.layouts, planting=planting)

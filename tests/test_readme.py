@@ -34,10 +34,11 @@ def test_ci_executes_the_commands_of_the_readme() -> None:
         [REPOSITORY / ".ci" / "run", "--print"], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
     ).stdout
     assert executed == "".join(fences("bash ci"))
-    bench, tests, digits = executed.splitlines()
+    bench, tests, digits, selftest = executed.splitlines()
     assert bench.endswith("nox -s bench")
     assert tests.endswith("nox -s tests")
     assert "scenarios/digits.toml" in digits
+    assert "selftest scenarios/cpu_smoke.toml" in selftest
 
 
 @pytest.mark.parametrize("line", shown_commands())

@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Literal
 
 from mimo_bench.errors import FaultError
+from mimo_bench.layout import Layout
+from mimo_bench.record.schema import Check
+from mimo_bench.scenario import Settings
 
 GROUP = "mimo_bench.faults"
 """Entry points of this group add faults: name -> callable `plant(context)`."""
 
 _OURS = "mimo_bench.parity.faults"
-_BUILT_IN = (
-    "bridge-gradient-doubled",
-    "bridge-gradient-dropped",
-    "encoder-gradient-scaled-by-dp-ratio",
-    "encoder-gradient-not-normalised",
-    "encoder-fed-other-samples",
-    "encoder-reads-other-pixels",
-    "exhaust-memory",
-    "hang-rank",
-    "image-patches-dealt-to-other-samples",
-    "kill-rank",
-    "layer-norm-gradients-not-reduced",
-    "local-token-count",
-    "replica-reduction-skipped",
-    "vision-layer-skipped",
-    "weights-drawn-by-shard",
-    "weights-of-another-seed",
-)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownFault:
+    """A fault, the check that must catch it, and the layouts in which it shows at all."""
+
+    caught_by: Check | Literal["oom", "timeout", "crashed"]
+    shows_in: Callable[[Layout, Settings], bool]
+
+
+def _everywhere(_: Layout, __: Settings) -> bool:
+    return True
+
+
+def _encoder_dp(layout: Layout) -> int:
+    return max(grid.dp for grid in layout.encoders.values())
+
+
+KNOWN: dict[str, KnownFault] = {
+    "bridge-gradient-doubled": KnownFault(caught_by="gradients", shows_in=_everywhere),
+    "bridge-gradient-dropped": KnownFault(caught_by="gradients", shows_in=_everywhere),
+    "encoder-gradient-not-normalised": KnownFault(caught_by="gradients", shows_in=_everywhere),
+    "encoder-gradient-scaled-by-dp-ratio": KnownFault(
+        caught_by="gradients", shows_in=lambda layout, _: _encoder_dp(layout) != layout.language.dp
+    ),
+    "encoder-fed-other-samples": KnownFault(caught_by="static", shows_in=_everywhere),
+    "encoder-reads-other-pixels": KnownFault(caught_by="static", shows_in=_everywhere),
+    "image-patches-dealt-to-other-samples": KnownFault(caught_by="gradients", shows_in=_everywhere),
+    "layer-norm-gradients-not-reduced": KnownFault(
+        caught_by="replicas", shows_in=lambda layout, how: how.sequence_parallel and layout.language.tp > 1
+    ),
+    "local-token-count": KnownFault(
+        caught_by="replicas",
+        shows_in=lambda layout, _: layout.language.dp > 1 and layout.language.tp == layout.language.pp == 1,
+    ),
+    "replica-reduction-skipped": KnownFault(
+        caught_by="replicas", shows_in=lambda layout, how: _encoder_dp(layout) > 1 and not how.distributed_optimizer
+    ),
+    "vision-layer-skipped": KnownFault(caught_by="gradients", shows_in=_everywhere),
+    "weights-drawn-by-shard": KnownFault(
+        caught_by="static", shows_in=lambda layout, _: any(grid.tp > 1 for grid in layout.modules.values())
+    ),
+    "weights-of-another-seed": KnownFault(caught_by="static", shows_in=_everywhere),
+    "exhaust-memory": KnownFault(caught_by="oom", shows_in=_everywhere),
+    "hang-rank": KnownFault(caught_by="timeout", shows_in=_everywhere),
+    "kill-rank": KnownFault(caught_by="crashed", shows_in=_everywhere),
+}
+"""Our own faults; those of other packages can be planted, but what must catch them only their authors know."""
 
 
 def known_faults() -> dict[str, str]:
     """Every fault that can be planted: its name and where its function lies, as `module:function`."""
-    ours = {name: f"{_OURS}:{name.replace('-', '_')}" for name in _BUILT_IN}
+    ours = {name: f"{_OURS}:{name.replace('-', '_')}" for name in KNOWN}
     return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **ours}
 
 

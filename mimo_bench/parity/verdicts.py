@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mimo_bench.parity.gradients import explain, worst_gradient
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import AsTimed, GradientDifference, Parity, Tolerance
+from mimo_bench.record.schema import AsTimed, Check, GradientDifference, Parity, Tolerance
 from mimo_bench.scenario import Precision
 
 FP32_GRADIENT_REL = 1e-4
@@ -46,9 +46,15 @@ class Asked:
 
 def judge_baseline(trained: Trained, asked: Asked) -> Parity:
     """Whether the baseline is fit to be compared with."""
-    problem = trained.mismatch or _unfit(trained, asked) or _dead(trained.losses[: asked.num_steps])
-    if problem:
-        return Parity(verdict="failed", reason=f"the baseline proves nothing: {problem}")
+    failed = _first_failed(
+        ("static", trained.mismatch),
+        ("replicas", trained.disagreement),
+        ("sound", _unsound(trained) or _dead(trained.losses[: asked.num_steps])),
+        ("evaluation", _too_few_right(trained, asked.min_answer_accuracy)),
+    )
+    if failed is not None:
+        check, reason = failed
+        return Parity(verdict="failed", reason=f"the baseline proves nothing: {reason}", failed_check=check)
     first, last = trained.losses[0], trained.losses[asked.num_steps - 1]
     return Parity(
         verdict="baseline",
@@ -65,6 +71,7 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
         return Parity(
             verdict="failed",
             reason=f"before the first step: {trained.mismatch}",
+            failed_check="static",
             weights_match_at_start=trained.weights_match_at_start,
             samples_match=trained.samples_match,
             tolerance=FP32,
@@ -72,13 +79,21 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
     losses, norms = _errors(trained, baseline, asked.num_steps)
     diverged = _diverged_steps(losses, norms, FP32)
     gradients = trained.gradients or ()
-    problem = _unfit(trained, asked) or (None if gradients else "no gradient was compared")
-    problem = problem or explain(gradients, bound=FP32_GRADIENT_REL, dp=asked.dp)
-    problem = problem or _diverged(trained, baseline, losses, norms, diverged, FP32)
-    problem = problem or _evaluates_differently(trained, baseline)
+    failed = _first_failed(
+        ("replicas", trained.disagreement),
+        (
+            "gradients",
+            explain(gradients, bound=FP32_GRADIENT_REL, dp=asked.dp) if gradients else "no gradient was compared",
+        ),
+        ("sound", _unsound(trained)),
+        ("steps", _diverged(trained, baseline, losses, norms, diverged, FP32)),
+        ("evaluation", _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline)),
+    )
+    check, reason = failed or (None, f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}")
     return Parity(
-        verdict="failed" if problem else "passed",
-        reason=problem or f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}",
+        verdict="passed" if check is None else "failed",
+        reason=reason,
+        failed_check=check,
         loss_rel_max=_largest(losses),
         first_divergence_step=diverged[0] if diverged else None,
         grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
@@ -112,7 +127,7 @@ def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_
     """Whether the timed settings train the same model as the baseline does under its own."""
     losses, norms = _errors(trained, baseline, num_steps)
     diverged = _diverged_steps(losses, norms, band)
-    problem = _unfit(trained, Asked(num_steps=num_steps, min_answer_accuracy=None))
+    problem = trained.disagreement or _unsound(trained)
     problem = problem or _diverged(trained, baseline, losses, norms, diverged, band)
     return AsTimed(
         verdict="failed" if problem else "passed",
@@ -158,10 +173,13 @@ def _diverged_steps(
     ]
 
 
-def _unfit(trained: Trained, asked: Asked) -> str | None:
-    """What is wrong with a training on its own, whatever it is compared with."""
-    if trained.disagreement is not None:
-        return trained.disagreement
+def _first_failed(*checks: tuple[Check, str | None]) -> tuple[Check, str] | None:
+    """The first check that found something, with what it found."""
+    return next(((check, found) for check, found in checks if found is not None), None)
+
+
+def _unsound(trained: Trained) -> str | None:
+    """Numbers that prove nothing whatever they are compared with."""
     for step, loss in enumerate(trained.losses):
         if loss is None:
             return f"the loss of step {step} is not finite"
@@ -171,13 +189,18 @@ def _unfit(trained: Trained, asked: Asked) -> str | None:
                 return f"the gradient norm of {module} in step {step} is not finite"
         if not any(norms):
             return f"{module} never got a gradient"
-    wanted, evaluation = asked.min_answer_accuracy, trained.evaluation
-    if wanted is not None:
-        accuracy = evaluation.answer_accuracy if evaluation else None
-        if accuracy is None or accuracy < wanted:
-            shown = "unknown" if accuracy is None else f"{accuracy:.1%}"
-            return f"answers right on held-out samples: {shown}, asked for {wanted:.1%}"
     return None
+
+
+def _too_few_right(trained: Trained, wanted: float | None) -> str | None:
+    """Held-out answers that a trained model should know."""
+    if wanted is None:
+        return None
+    accuracy = trained.evaluation.answer_accuracy if trained.evaluation else None
+    if accuracy is not None and accuracy >= wanted:
+        return None
+    shown = "unknown" if accuracy is None else f"{accuracy:.1%}"
+    return f"answers right on held-out samples: {shown}, asked for {wanted:.1%}"
 
 
 def _dead(losses: Sequence[float | None]) -> str | None:

@@ -82,11 +82,19 @@ class AsTimed(_Entry):
     """Bounds from the spread of mathematically equal variants of the baseline, measured in this run."""
 
 
+Check = Literal["static", "replicas", "gradients", "sound", "steps", "evaluation", "as_timed"]
+"""What a layout has to pass, in this order: weights and samples before the first step, replicas that agree, every
+gradient of the first step, numbers that prove something, losses and gradient norms of every step, held-out samples,
+and the steps as timed."""
+
+
 class Parity(_Entry):
     """Whether the layout trained the same model as the baseline, and why we say so."""
 
     verdict: Literal["passed", "failed", "baseline"]
     reason: str
+    failed_check: Check | None = None
+    """The first check that failed."""
     loss_rel_max: Finite | None = None
     """Largest relative loss difference over the parity steps."""
     first_divergence_step: Count | None = None

@@ -21,7 +21,7 @@ def render_markdown(record: RunRecord) -> str:
     """The report as GitHub-flavoured Markdown of less than 1 MiB."""
     sections = (
         _head(record),
-        _table(
+        table(
             ("layout", "placement", "grids", "status", "loss rel", "grad norm rel", "tokens/s", "step median"),
             (_verdict_row(layout) for layout in record.layouts),
         ),
@@ -81,7 +81,7 @@ def _launches(record: RunRecord) -> str:
         for layout in record.layouts
         for launch in layout.launches
     ]
-    return _table(("layout", "mode", "start", "setup", "gap since the last launch"), rows) if rows else ""
+    return table(("layout", "mode", "start", "setup", "gap since the last launch"), rows) if rows else ""
 
 
 def _environment(environment: Environment) -> str:
@@ -89,14 +89,16 @@ def _environment(environment: Environment) -> str:
         "hosts": ", ".join(environment.hosts),
         "devices": ", ".join(device.name for device in environment.devices),
     }
-    return _table(("environment", ""), ((name, words.text(value)) for name, value in known.items()))
+    return table(("environment", ""), ((name, words.text(value)) for name, value in known.items()))
 
 
 def _section(title: str, body: str) -> str:
     return f"### {title}\n\n{body}" if body else ""
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table whose cells show what they hold, whatever it is."""
+
     def lines() -> Iterator[str]:
         yield _line(heads)
         yield re.sub(r"[^|]+", " --- ", _line(heads))

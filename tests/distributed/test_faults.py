@@ -7,7 +7,7 @@ import pytest
 from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
 from mimo_bench.layout_run import Account, LayoutRunner, Reference
-from mimo_bench.parity.planting import Planting, known_faults
+from mimo_bench.parity.planting import KNOWN, Planting, known_faults
 from mimo_bench.scenario import Scenario
 
 SCENARIO = Scenario.model_validate(
@@ -37,7 +37,7 @@ SCENARIO = Scenario.model_validate(
 
 CAUGHT = [
     ("bridge-gradient-doubled", "equal", "gradients of vision.* are 2 x the baseline's, uniformly"),
-    ("bridge-gradient-dropped", "fan-out", "vision never got a gradient"),
+    ("bridge-gradient-dropped", "fan-out", "every gradient of vision is zero"),
     (
         "encoder-gradient-scaled-by-dp-ratio",
         "fan-in",
@@ -110,6 +110,8 @@ def test_a_fault_is_caught_and_the_reason_says_what_it_is(
     account = run(attempts, layout, fault, reference)
     assert account.status == "parity_failed"
     assert words in account.reason
+    assert account.parity is not None
+    assert account.parity.failed_check == KNOWN[fault].caught_by
 
 
 def test_every_fault_of_ours_that_parity_can_judge_is_in_the_table_above() -> None:
