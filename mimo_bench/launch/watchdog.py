@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +26,23 @@ TEARDOWN_SECONDS = 30.0
 """How long the elastic agent gets to notice that its ranks are dead."""
 
 NEWEST_FRAME = re.compile(r"^Current thread 0x\w+.*\n  File \"(.+)\", line (\d+) in (\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a rank stands: its newest Python frame."""
+
+    file: str
+    line: int
+    function: str
+
+    @property
+    def is_in_a_collective(self) -> bool:
+        """Whether the rank waits for others: in torch's own Python, or for a message, which is waited for in C."""
+        return "/torch/distributed/" in self.file or ".wait()" in linecache.getline(self.file, self.line)
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line} in {self.function}"
 
 
 class Watchdog:
@@ -84,7 +103,7 @@ class _Ages:
         return {rank: now - since for rank, (_, since) in enumerate(self._last) if rank not in self._ended}
 
 
-def _ask_where(job: Job) -> dict[int, str]:
+def _ask_where(job: Job) -> dict[int, Place]:
     """Have every rank print its tracebacks into its log; where each one stands, as far as it says."""
     sizes = {}
     for rank in range(job.world_size):
@@ -93,20 +112,20 @@ def _ask_where(job: Job) -> dict[int, str]:
             sizes[rank] = files.log.stat().st_size
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
-    seen: dict[int, str] = {}
+    seen: dict[int, Place] = {}
     deadline = time.monotonic() + DUMP_SECONDS
     while len(seen) < len(sizes) and time.monotonic() < deadline:
         time.sleep(0.05)
         for rank, size in sizes.items():
             printed = job.files(rank).log.read_bytes()[size:].decode(errors="replace")
             if match := NEWEST_FRAME.search(printed):
-                seen[rank] = f"{match[1]}, line {match[2]} in {match[3]}"
+                seen[rank] = Place(file=match[1], line=int(match[2]), function=match[3])
     return seen
 
 
-def _explain(behind: Sequence[int], seen: dict[int, str], *, hang_seconds: float) -> Outcome:
+def _explain(behind: Sequence[int], seen: dict[int, Place], *, hang_seconds: float) -> Outcome:
     """Name the ranks that stand still on their own account; the others wait for them in a collective."""
-    waiting = [rank for rank in behind if "/torch/distributed/" in seen.get(rank, "")]
+    waiting = [rank for rank in behind if rank in seen and seen[rank].is_in_a_collective]
     stuck = [rank for rank in behind if rank not in waiting] or list(behind)
     reason = f"{_ranks(stuck)} made no progress for {hang_seconds:g} s"
     if place := seen.get(stuck[0]):
