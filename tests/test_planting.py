@@ -11,7 +11,7 @@ import pytest
 
 from mimo_bench.errors import FaultError
 from mimo_bench.parity import planting
-from mimo_bench.parity.planting import KNOWN, Planting, find_fault, known_faults
+from mimo_bench.parity.planting import Planting, find_fault, known_faults
 
 DOUBLED = "mimo_bench.parity.faults:bridge_gradient_doubled"
 
