@@ -140,7 +140,7 @@ def run(
         out=out,
         hang_limit=hang_limit,
         plant=plant,
-        command=tuple(sys.argv),
+        command=("mimo-bench", *sys.argv[1:]),
     )
     plans = plan(asked)
 

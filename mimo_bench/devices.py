@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 import pynvml
@@ -16,13 +17,24 @@ def num_gpus() -> int:
     num_installed = _num_by_nvml()
     if num_installed is None:
         num_installed = len(list(DRIVER_FOLDER.iterdir())) if DRIVER_FOLDER.is_dir() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return num_installed
+    entries = _visible()
+    return num_installed if entries is None else min(num_installed, len(entries))
+
+
+def is_visible(index: int, uuid: str) -> bool:
+    """Whether `CUDA_VISIBLE_DEVICES` leaves this GPU visible; it may list indices, or beginnings of UUIDs."""
+    entries = _visible()
+    return entries is None or any(entry == str(index) or uuid.startswith(entry) for entry in entries)
+
+
+def _visible() -> list[str] | None:
+    """The entries of `CUDA_VISIBLE_DEVICES`; None where it is not set."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return None
     # CUDA ends the list at its first entry that is no device, by convention an empty one or -1.
-    entries = [entry.strip() for entry in visible.split(",")]
-    ends = [index for index, entry in enumerate(entries) if entry in ("", "-1")]
-    return min(num_installed, ends[0] if ends else len(entries))
+    entries = [entry.strip() for entry in listed.split(",")]
+    return list(takewhile(lambda entry: entry not in ("", "-1"), entries))
 
 
 def _num_by_nvml() -> int | None:

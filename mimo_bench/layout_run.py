@@ -14,7 +14,7 @@ from mimo_bench.events import LayoutStarted, OnEvent
 from mimo_bench.ledger import describe
 from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.parity.planting import Planting
-from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, noise_band
+from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed
 from mimo_bench.record.merge import Trained, merge_communication, merge_memory, merge_timing, merge_training
 from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RankRecord, Status, Timing, Tolerance
 from mimo_bench.scenario import Scenario
@@ -137,20 +137,12 @@ class LayoutRunner:
             if not attempt.finished:
                 return _cut_short(account, attempt)
             variants.append(merge_training(attempt.ranks, num_parity_steps=num_steps))
-        band = noise_band(variants, timed, precision=self.scenario.precision, num_steps=num_steps)
-        as_timed = AsTimed(
-            verdict="baseline",
-            reason=f"{NUM_VARIANTS} variants that differ by rounding set the band",
-            num_steps=num_steps,
-            band=band,
-        )
-        assert account.parity is not None
+        as_timed = judge_baseline_as_timed(timed, variants, precision=self.scenario.precision, num_steps=num_steps)
+        judged = _with_as_timed(account, as_timed)
+        if as_timed.band is None:
+            return replace(judged, reference=None)
         assert account.reference is not None
-        return replace(
-            account,
-            parity=account.parity.model_copy(update={"as_timed": as_timed}),
-            reference=replace(account.reference, timed=timed, band=band),
-        )
+        return replace(judged, reference=replace(account.reference, timed=timed, band=as_timed.band))
 
     def _count_communication(self, name: str, account: Account) -> Account:
         attempt = self._attempt(name, "comm")
@@ -206,16 +198,20 @@ def _judge_as_timed(account: Account, timed: Trained, reference: Reference, *, n
     assert account.parity is not None
     if reference.timed is None or reference.band is None:
         return replace(account, status="unjudged", reason="the baseline was not timed, so nothing proves these times")
-    as_timed = judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps)
-    has_failed = as_timed.verdict == "failed"
-    changes: dict[str, Any] = {"as_timed": as_timed}
-    if has_failed:
-        changes |= {"verdict": "failed", "reason": as_timed.reason, "failed_check": "as_timed"}
+    return _with_as_timed(account, judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps))
+
+
+def _with_as_timed(account: Account, as_timed: AsTimed) -> Account:
+    """The account with what its timed steps proved; where they failed, the layout has."""
+    assert account.parity is not None
+    if as_timed.verdict != "failed":
+        return replace(account, parity=account.parity.model_copy(update={"as_timed": as_timed}))
+    failed = {"as_timed": as_timed, "verdict": "failed", "reason": as_timed.reason, "failed_check": "as_timed"}
     return replace(
         account,
-        status="parity_failed" if has_failed else account.status,
-        reason=as_timed.reason if has_failed else account.reason,
-        parity=account.parity.model_copy(update=changes),
+        status="parity_failed",
+        reason=as_timed.reason,
+        parity=account.parity.model_copy(update=failed),
     )
 
 

@@ -28,3 +28,22 @@ def test_without_a_driver_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(devices, "DRIVER_FOLDER", tmp_path / "none")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert devices.num_gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, [True, True]),
+        ("1", [False, True]),
+        ("GPU-aa", [True, False]),
+        ("", [False, False]),
+        ("-1,0", [False, False]),
+    ],
+)
+def test_visible_gpus_are_listed_by_index_or_by_uuid(
+    visible: str | None, expected: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [devices.is_visible(index, uuid) for index, uuid in enumerate(("GPU-aa11", "GPU-bb22"))] == expected

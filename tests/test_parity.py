@@ -13,6 +13,7 @@ from mimo_bench.parity.verdicts import (
     judge,
     judge_as_timed,
     judge_baseline,
+    judge_baseline_as_timed,
     noise_band,
     relative,
 )
@@ -317,3 +318,14 @@ def test_relative_is_the_difference_over_what_was_expected() -> None:
 @pytest.mark.parametrize(("found", "expected"), [(None, 1.0), (1.0, None), (None, None), (1.0, 0.0)])
 def test_a_difference_from_the_unknown_or_from_nothing_is_unknown(found: float | None, expected: float | None) -> None:
     assert relative(found, expected) is None
+
+
+def test_a_baseline_that_is_not_finite_as_timed_sets_no_band() -> None:
+    broken = replace(BASELINE, losses=(4.0, None, 2.0))
+    sound = judge_baseline_as_timed(BASELINE, [BASELINE, BASELINE], precision="bf16", num_steps=3)
+    assert (sound.verdict, sound.band) == ("baseline", FLOORS["bf16"])
+    timed = judge_baseline_as_timed(broken, [BASELINE], precision="bf16", num_steps=3)
+    assert (timed.verdict, timed.band) == ("failed", None)
+    assert timed.reason == "as timed, the baseline proves nothing: the loss of step 1 is not finite"
+    variant = judge_baseline_as_timed(BASELINE, [BASELINE, broken], precision="bf16", num_steps=3)
+    assert variant.reason == "as timed, its variant 1 proves nothing: the loss of step 1 is not finite"

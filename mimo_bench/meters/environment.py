@@ -16,6 +16,7 @@ from typing import Literal
 
 import pynvml
 
+from mimo_bench.devices import is_visible
 from mimo_bench.record.schema import Device, Environment
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -57,10 +58,11 @@ def _read_nvml() -> tuple[str, str, tuple[Device, ...]]:
     pynvml.nvmlInit()
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        devices = tuple(
+        found = [
             Device(name=str(pynvml.nvmlDeviceGetName(handle)), uuid=str(pynvml.nvmlDeviceGetUUID(handle)))
             for handle in handles
-        )
+        ]
+        devices = tuple(device for index, device in enumerate(found) if is_visible(index, device.uuid))
         cuda = pynvml.nvmlSystemGetCudaDriverVersion()
         return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}", devices
     finally:
@@ -68,9 +70,12 @@ def _read_nvml() -> tuple[str, str, tuple[Device, ...]]:
 
 
 def _read_commit() -> tuple[str | None, bool | None]:
-    """Commit and whether the tree differs from it; unknown outside a git checkout of this package."""
+    """Commit and whether the tree differs from it; unknown outside a git checkout of this package.
+
+    A copy without its history can say by MIMO_BENCH_COMMIT what it is a copy of.
+    """
     if not (PACKAGE.parent / ".git").exists():
-        return None, None
+        return os.environ.get("MIMO_BENCH_COMMIT"), None
     try:
         commit = _git("rev-parse", "HEAD")
         return commit, bool(_git("status", "--porcelain"))

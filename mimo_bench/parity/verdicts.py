@@ -123,6 +123,21 @@ def noise_band(variants: Sequence[Trained], baseline: Trained, *, precision: Pre
     )
 
 
+def judge_baseline_as_timed(
+    timed: Trained, variants: Sequence[Trained], *, precision: Precision, num_steps: int
+) -> AsTimed:
+    """The band that the baseline's variants set, unless one of them is no training at all."""
+    for name, trained in (("the baseline", timed), *((f"its variant {k}", one) for k, one in enumerate(variants))):
+        if (problem := trained.disagreement or _unsound(trained)) is not None:
+            return AsTimed(verdict="failed", reason=f"as timed, {name} proves nothing: {problem}", num_steps=num_steps)
+    return AsTimed(
+        verdict="baseline",
+        reason=f"{len(variants)} variants that differ by rounding set the band",
+        num_steps=num_steps,
+        band=noise_band(variants, timed, precision=precision, num_steps=num_steps),
+    )
+
+
 def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_steps: int) -> AsTimed:
     """Whether the timed settings train the same model as the baseline does under its own."""
     losses, norms = _errors(trained, baseline, num_steps)
