@@ -24,7 +24,8 @@ def explain(problem: ErrorDetails, *, content: dict[str, Any], root: type[BaseMo
     where = place + (f"{key}: " if key else "")
     match problem["type"]:
         case "extra_forbidden":
-            known = _table_at(root, location[:-1]).model_fields
+            fields = _table_at(root, location[:-1]).model_fields
+            known = [name for name, field in fields.items() if field.exclude_if is None]  # others are not for files
             return f"{where}unknown key; remove it, or {choices(str(location[-1]), known)}"
         case "missing":
             return f"{where}is missing; add it"

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.errors import LayoutError, ScenarioError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
-from mimo_bench.model import PRESETS, ModelShape
+from mimo_bench.model import PRESETS, ModelShape, read_model_shape
 from mimo_bench.suggest import choices
 
 Precision = Literal["fp32", "bf16"]
@@ -169,7 +170,9 @@ class Scenario(_Table):
 
     question: Annotated[str, Field(min_length=1)]
     model: str
-    """A preset's name."""
+    """A preset's name, or the path of a config.json that `transformers` wrote: beside the scenario, or from here."""
+    configured: Annotated[ModelShape | None, SkipJsonSchema(), Field(exclude_if=lambda shape: shape is None)] = None
+    # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
     data: Literal["synthetic", "synthetic-filled", "digits"] = "synthetic"
     seed: NonNegativeInt = 0
     global_batch_size: PositiveInt
@@ -190,7 +193,7 @@ class Scenario(_Table):
     @property
     def shape(self) -> ModelShape:
         """The model's shape."""
-        return PRESETS[self.model]
+        return PRESETS[self.model] if self.configured is None else self.configured
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -237,8 +240,9 @@ class Scenario(_Table):
             ScenarioError: model, baseline or sequence do not fit.
             LayoutError: a layout cannot be trained; the message names it.
         """
-        if self.model not in PRESETS:
-            raise ScenarioError(f"model: {self.model!r} is not known; {choices(self.model, sorted(PRESETS))}")
+        if self.model not in PRESETS and self.configured is None:
+            remedy = choices(self.model, sorted(PRESETS))
+            raise ScenarioError(f"model: {self.model!r} is not known; {remedy}, or the path of a config.json")
         if not self.layout:
             raise ScenarioError("layout: holds none; write [[layout]] and at least the baseline below it")
         if repeated := [name for name, times in Counter(self.names).items() if times > 1]:
@@ -247,24 +251,12 @@ class Scenario(_Table):
             raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
         if self.data == "digits" and find_spec("sklearn") is None:
             raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
-        self._check_sequence()
+        self.shape.check_sequence(self.seq_length)
         for table in self.layout:
             try:
                 self._check_layout(table)
             except LayoutError as error:
                 raise LayoutError(f"layout {table.name!r}: {error}") from None
-
-    def _check_sequence(self) -> None:
-        vision, language = self.shape.vision, self.shape.language
-        if self.seq_length > language.max_sequence_length:
-            raise ScenarioError(
-                f"seq_length = {self.seq_length}: {self.model} takes at most {language.max_sequence_length}"
-            )
-        if self.seq_length < (least := vision.num_patches + 8):
-            raise ScenarioError(
-                f"seq_length = {self.seq_length}: an image takes {vision.num_patches} positions and its text needs "
-                f"8 more; use at least {least}"
-            )
 
     def _check_layout(self, table: LayoutTable) -> None:
         layout = table.grids()
@@ -291,6 +283,10 @@ def load_scenario(path: Path) -> Scenario:
         ScenarioError: with file, key or layout, value and remedy.
     """
     content = _read(path)
+    if "configured" in content:
+        raise ScenarioError(f"{path}: configured: is filled in from the file that model names; remove it")
+    if isinstance(model := content.get("model"), str) and model.endswith(".json"):
+        content["configured"] = _configured(path, model)
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
@@ -301,6 +297,18 @@ def load_scenario(path: Path) -> Scenario:
     except ScenarioError as error:
         raise type(error)(f"{path}: {error}") from None
     return scenario
+
+
+def _configured(path: Path, model: str) -> ModelShape:
+    """The shape that the config.json named `model` describes; beside the scenario, or from the working directory."""
+    places = (path.parent / model, Path(model))
+    if (found := next((place for place in places if place.is_file()), None)) is None:
+        looked = " or ".join(dict.fromkeys(map(str, places)))
+        raise ScenarioError(f"{path}: model: {model!r}: no such file; put it at {looked}")
+    try:
+        return read_model_shape(found)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: model: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

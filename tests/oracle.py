@@ -6,21 +6,21 @@ of ours computes on this side: samples are padded and labelled in `transformers`
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
 from mimo_bench.trainer.data.sample import PAD, Text
 
 Tensors = Mapping[str, torch.Tensor]
-
-UNUSED = {"model.vision_tower.post_layernorm.weight", "model.vision_tower.post_layernorm.bias"}
-"""CLIP's final norm serves its pooled output, which LLaVA does not read: `transformers` builds it, we do not."""
 
 CLASS_TOKEN = "model.vision_tower.embeddings.class_embedding"
 
@@ -30,8 +30,12 @@ NOT_SCORED = -100
 FLOOR_SHARE = 1e-3
 """Of its module's gradient norm: what a gradient that ought to be zero is measured against.
 
-A key bias shifts all scores of a query alike, which a softmax does not see: its gradient is zero but for rounding.
+A key bias without rotary positions shifts all scores of a query alike, which a softmax does not see: its gradient is
+zero but for rounding.
 """
+
+ZERO_SHARE = 1e-6
+"""Of its module's gradient norm: less than this, in float64, is a gradient that ought to be zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,14 @@ class Pass:
     loss: float
     gradients: Tensors
     """By the names of `transformers`."""
+
+    @property
+    def zero_gradients(self) -> set[str]:
+        """The parameters whose gradient ought to be zero."""
+        norms = _module_norms(self.gradients)
+        return {
+            name for name, gradient in self.gradients.items() if gradient.norm() < ZERO_SHARE * norms[_module(name)]
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,60 +74,30 @@ class Deviation:
 
 
 def build_referee(
-    shape: ModelShape, weights: Tensors, *, dtype: torch.dtype = torch.float64, **vision: Any
+    config: Path,
+    weights: Tensors,
+    *,
+    dtype: torch.dtype = torch.float64,
+    vision: Mapping[str, Any] = MappingProxyType({}),
+    text: Mapping[str, Any] = MappingProxyType({}),
 ) -> LlavaForConditionalGeneration:
-    """The model of `transformers`.
+    """The model of `transformers`, as it reads the configuration itself.
 
     Args:
-        shape: of our model.
+        config: a config.json.
         weights: by the names of `transformers`.
         dtype: what it computes in; its RMSNorm, rotary angles and loss stay in float32 whatever is asked for.
-        **vision: fields of CLIPVisionConfig to set differently, where a test wants another model.
+        vision: fields of the vision configuration to set differently, where a test wants another model.
+        text: the same of the language model's.
     """
-    model: LlavaForConditionalGeneration = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(**_vision_config(shape.vision) | vision),
-            text_config=LlamaConfig(**_language_config(shape.language)),
-            image_token_index=shape.language.image_token_id,
-            projector_hidden_act="gelu",
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="default",
-        )
-    )
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    fields["vision_config"] |= vision
+    fields["text_config"] |= text
+    model = LlavaForConditionalGeneration(LlavaConfig.from_dict(fields))
     model.to(dtype)  # type: ignore[arg-type]  # transformers' wrapper of `to` is annotated as if it were not bound
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert set(missing) == UNUSED, missing
+    _, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected
     return model
-
-
-def _vision_config(shape: VisionShape) -> dict[str, Any]:
-    return {
-        "image_size": shape.image_size,
-        "patch_size": shape.patch_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.ffn_hidden_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "layer_norm_eps": shape.norm_epsilon,
-        "hidden_act": "quick_gelu",
-    }
-
-
-def _language_config(shape: LanguageShape) -> dict[str, Any]:
-    return {
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.ffn_hidden_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_query_groups,
-        "max_position_embeddings": shape.max_sequence_length,
-        "rms_norm_eps": shape.norm_epsilon,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rotary_base},
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-    }
 
 
 def run_referee(model: LlavaForConditionalGeneration, samples: Iterable[tuple[torch.Tensor, Text]]) -> Pass:
@@ -134,7 +116,6 @@ def run_referee(model: LlavaForConditionalGeneration, samples: Iterable[tuple[to
     model.zero_grad()
     output.loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert {name for name, _ in model.named_parameters()} - set(gradients) == UNUSED
     return Pass(loss=output.loss.item(), gradients=gradients)
 
 
@@ -145,14 +126,19 @@ def deviation(ours: Pass, referee: Pass) -> Deviation:
     FLOOR_SHARE of its module's.
     """
     assert set(ours.gradients) == set(referee.gradients), set(ours.gradients) ^ set(referee.gradients)
-    squares: defaultdict[str, float] = defaultdict(float)
-    for name, expected in referee.gradients.items():
-        squares[_module(name)] += float(expected.norm()) ** 2
+    norms = _module_norms(referee.gradients)
     errors = {}
     for name, expected in referee.gradients.items():
-        floor = FLOOR_SHARE * squares[_module(name)] ** 0.5
+        floor = FLOOR_SHARE * norms[_module(name)]
         errors[name] = float((ours.gradients[name] - expected).norm()) / max(float(expected.norm()), floor)
     return Deviation(loss=abs(ours.loss - referee.loss) / abs(referee.loss), gradients=errors)
+
+
+def _module_norms(gradients: Tensors) -> dict[str, float]:
+    squares: defaultdict[str, float] = defaultdict(float)
+    for name, gradient in gradients.items():
+        squares[_module(name)] += float(gradient.norm()) ** 2
+    return {module: square**0.5 for module, square in squares.items()}
 
 
 def _module(name: str) -> str:
@@ -171,7 +157,8 @@ def to_transformers(shape: ModelShape, tensors: Tensors) -> dict[str, torch.Tens
         assert ours == set(stacked), ours ^ set(stacked)
         for name, parts in stacked.items():
             theirs |= zip(parts, _split(tensors[name], len(parts), shape.modules[module]), strict=True)
-    theirs[CLASS_TOKEN] = theirs[CLASS_TOKEN].flatten()  # ours is [1, 1, h]
+    if shape.vision.has_class_token:
+        theirs[CLASS_TOKEN] = theirs[CLASS_TOKEN].flatten()  # ours is [1, 1, h]
     return theirs
 
 
@@ -180,8 +167,7 @@ def _split(tensor: torch.Tensor, num_parts: int, shape: VisionShape | LanguageSh
         return tensor.chunk(num_parts)
     # Rows lie group by group: the queries of the group's heads, its key, its value.
     heads = shape.num_attention_heads // shape.num_query_groups
-    size = shape.hidden_size // shape.num_attention_heads
-    grouped = tensor.unflatten(0, (shape.num_query_groups, heads + 2, size))
+    grouped = tensor.unflatten(0, (shape.num_query_groups, heads + 2, -1))
     return (part.flatten(0, 2) for part in grouped.split([heads, 1, 1], dim=1))
 
 
@@ -189,28 +175,26 @@ def _vision_names(shape: VisionShape) -> dict[str, tuple[str, ...]]:
     vit, tower = "vision.encoders.clip.vit", "model.vision_tower"
     projector, theirs = "vision.input_projections.0.encoder", "model.multi_modal_projector"
     names: dict[str, tuple[str, ...]] = {
-        f"{vit}.class_token": (CLASS_TOKEN,),
         f"{vit}.conv1.weight": (f"{tower}.embeddings.patch_embedding.weight",),
         f"{vit}.position_embeddings.weight": (f"{tower}.embeddings.position_embedding.weight",),
     }
+    if shape.family == "clip":
+        names[f"{vit}.class_token"] = (CLASS_TOKEN,)
+        names |= {f"{vit}.ln_pre.{kind}": (f"{tower}.pre_layrnorm.{kind}",) for kind in ("weight", "bias")}
+    else:
+        names[f"{vit}.conv1.bias"] = (f"{tower}.embeddings.patch_embedding.bias",)
+    parts = {
+        "input_layernorm": ("layer_norm1",),
+        "self_attention.linear_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "self_attention.linear_proj": ("self_attn.out_proj",),
+        "pre_mlp_layernorm": ("layer_norm2",),
+        "mlp.linear_fc1": ("mlp.fc1",),
+        "mlp.linear_fc2": ("mlp.fc2",),
+    }
     for kind in ("weight", "bias"):
-        names[f"{vit}.ln_pre.{kind}"] = (f"{tower}.pre_layrnorm.{kind}",)
-        names[f"{projector}.linear_fc1.{kind}"] = (f"{theirs}.linear_1.{kind}",)
-        names[f"{projector}.linear_fc2.{kind}"] = (f"{theirs}.linear_2.{kind}",)
+        names |= _names(projector, theirs, kind, {"linear_fc1": ("linear_1",), "linear_fc2": ("linear_2",)})
         for index in range(shape.num_layers):
-            names |= _layer_names(
-                f"{vit}.decoder.layers.{index}",
-                f"{tower}.encoder.layers.{index}",
-                kind,
-                {
-                    "input_layernorm": ("layer_norm1",),
-                    "self_attention.linear_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                    "self_attention.linear_proj": ("self_attn.out_proj",),
-                    "pre_mlp_layernorm": ("layer_norm2",),
-                    "mlp.linear_fc1": ("mlp.fc1",),
-                    "mlp.linear_fc2": ("mlp.fc2",),
-                },
-            )
+            names |= _names(f"{vit}.decoder.layers.{index}", f"{tower}.encoder.layers.{index}", kind, parts)
     return names
 
 
@@ -218,24 +202,24 @@ def _language_names(shape: LanguageShape) -> dict[str, tuple[str, ...]]:
     names: dict[str, tuple[str, ...]] = {
         "language.embedding.word_embeddings.weight": ("model.language_model.embed_tokens.weight",),
         "language.decoder.final_layernorm.weight": ("model.language_model.norm.weight",),
-        "language.output_layer.weight": ("lm_head.weight",),
+    }
+    if not shape.tied_embeddings:
+        names["language.output_layer.weight"] = ("lm_head.weight",)
+    qkv = {"self_attention.linear_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
+    parts = qkv | {
+        "input_layernorm": ("input_layernorm",),
+        "self_attention.linear_proj": ("self_attn.o_proj",),
+        "pre_mlp_layernorm": ("post_attention_layernorm",),
+        "mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.linear_fc2": ("mlp.down_proj",),
     }
     for index in range(shape.num_layers):
-        names |= _layer_names(
-            f"language.decoder.layers.{index}",
-            f"model.language_model.layers.{index}",
-            "weight",
-            {
-                "input_layernorm": ("input_layernorm",),
-                "self_attention.linear_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-                "self_attention.linear_proj": ("self_attn.o_proj",),
-                "pre_mlp_layernorm": ("post_attention_layernorm",),
-                "mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"),
-                "mlp.linear_fc2": ("mlp.down_proj",),
-            },
-        )
+        ours, theirs = f"language.decoder.layers.{index}", f"model.language_model.layers.{index}"
+        names |= _names(ours, theirs, "weight", parts)
+        if shape.qkv_bias:
+            names |= _names(ours, theirs, "bias", qkv)
     return names
 
 
-def _layer_names(ours: str, theirs: str, kind: str, parts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _names(ours: str, theirs: str, kind: str, parts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return {f"{ours}.{one}.{kind}": tuple(f"{theirs}.{part}.{kind}" for part in many) for one, many in parts.items()}

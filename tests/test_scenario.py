@@ -126,7 +126,7 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
             "seq_length = 20",
             "seq_length = 20: an image takes 16 positions and its text needs 8 more",
         ),
-        ("seq_length = 48", "seq_length = 1024", "seq_length = 1024: llava-tiny takes at most 512"),
+        ("seq_length = 48", "seq_length = 1024", "seq_length = 1024: the model takes at most 512; use a smaller one"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new: str, expected: str) -> None:

@@ -41,22 +41,22 @@ def mfu(*, flops_per_second: float, num_devices: int, device: str, precision: st
 
 
 def _per_image(shape: VisionShape, width: int) -> float:
-    """A vision transformer over patches and class token, full attention; pixels need no gradient."""
-    positions = shape.num_patches + 1
+    """A vision transformer with full attention over its positions; pixels need no gradient."""
+    positions = shape.num_positions
     h = shape.hidden_size
     projections = positions * 2 * (4 * h * h + 2 * h * shape.ffn_hidden_size)
     attention = 2 * 2 * positions**2 * h
     layers = shape.num_layers * (projections + attention)
     patches = shape.num_patches * 2 * 3 * shape.patch_size**2 * h
-    projector = shape.num_patches * 2 * (h * width + width * width)
+    projector = shape.num_image_tokens * 2 * (h * width + width * width)
     return float(3 * (layers + projector) + 2 * patches)
 
 
 def _language(shape: LanguageShape, num_tokens: int, num_token_pairs: int) -> float:
     """A decoder with gated MLP; causal attention needs half of the pairs."""
     h = shape.hidden_size
-    groups_width = h * shape.num_query_groups // shape.num_attention_heads
-    per_token = 2 * (2 * h * h + 2 * h * groups_width + 3 * h * shape.ffn_hidden_size)
-    attention = 2 * 2 * num_token_pairs * h / 2
+    heads_width, groups_width = (n * shape.head_size for n in (shape.num_attention_heads, shape.num_query_groups))
+    per_token = 2 * (2 * h * heads_width + 2 * h * groups_width + 3 * h * shape.ffn_hidden_size)
+    attention = 2 * 2 * num_token_pairs * heads_width / 2
     head = num_tokens * 2 * h * shape.vocab_size
     return float(3 * (shape.num_layers * (num_tokens * per_token + attention) + head))

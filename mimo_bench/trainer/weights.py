@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.models.language import OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
 
@@ -36,27 +37,33 @@ class Shard:
     """The dim that tensor parallelism splits; None if every rank holds the whole parameter."""
     stride: int
     """How many stacked tensors share that dim (gate and up projection: 2); each of them is split on its own."""
+    unpadded: int | None = None
+    """The canonical size of a split dim that was padded to divide by the ranks. Padding lies behind it, and is zero."""
 
     @property
     def full_shape(self) -> tuple[int, ...]:
         """The canonical shape."""
         shape = list(self.parameter.shape)
         if self.dim is not None:
-            shape[self.dim] *= self.tp_group.size()
+            shape[self.dim] = self.unpadded or shape[self.dim] * self.tp_group.size()
         return tuple(shape)
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
         """The canonical full tensor of `local` slices; collective over the tensor-parallel group."""
         if self.dim is None or self.tp_group.size() == 1:
-            return local
+            return local  # one rank alone pads nothing
         local = local.contiguous()
         slices = [torch.empty_like(local) for _ in range(self.tp_group.size())]
         dist.all_gather(slices, local, group=self.tp_group)
         pieces = [part.chunk(self.stride, dim=self.dim) for part in slices]
-        return torch.cat([pieces[rank][k] for k in range(self.stride) for rank in range(len(slices))], dim=self.dim)
+        whole = torch.cat([pieces[rank][k] for k in range(self.stride) for rank in range(len(slices))], dim=self.dim)
+        return whole.narrow(self.dim, 0, self.full_shape[self.dim])
 
     def positions(self) -> torch.Tensor:
-        """The flat position in the full tensor of every element of the slice; int64, in the slice's shape."""
+        """The flat position in the full tensor of every element of the slice; int64, in the slice's shape.
+
+        Padding has positions behind the last of the full tensor.
+        """
         shape, device = self.full_shape, self.parameter.device
         positions = torch.zeros(self.parameter.shape, dtype=torch.int64, device=device)
         for dim, size in enumerate(self.parameter.shape):
@@ -79,12 +86,13 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
         for name, parameter in inner.named_parameters():
             is_split = getattr(parameter, "tensor_model_parallel", False)
             yield Shard(
-                name=f"{module}.{_with_global_layers(inner, name)}",
+                name=f"{module}.{_canonical(inner, name)}",
                 module=module,
                 parameter=parameter,
                 tp_group=topology.groups[module].tp,
                 dim=getattr(parameter, "partition_dim") if is_split else None,  # noqa: B009  # megatron-core's own mark
                 stride=getattr(parameter, "partition_stride") if is_split else 1,  # noqa: B009
+                unpadded=getattr(parameter, UNPADDED_ROWS, None),
             )
 
 
@@ -93,8 +101,11 @@ def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
     with torch.no_grad():
         for shard in shards(model, topology):
             centre, scale = _distribution(shard)
-            numbers = uniform(f"{seed}/{shard.name}", shard.positions())
-            shard.parameter.copy_(centre + (numbers - 0.5) * scale)
+            positions = shard.positions()
+            numbers = centre + (uniform(f"{seed}/{shard.name}", positions) - 0.5) * scale
+            if shard.unpadded is not None:
+                numbers[positions >= math.prod(shard.full_shape)] = 0.0
+            shard.parameter.copy_(numbers)
 
 
 def _distribution(shard: Shard) -> tuple[float, float]:
@@ -107,6 +118,14 @@ def _distribution(shard: Shard) -> tuple[float, float]:
     if len(shape) >= 2:
         return 0.0, math.sqrt(12.0 / math.prod(shape[1:]))
     return (0.0 if shard.name.endswith("bias") else 1.0), 0.1
+
+
+def _canonical(module: torch.nn.Module, name: str) -> str:
+    """The name of a parameter in the whole module, whichever stage holds it."""
+    if name == OUTPUT and getattr(module, "share_embeddings_and_output_weights", False):
+        # The last stage's copy of the first stage's word embedding: one parameter, so one name.
+        return WORD_EMBEDDING
+    return _with_global_layers(module, name)
 
 
 def _with_global_layers(module: torch.nn.Module, name: str) -> str:

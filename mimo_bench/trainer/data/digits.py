@@ -54,14 +54,14 @@ class DigitsDataset:
             ScenarioError: the vocabulary or the sequence is too small.
         """
         self._image_size = shape.vision.image_size
-        self._image_tokens = torch.full((shape.vision.num_patches,), shape.language.image_token_id)
+        self._image_tokens = torch.full((shape.vision.num_image_tokens,), shape.language.image_token_id)
         self._seed = seed
         if (last := _FIRST_DIGIT + 9) >= shape.language.vocab_size or (PAD < shape.language.image_token_id <= last):
             raise ScenarioError(
                 f"data: the digits use tokens 1 to {last} of a vocabulary of {shape.language.vocab_size}, in which "
                 f"{shape.language.image_token_id} is the image token; choose a model with room for them"
             )
-        if seq_length < (length := shape.vision.num_patches + len(_QUESTION) + 1):
+        if seq_length < (length := shape.vision.num_image_tokens + len(_QUESTION) + 1):
             raise ScenarioError(f"seq_length = {seq_length}: a digit sample has {length} tokens; use at least {length}")
 
     def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:

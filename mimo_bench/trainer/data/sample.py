@@ -20,7 +20,7 @@ class Text:
     """The language side of a sample."""
 
     tokens: torch.Tensor
-    """int64 [length]: prompt with one image token per patch, then the answer."""
+    """int64 [length]: prompt with its image tokens, then the answer."""
     is_answer: torch.Tensor
     """bool [length]: the tokens that the loss scores."""
 

@@ -34,16 +34,16 @@ class SyntheticDataset:
 
     def text(self, split: Split, sample_id: int) -> Text:
         """One image and its text, of which the last fifth to half is the answer."""
-        num_patches = self._shape.vision.num_patches
-        room = self._seq_length - num_patches
+        num_image_tokens = self._shape.vision.num_image_tokens
+        room = self._seq_length - num_image_tokens
         key = self._key(split, sample_id, "text")
         draws = uniform(key, torch.arange(room + 2))
         length = int(room * (self._shortest_text + (1 - self._shortest_text) * draws[0]))
         num_answer = max(1, int(length * (0.2 + 0.3 * draws[1])))
         # Cubed, so that low tokens are common: a model has something to learn within a few steps.
         words = 1 + (draws[2 : 2 + length] ** 3 * (self._shape.language.image_token_id - 1)).to(torch.int64)
-        image = torch.full((num_patches,), self._shape.language.image_token_id)
-        is_answer = torch.zeros(num_patches + length, dtype=torch.bool)
+        image = torch.full((num_image_tokens,), self._shape.language.image_token_id)
+        is_answer = torch.zeros(num_image_tokens + length, dtype=torch.bool)
         is_answer[-num_answer:] = True
         assert PAD not in words, "a word would be taken for padding"
         return Text(tokens=torch.cat([image, words]), is_answer=is_answer)

@@ -1,6 +1,8 @@
-"""The language module: a LLaMA-shaped decoder on megatron-core's GPTModel."""
+"""The language module: decoders of the LLaMA family on megatron-core's GPTModel."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -12,7 +14,41 @@ from mimo_bench.model import LanguageShape
 from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.models.config import transformer_config
 from mimo_bench.trainer.models.layers import block_spec
+from mimo_bench.trainer.models.rope import inverse_frequencies
 from mimo_bench.trainer.topology import Topology
+
+WORD_EMBEDDING = "embedding.word_embeddings.weight"
+OUTPUT = "output_layer.weight"
+"""Of the last stage; it has none where it shares the stage, and ties its weight, with the word embedding."""
+
+UNPADDED_ROWS = "unpadded_rows"
+"""Attribute of a parameter whose rows were padded to split over ranks: how many rows of the whole are real."""
+
+
+class LanguageModel(GPTModel):
+    """A pipeline stage of the decoder, with what GPTModel cannot be told: a padded vocabulary and any rope scaling."""
+
+    def __init__(self, *, shape: LanguageShape, pg_collection: ProcessGroupCollection, **options: Any) -> None:
+        """Build the stage that `options`, GPTModel's own, describe."""
+        num_ranks = pg_collection.tp.size()
+        rows_per_rank = -(-shape.vocab_size // num_ranks)
+        super().__init__(vocab_size=rows_per_rank * num_ranks, pg_collection=pg_collection, **options)
+        self.rotary_pos_emb.inv_freq = inverse_frequencies(shape, device=self.rotary_pos_emb.inv_freq.device)
+        self._num_words = min(max(shape.vocab_size - pg_collection.tp.rank() * rows_per_rank, 0), rows_per_rank)
+        """Real rows of the vocabulary on this rank; those behind them are padding."""
+        for name, parameter in self.named_parameters():
+            if name in (WORD_EMBEDDING, OUTPUT):
+                setattr(parameter, UNPADDED_ROWS, shape.vocab_size)
+
+    def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Take padding out of the softmax. GPTModel calls this once on its logits, [s, b, vocabulary / tp].
+
+        Padded rows then have neither probability nor gradient, so any padding trains the same model.
+        """
+        logits = super()._scale_logits(logits)
+        if self._num_words < logits.shape[-1]:
+            logits[..., self._num_words :] = -torch.inf
+        return logits
 
 
 def language_spec(
@@ -36,29 +72,30 @@ def language_spec(
         ffn_hidden_size=shape.ffn_hidden_size,
         num_attention_heads=shape.num_attention_heads,
         num_query_groups=shape.num_query_groups,
+        kv_channels=shape.head_size,
         layernorm_epsilon=shape.norm_epsilon,
         normalization="RMSNorm",
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
+        add_qkv_bias=shape.qkv_bias,
     )
     return ModuleSpec(
-        module=GPTModel,
+        module=LanguageModel,
         params={
             "config": config,
+            "shape": shape,
             "transformer_layer_spec": block_spec(
                 num_layers=shape.num_layers // layout.language.pp,
                 causal=True,
                 final_norm=is_last,
                 attention=settings.attention,
             ),
-            "vocab_size": shape.vocab_size,
             "max_sequence_length": shape.max_sequence_length,
             "pre_process": topology.is_first_stage(LANGUAGE),
             "post_process": is_last,
             "position_embedding_type": "rope",
-            "rotary_base": shape.rotary_base,
-            "share_embeddings_and_output_weights": False,
+            "share_embeddings_and_output_weights": shape.tied_embeddings,
             # MimoModel merges the modalities first and scatters the merged sequence itself.
             "scatter_embedding_sequence_parallel": False,
             "pg_collection": pg_collection,

@@ -1,6 +1,9 @@
-"""The vision module: CLIP's vision transformer and LLaVA's two-layer projector into the language width."""
+"""The vision module: the vision transformer of CLIP or SigLIP, and LLaVA's two-layer projector."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from megatron.core.activations import quick_gelu
@@ -13,17 +16,25 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.layout import Layout
 from mimo_bench.model import ModelShape, VisionShape
+from mimo_bench.model.shape import VisionActivation
 from mimo_bench.scenario import AttentionBackend, Precision, Settings
 from mimo_bench.trainer.models.config import transformer_config
 from mimo_bench.trainer.models.layers import Norm, block_spec, mlp_submodules
 
 VISION = "vision"
 ENCODER = "clip"
-"""The encoder's name inside its module; pixels are addressed to it."""
+"""The encoder's name inside its module, of whatever family; pixels are addressed to it, and its weights drawn by it."""
 
 
-class ClipVisionEncoder(torch.nn.Module):
-    """CLIP's vision transformer as LLaVA reads it: no final norm, and the class token left behind."""
+_ACTIVATIONS: dict[VisionActivation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_pytorch_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
+}
+
+
+class VisionEncoder(torch.nn.Module):
+    """A vision transformer as LLaVA reads it: up to its feature layer, without a final norm."""
 
     def __init__(
         self,
@@ -34,18 +45,26 @@ class ClipVisionEncoder(torch.nn.Module):
     ) -> None:
         """Build the layers of `shape` on the ranks of `pg_collection`."""
         super().__init__()
+        # The part of an image that fills patches; megatron-core refuses a rest, which the convolution just leaves out.
+        covered = shape.patches_per_side * shape.patch_size
         self.vit = CLIPViTModel(
             transformer_config=config,
             transformer_layer_spec=block_spec(
                 num_layers=shape.num_layers, causal=False, final_norm=False, attention=attention
             ),
             ln_pre_impl=Norm,
+            ln_post_impl=Norm,
+            add_class_token=shape.has_class_token,
+            class_token_len=int(shape.has_class_token),
             patch_dim=shape.patch_size,
-            img_h=shape.image_size,
-            img_w=shape.image_size,
-            model_subtype="clip",
+            img_h=covered,
+            img_w=covered,
+            model_subtype=shape.family,
             pg_collection=pg_collection,
         )
+        # SigLIP's final norm stands behind its last layer, and hidden states are read before it.
+        self.vit.ln_post = None
+        self._num_dropped = shape.num_positions - shape.num_image_tokens
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Encode images.
@@ -54,11 +73,11 @@ class ClipVisionEncoder(torch.nn.Module):
             pixel_values: [images, 3, height, width], normalised.
 
         Returns:
-            [images, patches, h], batch-major: megatron-core's MIMO flattens the first two dims, and would deal patches
-            out to the wrong samples if they came as [patches, images, h].
+            [images, image tokens, h], batch-major: megatron-core's MIMO flattens the first two dims, and would deal
+            patches out to the wrong samples if they came as [patches, images, h].
         """
         features: torch.Tensor = self.vit(pixel_values)
-        return features[:, self.vit.class_token_len :]
+        return features[:, self._num_dropped :]
 
 
 def vision_spec(
@@ -82,7 +101,7 @@ def vision_spec(
         num_attention_heads=vision.num_attention_heads,
         layernorm_epsilon=vision.norm_epsilon,
         normalization="LayerNorm",
-        activation_func=quick_gelu,
+        activation_func=_ACTIVATIONS[vision.activation],
         add_bias_linear=True,
     )
     projector_config = transformer_config(
@@ -103,7 +122,7 @@ def vision_spec(
         submodules={
             "encoders": {
                 ENCODER: ModuleSpec(
-                    module=ClipVisionEncoder,
+                    module=VisionEncoder,
                     params={
                         "config": config,
                         "shape": vision,

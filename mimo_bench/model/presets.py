@@ -1,0 +1,129 @@
+"""Models by name: real ones in their published sizes, and tiny ones for CPU ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mimo_bench.model.shape import LanguageShape, ModelShape, VisionShape
+
+# llava-hf/llava-1.5-7b-hf: CLIP-L/14 at 336 pixels read one layer before its last, Vicuna-7B v1.5.
+_LLAVA_7B = ModelShape(
+    vision=VisionShape(
+        image_size=336,
+        patch_size=14,
+        hidden_size=1024,
+        ffn_hidden_size=4096,
+        num_layers=23,
+        num_attention_heads=16,
+    ),
+    language=LanguageShape(
+        vocab_size=32064,
+        hidden_size=4096,
+        ffn_hidden_size=11008,
+        num_layers=32,
+        num_attention_heads=32,
+        num_query_groups=32,
+        head_size=128,
+        max_sequence_length=4096,
+        image_token_id=32000,
+    ),
+)
+
+# llava-hf/llava-1.5-13b-hf: the same vision side, Vicuna-13B v1.5.
+_VICUNA_13B = replace(
+    _LLAVA_7B.language,
+    hidden_size=5120,
+    ffn_hidden_size=13824,
+    num_layers=40,
+    num_attention_heads=40,
+    num_query_groups=40,
+)
+
+# google/siglip-so400m-patch14-384 read at its last layer, Qwen/Qwen2-1.5B. The image token is the first that the
+# tokenizer leaves free.
+_SIGLIP_QWEN2 = ModelShape(
+    vision=VisionShape(
+        family="siglip",
+        image_size=384,
+        patch_size=14,
+        hidden_size=1152,
+        ffn_hidden_size=4304,
+        num_layers=27,
+        num_attention_heads=16,
+        activation="gelu_pytorch_tanh",
+        norm_epsilon=1e-6,
+    ),
+    language=LanguageShape(
+        vocab_size=151936,
+        hidden_size=1536,
+        ffn_hidden_size=8960,
+        num_layers=28,
+        num_attention_heads=12,
+        num_query_groups=2,
+        head_size=128,
+        max_sequence_length=131072,
+        rotary_base=1e6,
+        norm_epsilon=1e-6,
+        qkv_bias=True,
+        tied_embeddings=True,
+        image_token_id=151646,
+    ),
+)
+
+# Small enough for eight ranks on two cores; every TP and PP up to 4 divides it.
+_LLAVA_TINY = ModelShape(
+    vision=VisionShape(
+        image_size=16,
+        patch_size=4,
+        hidden_size=64,
+        ffn_hidden_size=128,
+        num_layers=4,
+        num_attention_heads=4,
+    ),
+    language=LanguageShape(
+        vocab_size=256,
+        hidden_size=64,
+        ffn_hidden_size=128,
+        num_layers=4,
+        num_attention_heads=8,
+        num_query_groups=4,
+        head_size=8,
+        max_sequence_length=512,
+        image_token_id=255,
+    ),
+)
+
+# As small, and awkward where the real one is: pixels that fill no patch, and a vocabulary that no TP divides.
+_SIGLIP_QWEN2_TINY = ModelShape(
+    vision=replace(
+        _SIGLIP_QWEN2.vision,
+        image_size=18,
+        patch_size=4,
+        hidden_size=64,
+        ffn_hidden_size=128,
+        num_layers=4,
+        num_attention_heads=4,
+    ),
+    language=replace(
+        _SIGLIP_QWEN2.language,
+        vocab_size=251,
+        hidden_size=64,
+        ffn_hidden_size=128,
+        num_layers=4,
+        num_attention_heads=8,
+        num_query_groups=4,
+        head_size=8,
+        max_sequence_length=512,
+        image_token_id=250,
+    ),
+)
+
+PRESETS: dict[str, ModelShape] = {
+    "llava-tiny": _LLAVA_TINY,
+    "llava-1.5-7b": _LLAVA_7B,
+    # The full widths with 8 of 32 language layers: 18 bytes a parameter of this one fit a single 80 GB GPU.
+    "llava-1.5-7b-8of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=8)),
+    "llava-1.5-13b": replace(_LLAVA_7B, language=_VICUNA_13B),
+    "siglip-qwen2-tiny": _SIGLIP_QWEN2_TINY,
+    "siglip-qwen2": _SIGLIP_QWEN2,
+}

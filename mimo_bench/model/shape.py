@@ -1,0 +1,167 @@
+"""The shapes of a model's modules: all that the trainer needs to build them, and that decides which layouts fit.
+
+A shape in hand can be built; what cannot is refused where shapes come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mimo_bench.errors import LayoutError, ScenarioError
+from mimo_bench.layout import LANGUAGE, Layout
+
+VisionFamily = Literal["clip", "siglip"]
+VisionActivation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
+"""Of the encoder's MLPs, by the names of `transformers`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionShape:
+    """A vision transformer over square patches of square images, as the projector reads it: without a final norm.
+
+    CLIP has a class token and a norm before its first layer; SigLIP has neither, and a bias on its patches.
+    """
+
+    family: VisionFamily = "clip"
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_layers: int
+    """Layers that run; those beyond the feature layer are not built, as they would get no gradient."""
+    num_attention_heads: int
+    activation: VisionActivation = "quick_gelu"
+    norm_epsilon: float = 1e-5
+    keep_class_token: bool = False
+    """Whether the projector sees the class token too, as the select strategy `full` says."""
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token stands before the patches."""
+        return self.family == "clip"
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches in a row; pixels at the right and lower edge that fill no patch are not seen."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image."""
+        return self.patches_per_side**2
+
+    @property
+    def num_positions(self) -> int:
+        """Positions per image inside the encoder."""
+        return self.num_patches + self.has_class_token
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Positions per image that leave the encoder: so many language positions an image takes."""
+        return self.num_patches + self.keep_class_token
+
+    @property
+    def num_query_groups(self) -> int:
+        """Key-value groups of the attention; one per head here."""
+        return self.num_attention_heads
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearRope:
+    """Rotary positions squeezed: every angle is divided by `factor`."""
+
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Llama3Rope:
+    """Rotary positions as LLaMA 3.1 stretches them: long wavelengths by `factor`, short ones not, others in between."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageShape:
+    """A decoder of the LLaMA family: rotary positions, RMSNorm, SwiGLU, grouped-query attention."""
+
+    vocab_size: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_query_groups: int
+    head_size: int
+    """Width of one attention head; the heads together need not be as wide as the model."""
+    max_sequence_length: int
+    sliding_window: int | None = None
+    """Positions that a position sees, itself included; longer sequences are refused, so it never bites."""
+    rotary_base: float = 10000.0
+    rotary_scaling: LinearRope | Llama3Rope | None = None
+    norm_epsilon: float = 1e-5
+    qkv_bias: bool = False
+    """Biases on queries, keys and values; no other projection has one."""
+    tied_embeddings: bool = False
+    """Whether the output layer is the word embedding."""
+    image_token_id: int
+    """The token whose positions an image's patches fill."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """A LLaVA-shaped model: vision transformer, two-layer GELU projector, language model."""
+
+    vision: VisionShape
+    language: LanguageShape
+
+    @property
+    def modules(self) -> Mapping[str, VisionShape | LanguageShape]:
+        """The modules that a layout places, by their names in a scenario."""
+        return {"vision": self.vision, LANGUAGE: self.language}
+
+    def check_sequence(self, seq_length: int) -> None:
+        """Refuse a sequence length that this model cannot take.
+
+        Raises:
+            ScenarioError: too long for its positions or its sliding window, or too short for an image and a text.
+        """
+        if seq_length > (most := self.language.max_sequence_length):
+            raise ScenarioError(f"seq_length = {seq_length}: the model takes at most {most}; use a smaller one")
+        if (window := self.language.sliding_window) is not None and seq_length > window:
+            raise ScenarioError(
+                f"seq_length = {seq_length}: beyond the sliding window of {window} positions attention is local, which "
+                f"is not built; use at most {window}"
+            )
+        if seq_length < (least := self.vision.num_image_tokens + 8):
+            raise ScenarioError(
+                f"seq_length = {seq_length}: an image takes {self.vision.num_image_tokens} positions and its text "
+                f"needs 8 more; use at least {least}"
+            )
+
+    def check(self, layout: Layout) -> None:
+        """Refuse a layout whose degrees do not divide this model.
+
+        Raises:
+            LayoutError: a module is missing or unknown, or a degree does not divide heads, groups, MLP or layers.
+        """
+        if missing := sorted(set(self.modules) - set(layout.modules)):
+            raise LayoutError(f"module {missing[0]!r} has no grid; the model has {sorted(self.modules)}, place each")
+        if unknown := sorted(set(layout.modules) - set(self.modules)):
+            raise LayoutError(f"module {unknown[0]!r} is not in the model, which has {sorted(self.modules)}; remove it")
+        for name, shape in self.modules.items():
+            grid = layout.modules[name]
+            _divides(name, "tp", grid.tp, "attention heads", shape.num_attention_heads)
+            _divides(name, "tp", grid.tp, "key-value groups", shape.num_query_groups)
+            _divides(name, "tp", grid.tp, "the MLP width", shape.ffn_hidden_size)
+            _divides(name, "pp", grid.pp, "layers", shape.num_layers)
+        # The vocabulary need not divide: it is padded, and the padding never enters the softmax.
+        _divides("vision", "tp", layout.modules["vision"].tp, "the projector's width", self.language.hidden_size)
+
+
+def _divides(module: str, axis: str, degree: int, what: str, size: int) -> None:
+    if size % degree:
+        raise LayoutError(f"{module}.{axis} = {degree} does not divide {what} ({size}); use a divisor of {size}")

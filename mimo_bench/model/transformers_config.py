@@ -1,0 +1,229 @@
+"""A model's shape from the config.json that `transformers` writes: `LlavaConfig` in JSON in, ModelShape out.
+
+config.json -> [shape] -> trainer. Neither torch nor `transformers` is imported. What a file leaves out has the default
+of `transformers` 5; what it asks for and we do not build is refused with file, key, value and remedy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.errors import ScenarioError
+from mimo_bench.model.config_section import Section
+from mimo_bench.model.shape import LanguageShape, LinearRope, Llama3Rope, ModelShape, VisionShape
+
+_VISION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "clip_vision_model": {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    "siglip_vision_model": {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+}
+_LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000,
+        "intermediate_size": 11008,
+        "num_key_value_heads": None,
+        "max_position_embeddings": 2048,
+    },
+    "mistral": {
+        "vocab_size": 32000,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+    },
+    "qwen2": {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+    },
+}
+"""Where model types differ; what they share is written where it is read."""
+
+
+def read_model_shape(path: Path) -> ModelShape:
+    """The shape that a config.json describes.
+
+    Raises:
+        ScenarioError: the file cannot be read, or asks for what is not built.
+    """
+    top = Section(path, _read(path))
+    top.only("model_type", "llava")
+    vision, text = top.section("vision_config"), top.section("text_config")
+    top.only("projector_hidden_act", "gelu", default="gelu")
+    top.only("multimodal_projector_bias", True, default=True)
+    top.take("vocab_size", None)  # of old files: the language model's own counts
+    tied = top.flag("tie_word_embeddings", default=False)
+    shape = ModelShape(
+        vision=_vision(vision, top),
+        language=_language(text, tied=tied, image_token_id=_image_token(top)),
+    )
+    if not 2 <= shape.language.image_token_id < shape.language.vocab_size:
+        raise ScenarioError(
+            f"{path}: image_token_index = {shape.language.image_token_id}: samples need words below it, and the "
+            f"vocabulary ends at {shape.language.vocab_size}; use 2 to {shape.language.vocab_size - 1}"
+        )
+    for section in (vision, text, top):
+        section.finish()
+    return shape
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ScenarioError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ScenarioError(f"{path}: holds no table; use what save_pretrained of `transformers` writes")
+    return content
+
+
+def _image_token(top: Section) -> int:
+    key = "image_token_id" if "image_token_id" in top else "image_token_index"
+    return top.integer(key, default=32000)
+
+
+def _vision(section: Section, top: Section) -> VisionShape:
+    kind = section.only("model_type", *_VISION_DEFAULTS)
+    defaults = _VISION_DEFAULTS[kind]
+    section.only("num_channels", 3, default=3)
+    # Neither head nor vocabulary is part of what LLaVA reads.
+    section.take("vision_use_head", None)
+    section.take("vocab_size", None)
+    hidden_size = section.integer("hidden_size", 768)
+    heads = section.integer("num_attention_heads", 12)
+    if hidden_size % heads:
+        section.refuse("num_attention_heads", f"does not divide the hidden size; use a divisor of {hidden_size}", heads)
+    image_size, patch_size = section.integer("image_size", 224), section.integer("patch_size", defaults["patch_size"])
+    if patch_size > image_size:
+        section.refuse("patch_size", f"is larger than the image; use at most {image_size}", patch_size)
+    return VisionShape(
+        family="clip" if kind == "clip_vision_model" else "siglip",
+        image_size=image_size,
+        patch_size=patch_size,
+        hidden_size=hidden_size,
+        ffn_hidden_size=section.integer("intermediate_size", 3072),
+        num_layers=_layers_to_run(top, section.integer("num_hidden_layers", 12)),
+        num_attention_heads=heads,
+        activation=section.only(
+            "hidden_act", "quick_gelu", "gelu", "gelu_pytorch_tanh", default=defaults["hidden_act"]
+        ),
+        norm_epsilon=section.number("layer_norm_eps", defaults["layer_norm_eps"]),
+        keep_class_token=_keeps_class_token(top, kind),
+    )
+
+
+def _layers_to_run(top: Section, num_layers: int) -> int:
+    """Layers up to the feature layer, which counts the embeddings as 0 or the last layer as -1."""
+    layer = top.take("vision_feature_layer", -2)
+    if type(layer) is not int:
+        top.refuse("vision_feature_layer", "features of several layers are not built; use one whole number")
+    count: int = layer if layer >= 0 else num_layers + 1 + layer
+    if not 1 <= count <= num_layers:
+        top.refuse("vision_feature_layer", f"is no layer; use 1 to {num_layers}, or -{num_layers} to -1", layer)
+    return count
+
+
+def _keeps_class_token(top: Section, kind: str) -> bool:
+    if kind == "clip_vision_model":
+        return bool(top.only("vision_feature_select_strategy", "default", "full", default="default") == "full")
+    # `default` drops the first position whatever it holds: of SigLIP that is a patch.
+    top.only("vision_feature_select_strategy", "full", default="default", why="would drop SigLIP's first patch")
+    return False
+
+
+def _language(section: Section, *, tied: bool, image_token_id: int) -> LanguageShape:
+    kind = section.only("model_type", *_LANGUAGE_DEFAULTS)
+    defaults = _LANGUAGE_DEFAULTS[kind]
+    section.only("hidden_act", "silu", default="silu")
+    if kind == "llama":
+        section.only("attention_bias", False, default=False)
+        section.only("mlp_bias", False, default=False)
+    hidden_size = section.integer("hidden_size", 4096)
+    num_layers = section.integer("num_hidden_layers", 32)
+    heads = section.integer("num_attention_heads", 32)
+    groups = section.optional_integer("num_key_value_heads", defaults["num_key_value_heads"]) or heads
+    if heads % groups:
+        section.refuse("num_key_value_heads", f"does not divide the attention heads; use a divisor of {heads}", groups)
+    max_sequence_length = section.integer("max_position_embeddings", defaults["max_position_embeddings"])
+    base, scaling = _rope(section, max_sequence_length)
+    return LanguageShape(
+        vocab_size=section.integer("vocab_size", defaults["vocab_size"]),
+        hidden_size=hidden_size,
+        ffn_hidden_size=section.integer("intermediate_size", defaults["intermediate_size"]),
+        num_layers=num_layers,
+        num_attention_heads=heads,
+        num_query_groups=groups,
+        head_size=_head_size(section, hidden_size, heads),
+        max_sequence_length=max_sequence_length,
+        sliding_window=_sliding_window(section, kind, num_layers),
+        rotary_base=base,
+        rotary_scaling=scaling,
+        norm_epsilon=section.number("rms_norm_eps", 1e-6),
+        qkv_bias=kind == "qwen2",
+        # As `transformers` does: either table may ask for it.
+        tied_embeddings=section.flag("tie_word_embeddings", default=False) or tied,
+        image_token_id=image_token_id,
+    )
+
+
+def _head_size(section: Section, hidden_size: int, heads: int) -> int:
+    size = section.optional_integer("head_dim")
+    if size is None:
+        if hidden_size % heads:
+            remedy = f"does not divide the hidden size; use a divisor of {hidden_size}, or give head_dim"
+            section.refuse("num_attention_heads", remedy, heads)
+        size = hidden_size // heads
+    if size % 2:
+        section.refuse("head_dim", "rotary positions turn pairs; use an even size", size)
+    return size
+
+
+def _sliding_window(section: Section, kind: str, num_layers: int) -> int | None:
+    """The window of those layers that have one; None if no layer does."""
+    if kind == "llama":
+        return None
+    window = section.optional_integer("sliding_window", 4096)
+    if kind == "mistral":
+        return window
+    is_used = section.flag("use_sliding_window", default=False)
+    first = section.take("max_window_layers", 28)
+    if (kinds := section.take("layer_types", None)) is None:
+        has_window = is_used and first < num_layers
+    else:
+        if unknown := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+            section.refuse("layer_types", f"{unknown[0]!r} is not built; use 'full_attention'")
+        has_window = is_used and "sliding_attention" in kinds
+    return window if has_window else None
+
+
+def _rope(section: Section, max_sequence_length: int) -> tuple[float, LinearRope | Llama3Rope | None]:
+    """Base and scaling of the rotary positions, in the spelling of `transformers` 5 or 4."""
+    key = "rope_scaling" if section.take("rope_scaling", None) else "rope_parameters"
+    base = section.number("rope_theta", 10000.0)
+    section.take("rope_parameters", None)
+    if key not in section:
+        return base, None
+    rope = section.section(key)
+    base = rope.number("rope_theta", base)
+    rope.only("partial_rotary_factor", 1, None, default=None)
+    spelling = "rope_type" if "rope_type" in rope else "type"
+    rope.take("type", None)
+    kind = rope.only(spelling, "default", "linear", "llama3", default="default")
+    scaling: LinearRope | Llama3Rope | None = None
+    if kind == "linear":
+        scaling = LinearRope(factor=rope.number("factor"))
+    elif kind == "llama3":
+        scaling = Llama3Rope(
+            factor=rope.number("factor"),
+            low_freq_factor=rope.number("low_freq_factor"),
+            high_freq_factor=rope.number("high_freq_factor"),
+            original_max_position_embeddings=rope.integer("original_max_position_embeddings", max_sequence_length),
+        )
+        if scaling.high_freq_factor <= scaling.low_freq_factor:
+            remedy = f"use a number above low_freq_factor = {scaling.low_freq_factor:g}"
+            rope.refuse("high_freq_factor", remedy)
+    rope.finish()
+    return base, scaling
