@@ -24,6 +24,7 @@ SHAPE = ModelShape(
         num_layers=2,
         num_attention_heads=2,
         num_query_groups=1,
+        head_size=2,
         max_sequence_length=8,
         image_token_id=6,
     ),
@@ -72,6 +73,18 @@ def test_patches_of_two_pixels_a_side_are_fewer_and_larger() -> None:
     shape = replace(SHAPE, vision=replace(SHAPE.vision, patch_size=2))
     # One patch and the class token: layer 56 x 2 + attention 4 x 2^2 x 2 = 144, projector 48, patch 2 x 12 x 2 = 48.
     assert model_flops(shape, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == 3 * (144 + 48) + 2 * 48
+
+
+def test_what_shapes_differ_in_is_counted_as_it_is_built() -> None:
+    siglip = replace(SHAPE, vision=replace(SHAPE.vision, family="siglip"))
+    # Four positions instead of five: layer 56 x 4 + attention 4 x 4^2 x 2; projector and patches as before.
+    assert model_flops(siglip, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == 3 * (224 + 128 + 192) + 96
+    full = replace(SHAPE, vision=replace(SHAPE.vision, keep_class_token=True))
+    # A fifth position goes through the projector: 48 more, three times.
+    assert model_flops(full, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == ONE_IMAGE + 3 * 48
+    wide = replace(SHAPE, language=replace(SHAPE.language, head_size=4))
+    # Heads twice as wide double queries, keys, values, projection and attention: 2 layers of (96 x 8 + 272) more.
+    assert model_flops(wide, num_images=0, num_tokens=8, num_token_pairs=34)["language"] == TWO_TEXTS + 3 * 2 * 1040
 
 
 def test_utilisation_is_over_all_allocated_devices() -> None:

@@ -37,6 +37,8 @@ class Shard:
     """The dim that tensor parallelism splits; None if every rank holds the whole parameter."""
     stride: int
     """How many stacked tensors share that dim (gate and up projection: 2); each of them is split on its own."""
+    is_copy: bool = False
+    """Whether another stage holds the same parameter and speaks for it: a tied embedding stands on both end stages."""
     unpadded: int | None = None
     """The canonical size of a split dim that was padded to divide by the ranks. Padding lies behind it, and is zero."""
 
@@ -85,13 +87,16 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
         inner = unwrap(wrapped)
         for name, parameter in inner.named_parameters():
             is_split = getattr(parameter, "tensor_model_parallel", False)
+            # Where one stage holds both ends of a tied model, the output layer has no weight of its own.
+            is_copy = name == OUTPUT and bool(inner.share_embeddings_and_output_weights)
             yield Shard(
-                name=f"{module}.{_canonical(inner, name)}",
+                name=f"{module}.{WORD_EMBEDDING if is_copy else _with_global_layers(inner, name)}",
                 module=module,
                 parameter=parameter,
                 tp_group=topology.groups[module].tp,
                 dim=getattr(parameter, "partition_dim") if is_split else None,  # noqa: B009  # megatron-core's own mark
                 stride=getattr(parameter, "partition_stride") if is_split else 1,  # noqa: B009
+                is_copy=is_copy,
                 unpadded=getattr(parameter, UNPADDED_ROWS, None),
             )
 
@@ -118,14 +123,6 @@ def _distribution(shard: Shard) -> tuple[float, float]:
     if len(shape) >= 2:
         return 0.0, math.sqrt(12.0 / math.prod(shape[1:]))
     return (0.0 if shard.name.endswith("bias") else 1.0), 0.1
-
-
-def _canonical(module: torch.nn.Module, name: str) -> str:
-    """The name of a parameter in the whole module, whichever stage holds it."""
-    if name == OUTPUT and getattr(module, "share_embeddings_and_output_weights", False):
-        # The last stage's copy of the first stage's word embedding: one parameter, so one name.
-        return WORD_EMBEDDING
-    return _with_global_layers(module, name)
 
 
 def _with_global_layers(module: torch.nn.Module, name: str) -> str:

@@ -123,3 +123,32 @@ def test_a_matrix_keeps_the_size_of_what_it_multiplies(weights: Callable[[str], 
     norm = one["language.decoder.final_layernorm.weight"]["full"]
     assert norm.min() >= 0.95
     assert norm.max() <= 1.05
+
+
+EMBEDDING = "language.embedding.word_embeddings.weight"
+
+
+def test_a_vocabulary_that_does_not_divide_is_padded_with_zeros_that_no_gathering_shows(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    odd = scenario({ONE: ({}, {}), "tp4": ({"tp": 4}, {"tp": 4})}, model="siglip-qwen2-tiny")
+    held = []
+    for layout in odd.names:
+        (tmp_path / layout).mkdir()
+        num_ranks = run_entry(launcher, "leave_weights", odd, layout, tmp_path / layout)
+        held += [torch.load(tmp_path / layout / f"rank{rank}.pt")[EMBEDDING] for rank in range(num_ranks)]
+    one, *ranks = held
+    assert one["full"].shape == one["local"].shape == (251, 64)
+    assert all(torch.equal(rank["full"], one["full"]) for rank in ranks)
+    # 63 rows each, one more than there are.
+    together = torch.cat([rank["local"] for rank in ranks])
+    assert torch.equal(together, torch.cat([one["full"], torch.zeros(1, 64)]))
+
+
+def test_both_end_stages_hold_a_tied_embedding_under_one_name(launcher: Launcher, tmp_path: Path) -> None:
+    tied = scenario({ONE: ({}, {}), "pp": ({}, {"pp": 4, "rank_offset": 1})}, model="siglip-qwen2-tiny")
+    run_entry(launcher, "leave_weights", tied, "pp", tmp_path)
+    vision, first, *middle, last = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(5))
+    assert torch.equal(first[EMBEDDING]["full"], last[EMBEDDING]["full"])
+    assert not any(EMBEDDING in rank for rank in (vision, *middle))
+    assert not any("output_layer" in name for name in last)

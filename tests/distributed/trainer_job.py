@@ -16,9 +16,8 @@ def scenario(layouts: dict[str, tuple[dict[str, int], dict[str, int]]], **change
         for name, (vision, language) in layouts.items()
     )
     fixed: dict[str, Any] = {"global_batch_size": 4, "global_micro_batch_size": 2, "seq_length": 32, "seed": 3}
-    made = Scenario(
-        question="Is every part right?", model="llava-tiny", baseline=tables[0].name, layout=tables, **fixed | changes
-    )
+    fixed["model"] = "llava-tiny"
+    made = Scenario(question="Is every part right?", baseline=tables[0].name, layout=tables, **fixed | changes)
     made.check()
     return made
 

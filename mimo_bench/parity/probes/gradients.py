@@ -115,4 +115,4 @@ def difference(name: str, module: str, found: torch.Tensor, expected: torch.Tens
 def _speaks_for(shard: Shard, topology: Topology) -> bool:
     """Whether this rank is the one of all that hold the parameter that reads or writes its file."""
     coordinate = topology.layout.modules[shard.module].coordinate(topology.rank)
-    return coordinate.tp == 0 and coordinate.dp == 0
+    return coordinate.tp == 0 and coordinate.dp == 0 and not shard.is_copy
