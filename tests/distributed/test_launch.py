@@ -218,8 +218,10 @@ def test_a_preload_that_takes_the_fork_server_down_is_shown(monkeypatch: pytest.
 
 
 def test_a_starter_that_dies_is_reported_and_replaced(tmp_path: Path) -> None:
+    before = starters()
     with Launcher(device_kind="cpu", preload=()) as launcher:
-        os.kill(max(starters()), signal.SIGKILL)
+        (own,) = starters() - before
+        os.kill(own, signal.SIGKILL)
         with pytest.raises(LaunchError, match=r"the starter of ranks died \(exit code -9"):
             launcher.launch(job(tmp_path, "do_nothing"))
         assert launcher.launch(job(tmp_path, "do_nothing")).ended == "finished"
