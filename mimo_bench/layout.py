@@ -115,18 +115,26 @@ class Layout:
             # Ends, not sets of ranks: this runs for every pair of every layout that `check` reads.
             share = max(grid.rank_offset, other.rank_offset) < min(grid.ranks.stop, other.ranks.stop)
             if share and grid.ranks != other.ranks:
+                # The one that begins later moves behind the other; of two that begin together, the second.
+                later, earlier = (name, other) if grid.rank_offset > other.rank_offset else (other_name, grid)
                 raise LayoutError(
                     f"{name} on {_span(grid.ranks)} and {other_name} on {_span(other.ranks)} overlap in part; "
-                    "give two modules the same ranks or none in common"
+                    f"set {later}.rank_offset = {earlier.ranks.stop}, or give both the same ranks"
                 )
 
     def _refuse_gaps(self) -> None:
         next_rank = 0
-        for ranks in sorted((grid.ranks for grid in self.modules.values()), key=lambda ranks: ranks.start):
-            if ranks.start > next_rank:
-                missing = _span(range(next_rank, ranks.start))
-                raise LayoutError(f"no module uses {missing}; close the gap with a smaller rank_offset")
-            next_rank = ranks.stop
+        for grid in sorted(self.modules.values(), key=lambda grid: grid.rank_offset):
+            if grid.rank_offset > next_rank:
+                # Colocated modules move together.
+                moved = " = ".join(
+                    f"{name}.rank_offset" for name, other in self.modules.items() if other.ranks == grid.ranks
+                )
+                missing = _span(range(next_rank, grid.rank_offset))
+                raise LayoutError(
+                    f"{moved} = {grid.rank_offset}: no module uses {missing}; use rank_offset = {next_rank}"
+                )
+            next_rank = grid.ranks.stop
 
     def _refuse_what_megatron_core_lacks(self) -> None:
         for name, grid in self.encoders.items():

@@ -139,10 +139,13 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
         ("vision = { cp = 2 }\nlanguage = { dp = 2 }", "vision: cp = 2: megatron-core 0.19 has no context parallelism"),
         ("vision = { pp = 2 }\nlanguage = { rank_offset = 2 }", "vision.pp = 2: .*; use pp = 1"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),
-        ("vision = { dp = 2 }\nlanguage = { rank_offset = 3 }", "no module uses rank 2; close the gap"),
+        (
+            "vision = { dp = 2 }\nlanguage = { rank_offset = 3 }",
+            "language.rank_offset = 3: no module uses rank 2; use rank_offset = 2",
+        ),
         (
             "vision = { dp = 2 }\nlanguage = { rank_offset = 1 }",
-            "vision on ranks 0-1 and language on rank 1 overlap in part",
+            "vision on ranks 0-1 and language on rank 1 overlap in part; set language.rank_offset = 2",
         ),
         ("vision = { tp = 3 }\nlanguage = { rank_offset = 3 }", "vision.tp = 3 does not divide attention heads .4."),
         ("vision = {}\nlanguage = { tp = 8, rank_offset = 1 }", "language.tp = 8 does not divide key-value groups .4."),
