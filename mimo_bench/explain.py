@@ -6,6 +6,7 @@ scenario -> layout -> ...: `load_scenario` uses it, so that nobody has to know p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -17,25 +18,42 @@ LONGEST_VALUE = 80
 """A wrong value is shown up to this many characters."""
 
 
-def explain(problem: ErrorDetails, *, content: dict[str, Any], root: type[BaseModel]) -> str:
-    """One problem of `content` held against the model `root`, as "where: value: remedy"."""
+def explain(problems: Sequence[ErrorDetails], *, content: dict[str, Any], root: type[BaseModel]) -> list[str]:
+    """The problems of `content` held against the model `root`, each as "where: value: remedy"."""
+    # A key that an unknown one beside it was meant to be is not missing as well.
+    meant = {_meant(problem["loc"], root) for problem in problems if problem["type"] == "extra_forbidden"}
+    return [
+        _explain(problem, content=content, root=root)
+        for problem in problems
+        if not (problem["type"] == "missing" and problem["loc"] in meant)
+    ]
+
+
+def _meant(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[int | str, ...]:
+    """Where the known key lies that is nearest to the unknown one at `location`; nowhere if none is near."""
+    *table, key = location
+    nearest = get_close_matches(str(key), _keys(_table_at(root, table)), n=1)
+    return (*table, *nearest) if nearest else ()
+
+
+def _explain(problem: ErrorDetails, *, content: dict[str, Any], root: type[BaseModel]) -> str:
     location = problem["loc"]
     place, key = _place(location, content)
     where = place + (f"{key}: " if key else "")
     match problem["type"]:
         case "extra_forbidden":
-            fields = _table_at(root, location[:-1]).model_fields
-            known = [name for name, field in fields.items() if field.exclude_if is None]  # others are not for files
+            known = _keys(_table_at(root, location[:-1]))
             return f"{where}unknown key; remove it, or {choices(str(location[-1]), known)}"
         case "missing":
-            return f"{where}is missing; add it"
+            return f"{place}{key} is missing; add it"
         case "tuple_type":
             return f"{where}is no list of tables; write [[{key}]] above each, with two brackets"
         case "model_type":
             return f"{where}{_shown(problem['input'])}is no table; write its keys in braces, {{ key = value }}"
         case "string_pattern_mismatch":
             remedy = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
-            return f"{where}{_shown(problem['input'])}{remedy}"
+            # Only layouts' names have a pattern; the place would say the name a second time.
+            return f"layout {key} {_shown(problem['input'])}{remedy}"
         case _:
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
             return f"{where}{_shown(problem['input'])}{message[:1].lower() + message[1:]}"
@@ -60,6 +78,11 @@ def _table_at(table: type[BaseModel], location: Sequence[int | str]) -> type[Bas
             assert found, f"{part} is no table, so pydantic cannot have looked inside"
             table = found[0]
     return table
+
+
+def _keys(table: type[BaseModel]) -> list[str]:
+    """The keys that a file may hold; a field that can be excluded is filled in by us."""
+    return [name for name, field in table.model_fields.items() if field.exclude_if is None]
 
 
 def _is_table(kind: Any) -> bool:

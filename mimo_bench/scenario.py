@@ -122,7 +122,7 @@ class LayoutTable(_Table):
             try:
                 grids[module] = table.grid()
             except LayoutError as error:
-                raise LayoutError(f"{module}: {error}") from None
+                raise LayoutError(f"{module}.{error}") from None
         return Layout(modules=grids)
 
 
@@ -290,7 +290,7 @@ def load_scenario(path: Path) -> Scenario:
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
-        problems = (explain(problem, content=content, root=Scenario) for problem in error.errors())
+        problems = explain(error.errors(), content=content, root=Scenario)
         raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from None
     try:
         scenario.check()

@@ -101,7 +101,7 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
         ("seed = 0", "training = { learning_rate = -1.0 }", "training.learning_rate: -1.0: should be greater than"),
         ("seed = 0", "training = { adam_beta1 = nan }", "training.adam_beta1: nan: should be"),
         ("seed = 0", "training = { adam_epsilon = 0.0 }", "training.adam_epsilon: 0.0: should be greater than 0"),
-        ("global_batch_size = 8", "", "global_batch_size: is missing; add it"),
+        ("global_batch_size = 8", "", "case.toml: global_batch_size is missing; add it"),
         (
             "global_batch_size = 8",
             "global_batch_size = 0",
@@ -110,9 +110,9 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
         ('"llava-tiny"', '"lava-tiny"', "model: 'lava-tiny' is not known; did you mean 'llava-tiny'?"),
         ('baseline = "base"', 'baseline = "bass"', "baseline: 'bass' is no layout; did you mean 'base'?"),
         ('name = "split"', 'name = "base"', "layout: the name 'base' is used twice; give each layout its own"),
-        ('name = "split"', 'name = "../split"', "layout '../split': name: '../split': use letters, digits"),
-        ('name = "split"', "", "layout number 2: name: is missing; add it"),
-        ("language = { dp = 2 }", "", "layout 'base': language: is missing; add it"),
+        ('name = "split"', 'name = "../split"', "case.toml: layout name '../split': use letters, digits"),
+        ('name = "split"', "", "layout number 2: name is missing; add it"),
+        ("language = { dp = 2 }", "", "layout 'base': language is missing; add it"),
         (
             "vision = { dp = 2 }",
             "vision = { ddp = 2 }",
@@ -136,7 +136,7 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
 @pytest.mark.parametrize(
     ("layout", "expected"),
     [
-        ("vision = { cp = 2 }\nlanguage = { dp = 2 }", "vision: cp = 2: megatron-core 0.19 has no context parallelism"),
+        ("vision = { cp = 2 }\nlanguage = { dp = 2 }", "vision.cp = 2: megatron-core 0.19 has no context parallelism"),
         ("vision = { pp = 2 }\nlanguage = { rank_offset = 2 }", "vision.pp = 2: .*; use pp = 1"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),
         (
@@ -184,6 +184,30 @@ def test_a_disjoint_baseline_is_refused(load: Load) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("question =", "qestion =", "qestion: unknown key; remove it, or did you mean 'question'?"),
+        ("language = { dp = 2 }", "langage = { dp = 2 }", "layout 'base': langage: unknown key; remove it, or did you"),
+    ],
+)
+def test_a_misspelt_key_is_not_missing_as_well(load: Load, old: str, new: str, expected: str) -> None:
+    (line,) = complaint(load, changed(old, new)).splitlines()
+    assert expected in line
+
+
+def test_a_key_is_missing_where_the_unknown_one_means_another_or_stands_elsewhere(load: Load) -> None:
+    lines = complaint(load, changed("question =", "zzz =")).splitlines()
+    assert [("zzz: unknown key" in line, "question is missing; add it" in line) for line in lines] == [
+        (False, True),
+        (True, False),
+    ]
+    near = changed("global_batch_size = 8", "").replace("global_micro_batch_size", "global_micro_batchsize")
+    assert "global_batch_size is missing; add it" in complaint(load, near)
+    elsewhere = complaint(load, changed('question = "Is it?"', "").replace("tp = 2", "qestion = 2"))
+    assert "question is missing; add it" in elsewhere
+
+
 def test_every_problem_of_a_file_is_told_at_once(load: Load) -> None:
     message = complaint(load, changed("seed = 0", "seed = -1\nfoo = 1").replace("{ dp = 2 }", "{ dp = 0 }"))
     assert len(message.splitlines()) == 5
@@ -194,7 +218,7 @@ def test_one_bracket_too_few_is_explained(load: Load) -> None:
 
 
 def test_a_scenario_without_layouts_is_refused(load: Load) -> None:
-    assert "layout: is missing; add it" in complaint(load, HEAD)
+    assert "layout is missing; add it" in complaint(load, HEAD)
     assert "layout: holds none; write [[layout]]" in complaint(load, HEAD + "layout = []\n")
 
 
