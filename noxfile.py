@@ -38,6 +38,7 @@ def environment(session: nox.Session) -> None:
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         session.log("already installed; remove %s to install again", stamp)
         return
+    session.log("installing torch and what it needs: several minutes and about 5 GB, once")
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".[dev]")
     stamp.write_text(wanted, encoding="utf-8")
 
