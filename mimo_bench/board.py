@@ -89,6 +89,10 @@ class Board:
             yield Text(f"{len(rows) - len(shown)} of {len(rows)} layouts are not shown", style="dim")
         if self._record is not None:
             yield Text(words.summary(self._record.layouts), style="bold")
+            yield from (Text(f"held-out samples answered right: {said}") for said in words.learnt(self._record))
+            if self._record.ranking:
+                best = self._record.ranking[0]
+                yield Text(f"best: {best.name}, {best.reason}")
             yield Text(f"report: {self._started.directory / HTML_FILE}", overflow="fold")
 
     def _table(self, rows: Sequence[Row], *, width: int) -> Table:

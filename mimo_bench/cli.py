@@ -7,11 +7,14 @@ parity; 70 a fault of mimo-bench itself; 130 interrupted. If several apply, the 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,24 +42,59 @@ BAD_INPUT = 2
 NO_RECORD = 3
 OUR_FAULT = 70
 """What sysexits.h calls EX_SOFTWARE; Python's own 1 would read as a parity verdict."""
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Plus the number of the signal that stopped the command, as a shell has it: 130 for Ctrl-C."""
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `run` wrote.", show_default=False)]
 
 
+class Stopped(BaseException):
+    """Somebody asked the command to end, other than by Ctrl-C; it ends in the same good order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def _stopped_by(*signals: signal.Signals) -> Iterator[None]:
+    """Raise `Stopped` where one of `signals` arrives: a scheduler's SIGTERM, a terminal that closes."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {each: signal.getsignal(each) for each in signals}
+    # What is ignored stays ignored: that is what nohup asks for.
+    chosen = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
+    for each in chosen:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each in chosen:
+            signal.signal(each, before[each])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (or the process's own) spell, and return its exit status."""
     try:
-        app(args=arguments, prog_name="mimo-bench", standalone_mode=True)
+        with _stopped_by(signal.SIGTERM, signal.SIGHUP):
+            app(args=arguments, prog_name="mimo-bench", standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except MimoBenchError as error:
         print(f"mimo-bench: {error}", file=sys.stderr)
         return BAD_INPUT
+    except Stopped as stop:
+        print(f"mimo-bench: stopped by {stop.signal.name}", file=sys.stderr)
+        return SIGNALLED + stop.signal
     except KeyboardInterrupt:
         print("mimo-bench: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return SIGNALLED + signal.SIGINT
+    except OSError as error:
+        print(f"mimo-bench: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return OUR_FAULT
     except Exception:
         traceback.print_exc()
         return OUR_FAULT
@@ -126,7 +164,8 @@ def run(
     ] = None,
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
     plant: Annotated[
-        str | None, typer.Option(metavar="FAULT[@LAYOUT]", help="Plant a known fault; its layout must fail parity.")
+        str | None,
+        typer.Option(metavar="FAULT[@LAYOUT]", help="Plant a fault of `selftest`; an unknown name lists all."),
     ] = None,
 ) -> None:
     """Train every layout, judge each against the baseline, write the record and the report."""

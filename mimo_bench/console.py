@@ -85,11 +85,16 @@ class Lines:
                     self._say(f"{self._place(name)}{name}: {mode} ...")
                 self._running = (name, mode)
             case LayoutEnded(layout=layout):
-                seconds = self._now() - self._layout_started_at.get(layout.name, self._now())
                 said = success(layout) if layout.status == "passed" else failure(layout)
-                self._say(f"{self._place(layout.name)}{said} ({words.seconds(seconds)})")
+                began = self._layout_started_at.get(layout.name)
+                took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
+                self._say(f"{self._place(layout.name)}{said}{took}")
             case MatrixEnded(record=record):
                 self._say(words.summary(record.layouts))
+                for said in words.learnt(record):
+                    self._say(f"held-out samples answered right: {said}")
+                if record.ranking:
+                    self._say(f"best: {record.ranking[0].name}, {record.ranking[0].reason}")
                 if self._started is not None:
                     self._say(f"report: {self._started.directory / HTML_FILE}")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mimo_bench.meters.environment import hash_of_code, read_environment
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, Ranked, RunRecord, Status
+from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, Ranked, RunRecord, Status, Timing
 from mimo_bench.scenario import Scenario
 
 
@@ -29,6 +29,7 @@ class Ledger:
         command: tuple[str, ...],
         device_kind: Literal["cpu", "cuda"],
         directory: Path,
+        tainted: str | None = None,
     ) -> None:
         """Open the record of a run over the layouts called `names`; none of them has run."""
         self._directory = directory
@@ -42,13 +43,19 @@ class Ledger:
             finished_at=None,
             command=command,
             modes=modes,
+            tainted=tainted,
             environment=read_environment(device_kind),
             baseline=scenario.baseline,
             layouts=tuple(
-                describe(scenario, name, status="not_run", reason="the matrix has not come to it") for name in names
+                describe(scenario, name, status="not_run", reason="the run has not come to it") for name in names
             ),
         )
         write_run(directory, self.record)
+
+    def start(self, name: str) -> None:
+        """The layout called `name` is under way; should nothing more be written, that is how it ended."""
+        begun = {"status": "interrupted", "reason": "it was under way when this record was last written"}
+        self.enter(self._find(name).model_copy(update=begun))
 
     def enter(self, layout: LayoutRecord) -> LayoutRecord:
         """Put what is now known of a layout in its place, and give it back."""
@@ -57,14 +64,13 @@ class Ledger:
         )
         return layout
 
-    def interrupt(self, name: str | None) -> None:
-        """The run stops here: the layout called `name` was under way, those behind it never ran."""
-        if name is not None and (known := self._find(name)).status == "not_run":
-            self.enter(known.model_copy(update={"status": "interrupted", "reason": "the run was stopped during it"}))
-        never = {"reason": "the run was stopped before it"}
+    def interrupt(self) -> None:
+        """The run stops here, in the middle of one layout or before the first."""
+        reasons = {"interrupted": "the run was stopped during it", "not_run": "the run was stopped before it"}
         self._update(
             layouts=tuple(
-                known.model_copy(update=never) if known.status == "not_run" else known for known in self.record.layouts
+                known.model_copy(update={"reason": reasons[known.status]}) if known.status in reasons else known
+                for known in self.record.layouts
             )
         )
 
@@ -105,16 +111,9 @@ def rank_layouts(layouts: tuple[LayoutRecord, ...]) -> tuple[Ranked, ...]:
     """Layouts that passed parity, by tokens per second and allocated GPU, best first."""
     timed = [(layout, layout.timing) for layout in layouts if layout.status == "passed" and layout.timing is not None]
     best_first = sorted(timed, key=lambda pair: pair[1].tokens_per_second_per_gpu, reverse=True)
-    return tuple(
-        Ranked(
-            name=layout.name,
-            reason=f"{timing.tokens_per_second_per_gpu:,.0f} tokens/s per {_unit(timing.clock, layout.world_size)}",
-        )
-        for layout, timing in best_first
-    )
+    return tuple(Ranked(name=layout.name, reason=_pace(timing, layout.world_size)) for layout, timing in best_first)
 
 
-def _unit(clock: str, world_size: int) -> str:
-    if clock == "wall":
-        return f"CPU rank of {world_size}, which share this machine's cores: no forecast for GPUs"
-    return f"GPU of {world_size}"
+def _pace(timing: Timing, num_allocated: int) -> str:
+    unit = "CPU rank" if timing.clock == "wall" else "GPU"
+    return f"{timing.tokens_per_second_per_gpu:,.0f} tokens/s per {unit}, {num_allocated} allocated"

@@ -49,7 +49,7 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
     names = order(scenario, options.layouts)
     ledger = open_ledger(scenario, names, options)
     on_event(started(scenario, names, options))
-    reference, name = None, None
+    reference = None
     try:
         with Launcher(device_kind=options.device_kind) as launcher:
             attempts = open_attempts(launcher, scenario, options)
@@ -57,19 +57,20 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
                 scenario=scenario, modes=options.modes, attempts=attempts, planting=planting, on_event=on_event
             )
             for name in names:
+                ledger.start(name)
                 account = runner.run(name, reference)
                 reference = reference or account.reference
                 write_series(options.directory, name, account.ranks)
                 on_event(LayoutEnded(layout=ledger.enter(runner.record(name, account))))
         ledger.finish()
     except BaseException:
-        ledger.interrupt(name)
+        ledger.interrupt()
         raise
     finally:
         # As large as the model, and of no use once every layout was held against it.
         shutil.rmtree(options.directory / BASELINE, ignore_errors=True)
         write_report(options.directory, ledger.record)
-    on_event(MatrixEnded(record=ledger.record))
+        on_event(MatrixEnded(record=ledger.record))
     return ledger.record
 
 
@@ -89,6 +90,7 @@ def open_ledger(scenario: Scenario, names: tuple[str, ...], options: MatrixOptio
         command=options.command,
         device_kind=options.device_kind,
         directory=options.directory,
+        tainted=f"{options.plant} was planted on purpose" if options.plant is not None else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -175,7 +176,28 @@ def test_an_interrupt_ends_with_130(scenario: Path, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mimo_bench.scenario.load_scenario", press_ctrl_c)
-    assert cli.main(["check", str(scenario)]) == cli.INTERRUPTED
+    assert cli.main(["check", str(scenario)]) == 130
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_command_in_good_order_with_the_status_that_a_shell_gives_it(
+    number: signal.Signals, status: int, scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", lambda _: signal.raise_signal(number))
+    assert cli.main(["check", str(scenario)]) == status
+    assert signal.getsignal(number) is before
+
+
+def test_a_file_that_cannot_be_written_is_named_without_a_traceback(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill_the_disk(_: Path) -> None:
+        raise OSError(28, "No space left on device", "runs/one/run.json")
+
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", fill_the_disk)
+    assert cli.main(["check", str(scenario)]) == cli.OUR_FAULT
+    assert capsys.readouterr().err == "mimo-bench: runs/one/run.json: No space left on device\n"
 
 
 @pytest.mark.parametrize("of", ["scenario", "run"])

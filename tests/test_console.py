@@ -71,8 +71,12 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     lines = log(events())
     assert lines[:2] == [golden.scenario().question, "4 layouts of llava-tiny, parity and timing on cpu ranks"]
     assert lines[2] == f"[1/4] {golden.BASELINE}: parity ..."
-    assert lines[-2:] == ["2 passed, 1 parity failed, 1 crashed", "report: runs/one/report.html"]
-    assert len(lines) == len(events()) + 2
+    assert lines[-3:] == [
+        "2 passed, 1 parity failed, 1 crashed",
+        "best: vision-dp2--language-tp2, 4267 tokens/s, 1.42 times the next",
+        "report: runs/one/report.html",
+    ]
+    assert len(lines) == len(events()) + 3
 
 
 def test_a_log_says_once_that_a_mode_has_started() -> None:
@@ -144,8 +148,9 @@ def test_an_ended_layout_shows_its_status_and_numbers() -> None:
 def test_the_last_picture_has_counts_and_the_report() -> None:
     board = board_after(events())
     board.close()
-    assert drawn(board).rstrip().splitlines()[-2:] == [
+    assert [line.rstrip() for line in drawn(board).rstrip().splitlines()[-3:]] == [
         "2 passed, 1 parity failed, 1 crashed",
+        "best: vision-dp2--language-tp2, 4267 tokens/s, 1.42 times the next",
         "report: runs/one/report.html",
     ]
 

@@ -58,7 +58,8 @@ def judge_baseline(trained: Trained, asked: Asked) -> Parity:
     first, last = trained.losses[0], trained.losses[asked.num_steps - 1]
     return Parity(
         verdict="baseline",
-        reason=f"every layout is held against this one; its loss went from {first:.4f} to {last:.4f}",
+        reason=f"every layout is held against this one; its loss went from {first:.4f} to {last:.4f}"
+        + _right_answers(trained, asked.min_answer_accuracy),
         weights_match_at_start=True,
         samples_match=True,
         tolerance=FP32,
@@ -89,7 +90,8 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
         ("steps", _diverged(trained, baseline, losses, norms, diverged, FP32)),
         ("evaluation", _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline)),
     )
-    check, reason = failed or (None, f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}")
+    agreement = f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}" if failed is None else ""
+    check, reason = failed or (None, agreement + _right_answers(trained, asked.min_answer_accuracy))
     return Parity(
         verdict="passed" if check is None else "failed",
         reason=reason,
@@ -216,6 +218,16 @@ def _too_few_right(trained: Trained, wanted: float | None) -> str | None:
         return None
     shown = "unknown" if accuracy is None else f"{accuracy:.1%}"
     return f"answers right on held-out samples: {shown}, asked for {wanted:.1%}"
+
+
+def _right_answers(trained: Trained, wanted: float | None) -> str:
+    """What was learnt, where the scenario asks for it."""
+    if wanted is None or trained.evaluation is None:
+        return ""
+    found = trained.evaluation
+    return (
+        f"; {found.answer_accuracy:.1%} of {found.num_samples} held-out samples answered right, {wanted:.1%} asked for"
+    )
 
 
 def _dead(losses: Sequence[float | None]) -> str | None:

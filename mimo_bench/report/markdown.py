@@ -26,6 +26,7 @@ def render_markdown(record: RunRecord) -> str:
             (_verdict_row(layout) for layout in record.layouts),
         ),
         _section("Not passed", _reasons(record)),
+        _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
         _section("Ranking", _ranking(record)),
         _section("Start-up", _launches(record)),
         _section("Environment", _environment(record.environment)),
@@ -65,10 +66,11 @@ def _reasons(record: RunRecord) -> str:
 
 
 def _ranking(record: RunRecord) -> str:
-    return "\n".join(
+    places = [
         f"{place}. {_escape(ranked.name)}: {_escape(words.first_line(ranked.reason))}"
         for place, ranked in enumerate(record.ranking, start=1)
-    )
+    ]
+    return "\n".join([_escape(words.ranked_by(record)), "", *places]) if places else ""
 
 
 def _launches(record: RunRecord) -> str:

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mimo_bench.layout import Grid, Layout
-from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, Status
+from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status
+
+ON_CPU_RANKS = "CPU ranks share this machine's cores: no forecast for GPUs."
 
 DASH = "\N{EN DASH}"
 """What we do not know."""
@@ -118,3 +120,22 @@ def first_line(reason: str, *, limit: int = 240) -> str:
     """A reason cut to what fits on a line of a summary."""
     line = reason.strip().partition("\n")[0]
     return line if len(line) <= limit else f"{line[: limit - 3].rstrip()}..."
+
+
+def ranked_by(record: RunRecord) -> str:
+    """What a place in the ranking means."""
+    said = "By language tokens per second, padding left out, for each allocated rank, idle ones included."
+    return said if record.environment.device_kind == "cuda" else f"{said} {ON_CPU_RANKS}"
+
+
+def learnt(record: RunRecord) -> list[str]:
+    """What layouts answered right on held-out samples, where the scenario asks for a share of right answers."""
+    wanted = record.scenario.get("evaluation", {}).get("min_answer_accuracy")
+    if wanted is None:
+        return []
+    return [
+        f"{layout.name}: {percent(layout.evaluation.answer_accuracy)} of {layout.evaluation.num_samples}, "
+        f"{percent(wanted)} asked for"
+        for layout in record.layouts
+        if layout.evaluation is not None
+    ]
