@@ -59,7 +59,7 @@ class Section:
         self._left.discard(key)
         value = self._values.get(key, default)
         if value is _MISSING:
-            raise ScenarioError(f"{self._path}: {self._prefix}{key}: is missing; add it")
+            raise ScenarioError(f"{self._path}: {self._prefix}{key} is missing; add it")
         return value
 
     def integer(self, key: str, default: Any = _MISSING) -> int:
