@@ -1,8 +1,8 @@
 """The words on the command line. Each command reads its input, calls one room and says how it ended.
 
 Exit status: 0 all well; 2 bad input, nothing started or written; 3 a layout ended without a record; 1 a layout failed
-parity; 70 a fault of mimo-bench itself, or of a file or disk; 130 interrupted, 143 and 129 stopped by SIGTERM and SIGHUP. If
-several apply, the first in that order.
+parity; 70 a fault of mimo-bench itself, or of a file or disk; 130 interrupted, 143 and 129 stopped by SIGTERM and
+SIGHUP. If several apply, the first in that order.
 """
 
 from __future__ import annotations

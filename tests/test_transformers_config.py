@@ -230,7 +230,7 @@ def test_biases_and_head_sizes_are_those_of_the_family(read: Read) -> None:
             {"type": "yarn", "factor": 2.0},
             'text_config.rope_scaling.type = "yarn": is not built; use "default" or "linear" or "llama3"',
         ),
-        ("text_config.rope_scaling", {"type": "linear"}, "text_config.rope_scaling.factor: is missing; add it"),
+        ("text_config.rope_scaling", {"type": "linear"}, "text_config.rope_scaling.factor is missing; add it"),
         (
             "text_config.rope_scaling",
             {"type": "linear", "factor": 2.0, "beta_fast": 3},
