@@ -42,8 +42,8 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
 
     Raises:
         FaultError: the fault to plant does not exist; nothing was started or written.
-        LaunchError: no rank can be started on this machine.
-        KeyboardInterrupt: passed on, after the record says what ran.
+        BaseException: whatever ends the run early, Ctrl-C and signals included, after the record says what ran. A
+            layout that fails, or that cannot be launched, does not: it has its status and the others go on.
     """
     planting = Planting.of(options.plant)
     names = order(scenario, options.layouts)

@@ -70,19 +70,22 @@ def run_selftest(
     on_trial: Callable[[Trial], None],
 ) -> tuple[Trial, ...]:
     """Plant every fault in its layout of `layouts`, and leave `selftest.md` in `directory`."""
-    with Launcher(device_kind=device_kind) as launcher:
-        attempts = Attempts(
-            launcher,
-            scenario=scenario,
-            directory=directory,
-            device_kind=device_kind,
-            hang_seconds=HANG_SECONDS,
-        )
-        trials = []
-        for trial in run_trials(scenario, layouts, attempts):
-            on_trial(trial)
-            trials.append(trial)
-    shutil.rmtree(directory / BASELINE, ignore_errors=True)
+    trials = []
+    try:
+        with Launcher(device_kind=device_kind) as launcher:
+            attempts = Attempts(
+                launcher,
+                scenario=scenario,
+                directory=directory,
+                device_kind=device_kind,
+                hang_seconds=HANG_SECONDS,
+            )
+            for trial in run_trials(scenario, layouts, attempts):
+                on_trial(trial)
+                trials.append(trial)
+    finally:
+        # As large as the model, also where somebody stops the selftest half-way.
+        shutil.rmtree(directory / BASELINE, ignore_errors=True)
     write_atomically(directory / "selftest.md", render(trials).encode())
     return tuple(trials)
 

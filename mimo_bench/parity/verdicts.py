@@ -14,6 +14,8 @@ from mimo_bench.record.schema import AsTimed, Check, GradientDifference, Parity,
 from mimo_bench.scenario import Precision
 
 FP32_GRADIENT_REL = 1e-4
+"""Bound on each parameter's gradient in fp32; correct layouts were seen to differ by 1.4e-6 at most on CPU ranks."""
+
 FP32 = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4, gradient_rel=FP32_GRADIENT_REL)
 """Bounds for fp32 training over a handful of steps. Correct layouts differ by rounding alone: 5 steps on CPU ranks
 agree to about 2e-7 in loss and 5e-6 in gradient norm, while the mildest known silent fault moves the loss by 3e-4."""
