@@ -173,7 +173,7 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord]) -> Timing:
     flops = sum(
         model_flops(
             scenario.shape,
-            num_images=sum(first.images[-num_timed:]),
+            num_items={module: sum(items[-num_timed:]) for module, items in first.items.items()},
             num_tokens=sum(first.tokens[-num_timed:]),
             num_token_pairs=sum(first.token_pairs[-num_timed:]),
         ).values()

@@ -89,7 +89,9 @@ class RankLog:
             },
             tokens=tuple(result.num_tokens for result in results),
             token_pairs=tuple(result.num_token_pairs for result in results),
-            images=tuple(result.num_images for result in results),
+            items={
+                module: tuple(result.num_items[module] for result in results) for module in topology.layout.encoders
+            },
             clock=self._clock.kind,
             step_seconds=self._clock.step_seconds(),
             phases=phases.seconds,

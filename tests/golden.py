@@ -315,7 +315,7 @@ def rank_record(rank: int, *, mode: Mode, layout: Layout, name: str) -> RankReco
         losses=_losses(name) if mode == "parity" else (5.5,) * num_steps,
         grad_norms=_grad_norms(name) if mode == "parity" else dict[str, tuple[float | None, ...]](),
         tokens=(TOKENS_PER_STEP,) * num_steps,
-        images=(16,) * num_steps,
+        items={"vision": (16,) * num_steps},
         clock="wall",
         step_seconds=step_seconds,
         weights_match_at_start=True,

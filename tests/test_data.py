@@ -50,8 +50,8 @@ each_split = pytest.mark.parametrize("split", SPLITS)
 @each_split
 def test_a_sample_is_the_same_whoever_reads_it_and_whatever_was_read_before(name: str, split: Split) -> None:
     forwards, backwards = build(name), build(name)
-    there = [(forwards.pixels(split, i), forwards.text(split, i)) for i in range(8)]
-    back = [(backwards.pixels(split, i), backwards.text(split, i)) for i in reversed(range(8))]
+    there = [(forwards.encoder_inputs("vision", split, i), forwards.text(split, i)) for i in range(8)]
+    back = [(backwards.encoder_inputs("vision", split, i), backwards.text(split, i)) for i in reversed(range(8))]
     for (pixels, text), (same_pixels, same_text) in zip(there, reversed(back), strict=True):
         assert torch.equal(pixels, same_pixels)
         assert torch.equal(text.tokens, same_text.tokens)
@@ -60,7 +60,9 @@ def test_a_sample_is_the_same_whoever_reads_it_and_whatever_was_read_before(name
 
 @each_dataset
 def test_another_seed_draws_other_training_samples_and_zero_is_a_seed(name: str) -> None:
-    drawn = {tuple(hash_of(build(name, seed).pixels("train", i)) for i in range(8)) for seed in (0, 1, 2)}
+    drawn = {
+        tuple(hash_of(build(name, seed).encoder_inputs("vision", "train", i)) for i in range(8)) for seed in (0, 1, 2)
+    }
     assert len(drawn) == 3
 
 
@@ -68,15 +70,15 @@ def test_another_seed_draws_other_training_samples_and_zero_is_a_seed(name: str)
 @each_split
 def test_every_sample_has_an_image_of_its_own(name: str, split: Split) -> None:
     dataset = build(name)
-    assert len({hash_of(dataset.pixels(split, i)) for i in range(300)}) == 300
+    assert len({hash_of(dataset.encoder_inputs("vision", split, i)) for i in range(300)}) == 300
 
 
 @each_dataset
 def test_no_image_is_in_both_splits(name: str) -> None:
     dataset = build(name)
-    seen = {hash_of(dataset.pixels("train", i)) for i in range(NUM_TRAINING)}
+    seen = {hash_of(dataset.encoder_inputs("vision", "train", i)) for i in range(NUM_TRAINING)}
     assert len(seen) == NUM_TRAINING
-    assert not seen & {hash_of(dataset.pixels("validation", i)) for i in range(NUM_HELD_OUT)}
+    assert not seen & {hash_of(dataset.encoder_inputs("vision", "validation", i)) for i in range(NUM_HELD_OUT)}
 
 
 @each_dataset
@@ -94,7 +96,7 @@ def test_every_sample_fits_and_ends_in_an_answer(name: str, split: Split, seq_le
         assert int(text.tokens.max()) < SHAPE.language.vocab_size
         assert text.is_answer[-1]
         assert not text.is_answer[text.tokens == IMAGE].any()
-        pixels = dataset.pixels(split, i)
+        pixels = dataset.encoder_inputs("vision", split, i)
         assert pixels.shape == (1, 3, 16, 16)
         assert pixels.dtype == torch.float32
         assert -1.0 <= float(pixels.min()) < float(pixels.max()) < 2.0
@@ -140,7 +142,7 @@ def test_the_first_held_out_digit_is_a_four_and_its_answer_says_so() -> None:
 
 def test_every_pixel_of_a_digit_becomes_a_square_in_three_equal_channels() -> None:
     small = digits._read().images[4]
-    pixels = build("digits").pixels("validation", 0)[0]
+    pixels = build("digits").encoder_inputs("vision", "validation", 0)[0]
     assert torch.equal(pixels, small.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(3, -1, -1))
 
 
@@ -182,7 +184,7 @@ def test_missing_digits_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPat
     dataset = build("digits")
     monkeypatch.setattr(digits, "find_spec", lambda _: None)
     with pytest.raises(ScenarioError, match=r"ship with scikit-learn, which is missing; pip install scikit-learn"):
-        dataset.pixels("train", 0)
+        dataset.encoder_inputs("vision", "train", 0)
 
 
 def test_missing_digits_are_refused_before_any_rank_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +270,7 @@ def test_the_micro_batches_of_all_ranks_join_to_the_global_batch_of_one_rank_bit
     whole = Loaded(Layout(modules={"vision": Grid(), "language": Grid()}), micro_batch=8, step=step)
     assert whole.num_micro_batches == 1
     dealt = Loaded(layout, micro_batch=micro_batch, step=step)
-    for field in ("pixels", "input_ids", "position_ids", "labels", "loss_mask"):
+    for field in ("encoder_inputs", "input_ids", "position_ids", "labels", "loss_mask"):
         assert torch.equal(dealt.joined(field), whole.joined(field)), field
 
 
@@ -279,7 +281,7 @@ def test_a_rank_reads_what_its_stages_need_and_nothing_else(layout: Layout) -> N
         stage = layout.language.coordinate(topology.rank).pp if topology.hosts_language else None
         reads_text = stage in (0, layout.language.pp - 1)
         for micro_batch in batch:
-            assert (micro_batch.pixels is not None) == ("vision" in topology.modules)
+            assert micro_batch.encoder_inputs.keys() == {"vision"} & set(topology.modules)
             for column in (micro_batch.input_ids, micro_batch.labels, micro_batch.loss_mask):
                 assert (column is not None) == reads_text
             assert (micro_batch.num_tokens > 0) == reads_text
@@ -301,18 +303,21 @@ class Loaded:
                 plan=plan,
                 topology=topology,
                 seq_length=SEQ_LENGTH,
-                pixel_dtype=torch.float32,
+                input_dtype=torch.float32,
                 device=torch.device("cpu"),
             )
             self.by_rank.append((topology, loader.global_batch("train", step)))
 
     def joined(self, field: str) -> torch.Tensor:
         """The whole batch, from the replicas of each micro-batch; ranks of one replica must hold the same."""
-        module = "vision" if field == "pixels" else "language"
+        module = "vision" if field == "encoder_inputs" else "language"
         parts: dict[tuple[int, int], torch.Tensor] = {}
         for topology, batch in self.by_rank:
             for index, micro_batch in enumerate(batch):
-                if (part := getattr(micro_batch, field)) is not None:
+                part = getattr(micro_batch, field)
+                if field == "encoder_inputs":
+                    part = part.get(module)
+                if part is not None:
                     replica = self._layout.modules[module].coordinate(topology.rank).dp
                     assert torch.equal(parts.setdefault((index, replica), part), part)
         return torch.cat([part for _, part in sorted(parts.items(), key=lambda item: item[0])])

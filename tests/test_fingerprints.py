@@ -39,8 +39,8 @@ def mismatch(*ranks: RankFingerprint) -> Mismatch:
 
 BASELINE = agreed(
     rank(
-        seen("vision.pixels", 0, 1), seen("language.inputs", 0, 1), seen("language.targets", 0, 1),
-        seen("vision.pixels", 2, 3, micro_batch=1), seen("language.inputs", 2, 3, micro_batch=1),
+        seen("vision.inputs", 0, 1), seen("language.inputs", 0, 1), seen("language.targets", 0, 1),
+        seen("vision.inputs", 2, 3, micro_batch=1), seen("language.inputs", 2, 3, micro_batch=1),
         seen("language.targets", 2, 3, micro_batch=1),
     )
 )  # fmt: skip
@@ -50,13 +50,13 @@ BASELINE = agreed(
 
 
 def test_ranks_that_agree_become_one_fingerprint() -> None:
-    encoder = rank(seen("vision.pixels", 0, 1), weights={"vision.b": "11"})
+    encoder = rank(seen("vision.inputs", 0, 1), weights={"vision.b": "11"})
     language = [rank(seen("language.inputs", sample), weights={"language.a": "00"}) for sample in (0, 1)]
     merged = agreed(encoder, *language)
     assert merged.weights == {"language.a": "00", "vision.b": "11"}
     assert merged.samples == {
-        "0/vision.pixels/0": "vision.pixels 0",
-        "0/vision.pixels/1": "vision.pixels 1",
+        "0/vision.inputs/0": "vision.inputs 0",
+        "0/vision.inputs/1": "vision.inputs 1",
         "0/language.inputs/0": "language.inputs 0",
         "0/language.inputs/1": "language.inputs 1",
     }
@@ -70,23 +70,23 @@ def test_replicas_with_different_weights_are_found_and_the_parameter_is_named() 
 
 def test_modules_that_read_different_samples_in_one_micro_batch_are_found() -> None:
     found = mismatch(
-        rank(seen("vision.pixels", 0, 1, 4, step=2, micro_batch=3)),
+        rank(seen("vision.inputs", 0, 1, 4, step=2, micro_batch=3)),
         rank(seen("language.inputs", 0, 1, 5, 6, step=2, micro_batch=3)),
     )
-    assert found.reason == "step 2, micro-batch 3: vision.pixels reads samples 4 and language.inputs reads 5, 6"
+    assert found.reason == "step 2, micro-batch 3: vision.inputs reads samples 4 and language.inputs reads 5, 6"
     assert (found.weights_match, found.samples_match) == (True, False)
 
 
 def test_the_same_samples_in_the_other_micro_batch_are_not_the_same_training() -> None:
-    encoder = rank(seen("vision.pixels", 0, micro_batch=0), seen("vision.pixels", 1, micro_batch=1))
+    encoder = rank(seen("vision.inputs", 0, micro_batch=0), seen("vision.inputs", 1, micro_batch=1))
     language = rank(seen("language.inputs", 1, micro_batch=0), seen("language.inputs", 0, micro_batch=1))
-    assert mismatch(encoder, language).reason.startswith("step 0, micro-batch 0: vision.pixels reads samples 0 and")
+    assert mismatch(encoder, language).reason.startswith("step 0, micro-batch 0: vision.inputs reads samples 0 and")
 
 
 def test_a_module_that_reads_too_little_is_found() -> None:
-    found = mismatch(rank(seen("vision.pixels", 0)), rank(seen("language.inputs", *range(6))))
+    found = mismatch(rank(seen("vision.inputs", 0)), rank(seen("language.inputs", *range(6))))
     assert found.reason == (
-        "step 0, micro-batch 0: vision.pixels reads samples none of its own and language.inputs reads 1, 2, 3, 4, ..."
+        "step 0, micro-batch 0: vision.inputs reads samples none of its own and language.inputs reads 1, 2, 3, 4, ..."
     )
 
 
@@ -110,7 +110,7 @@ def test_equal_fingerprints_do_not_differ() -> None:
 
 
 def test_samples_grouped_into_other_micro_batches_are_the_same_global_batch() -> None:
-    sides = ("vision.pixels", "language.inputs", "language.targets")
+    sides = ("vision.inputs", "language.inputs", "language.targets")
     regrouped = agreed(*(rank(seen(side, sample, micro_batch=sample)) for sample in range(4) for side in sides))
     assert compare(regrouped, BASELINE) is None
 
@@ -138,12 +138,12 @@ def test_other_targets_differ_though_all_inputs_are_equal() -> None:
 
 
 def test_the_first_sample_is_the_first_by_number() -> None:
-    samples = {f"{step}/vision.pixels/{sample}": "ours" for step, sample in ((10, 80), (2, 17), (2, 9))}
+    samples = {f"{step}/vision.inputs/{sample}": "ours" for step, sample in ((10, 80), (2, 17), (2, 9))}
     found = compare(
         Fingerprint(weights={}, samples=samples), Fingerprint(weights={}, samples=dict.fromkeys(samples, "theirs"))
     )
     assert found is not None
-    assert found.reason == "3 samples differ from the baseline's, first sample 9 of step 2 (vision.pixels)"
+    assert found.reason == "3 samples differ from the baseline's, first sample 9 of step 2 (vision.inputs)"
 
 
 def test_weights_and_samples_that_both_differ_are_both_reported() -> None:

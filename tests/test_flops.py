@@ -48,14 +48,14 @@ TWO_TEXTS = 13344
 
 
 def test_a_step_takes_what_its_matrix_products_take() -> None:
-    assert model_flops(SHAPE, num_images=1, num_tokens=8, num_token_pairs=34) == {
+    assert model_flops(SHAPE, num_items={"vision": 1}, num_tokens=8, num_token_pairs=34) == {
         "vision": ONE_IMAGE,
         "language": TWO_TEXTS,
     }
 
 
 def test_images_and_texts_are_counted_apart() -> None:
-    assert model_flops(SHAPE, num_images=10, num_tokens=0, num_token_pairs=0) == {
+    assert model_flops(SHAPE, num_items={"vision": 10}, num_tokens=0, num_token_pairs=0) == {
         "vision": 10 * ONE_IMAGE,
         "language": 0,
     }
@@ -63,7 +63,8 @@ def test_images_and_texts_are_counted_apart() -> None:
 
 def test_attention_costs_half_of_all_pairs_as_it_is_causal() -> None:
     with_pairs, without = (
-        model_flops(SHAPE, num_images=0, num_tokens=8, num_token_pairs=pairs)["language"] for pairs in (34, 0)
+        model_flops(SHAPE, num_items={"vision": 0}, num_tokens=8, num_token_pairs=pairs)["language"]
+        for pairs in (34, 0)
     )
     # Forward and backward of 2 layers, 4 x 34 x 4 operations over all pairs.
     assert with_pairs - without == 3 * 2 * 544 / 2
@@ -72,19 +73,28 @@ def test_attention_costs_half_of_all_pairs_as_it_is_causal() -> None:
 def test_patches_of_two_pixels_a_side_are_fewer_and_larger() -> None:
     shape = replace(SHAPE, vision=replace(SHAPE.vision, patch_size=2))
     # One patch and the class token: layer 56 x 2 + attention 4 x 2^2 x 2 = 144, projector 48, patch 2 x 12 x 2 = 48.
-    assert model_flops(shape, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == 3 * (144 + 48) + 2 * 48
+    assert (
+        model_flops(shape, num_items={"vision": 1}, num_tokens=0, num_token_pairs=0)["vision"]
+        == 3 * (144 + 48) + 2 * 48
+    )
 
 
 def test_what_shapes_differ_in_is_counted_as_it_is_built() -> None:
     siglip = replace(SHAPE, vision=replace(SHAPE.vision, family="siglip"))
     # Four positions instead of five: layer 56 x 4 + attention 4 x 4^2 x 2; projector and patches as before.
-    assert model_flops(siglip, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == 3 * (224 + 128 + 192) + 96
+    assert (
+        model_flops(siglip, num_items={"vision": 1}, num_tokens=0, num_token_pairs=0)["vision"]
+        == 3 * (224 + 128 + 192) + 96
+    )
     full = replace(SHAPE, vision=replace(SHAPE.vision, keep_class_token=True))
     # A fifth position goes through the projector: 48 more, three times.
-    assert model_flops(full, num_images=1, num_tokens=0, num_token_pairs=0)["vision"] == ONE_IMAGE + 3 * 48
+    assert model_flops(full, num_items={"vision": 1}, num_tokens=0, num_token_pairs=0)["vision"] == ONE_IMAGE + 3 * 48
     wide = replace(SHAPE, language=replace(SHAPE.language, head_size=4))
     # Heads twice as wide double queries, keys, values, projection and attention: 2 layers of (96 x 8 + 272) more.
-    assert model_flops(wide, num_images=0, num_tokens=8, num_token_pairs=34)["language"] == TWO_TEXTS + 3 * 2 * 1040
+    assert (
+        model_flops(wide, num_items={"vision": 0}, num_tokens=8, num_token_pairs=34)["language"]
+        == TWO_TEXTS + 3 * 2 * 1040
+    )
 
 
 def test_utilisation_is_over_all_allocated_devices() -> None:
@@ -105,10 +115,10 @@ def test_torch_counts_as_many_operations_in_our_own_modules(launcher: Launcher, 
     filled = scenario({"one-rank": ({}, {})}, data="synthetic-filled", seq_length=48)
     run_entry(launcher, "count_flops", filled, "one-rank", tmp_path)
     counted = json.loads((tmp_path / "rank0.json").read_text())
-    assert (counted["images"], counted["tokens"], counted["token_pairs"]) == (4, 4 * 48, 4 * 48 * 48)
+    assert (counted["items"], counted["tokens"], counted["token_pairs"]) == ({"vision": 4}, 4 * 48, 4 * 48 * 48)
     ours = model_flops(
         filled.shape,
-        num_images=counted["images"],
+        num_items=counted["items"],
         num_tokens=counted["tokens"],
         num_token_pairs=counted["token_pairs"],
     )

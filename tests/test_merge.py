@@ -35,7 +35,7 @@ def rank(number: int = 0, **changes: Any) -> RankRecord:
         "losses": (5.0, 4.0, 3.0, 2.0, 1.0),
         "grad_norms": {"vision": (1.0,) * 5, "language": (2.0,) * 5},
         "tokens": (1000, 10, 20, 30, 40),
-        "images": (1000, 4, 4, 4, 8),
+        "items": {"vision": (1000, 4, 4, 4, 8)},
         "clock": "wall",
         "step_seconds": (0.5, 0.5, 0.5, 0.5),
         "weights_match_at_start": True,
@@ -101,7 +101,7 @@ def test_ranks_that_agree_give_one_training_and_its_steps_beyond_the_compared() 
 
 
 def test_a_layout_that_took_no_step_has_no_learning_steps() -> None:
-    stopped = {"losses": (), "grad_norms": {"vision": (), "language": ()}, "tokens": (), "images": ()}
+    stopped = {"losses": (), "grad_norms": {"vision": (), "language": ()}, "tokens": (), "items": {"vision": ()}}
     ranks = [rank(number, mismatch="samples differ", samples_match=False, **stopped) for number in range(2)]
     trained = merge_training(ranks, num_parity_steps=3)
     assert (trained.num_learning_steps, trained.mismatch, trained.samples_match) == (0, "samples differ", False)
@@ -113,7 +113,7 @@ def test_a_layout_that_took_no_step_has_no_learning_steps() -> None:
         ({"losses": (5.0, 4.0, 3.0, 2.0, 1.0000000000000002)}, "losses"),
         ({"grad_norms": {"vision": (1.0,) * 5, "language": (2.0,) * 4 + (None,)}}, "grad_norms"),
         ({"tokens": (1000, 10, 20, 30, 41)}, "tokens"),
-        ({"images": (1000, 4, 4, 4, 4)}, "images"),
+        ({"items": {"vision": (1000, 4, 4, 4, 4)}}, "items"),
         ({"evaluation": None}, "evaluation"),
         ({"mismatch": "weights differ"}, "mismatch"),
     ],

@@ -133,7 +133,9 @@ def samples_of(scenario: Scenario) -> Samples:
     """The samples of the global batch."""
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     ids = range(scenario.global_batch_size)
-    return [(dataset.pixels("train", sample_id), dataset.text("train", sample_id)) for sample_id in ids]
+    return [
+        (dataset.encoder_inputs("vision", "train", sample_id), dataset.text("train", sample_id)) for sample_id in ids
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ gradient of the input, once for the weight's. Recomputation is not counted, nor 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
 
@@ -19,17 +21,19 @@ DENSE_BF16_PEAK_FLOPS = {
 sheets. A device that is not listed has no MFU."""
 
 
-def model_flops(shape: ModelShape, *, num_images: int, num_tokens: int, num_token_pairs: int) -> dict[str, float]:
+def model_flops(
+    shape: ModelShape, *, num_items: Mapping[str, int], num_tokens: int, num_token_pairs: int
+) -> dict[str, float]:
     """Forward and backward operations of one optimizer step, by module; the projector counts as the encoder's.
 
     Args:
         shape: the model; every module is trained.
-        num_images: images of the step.
+        num_items: what each encoder reads in the step, such as images.
         num_tokens: language positions of the step that are not padding.
         num_token_pairs: sum over samples of the squared number of those positions.
     """
     return {
-        "vision": num_images * _per_image(shape.vision, shape.language.hidden_size),
+        "vision": num_items["vision"] * _per_image(shape.vision, shape.language.hidden_size),
         LANGUAGE: _language(shape.language, num_tokens, num_token_pairs),
     }
 

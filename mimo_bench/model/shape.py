@@ -63,6 +63,11 @@ class VisionShape:
         return self.num_patches + self.keep_class_token
 
     @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Of one image as the encoder reads it: channels, height, width."""
+        return 3, self.image_size, self.image_size
+
+    @property
     def num_query_groups(self) -> int:
         """Key-value groups of the attention; one per head here."""
         return self.num_attention_heads
@@ -122,6 +127,16 @@ class ModelShape:
     def modules(self) -> Mapping[str, VisionShape | LanguageShape]:
         """The modules that a layout places, by their names in a scenario."""
         return {"vision": self.vision, LANGUAGE: self.language}
+
+    @property
+    def encoders(self) -> Mapping[str, VisionShape]:
+        """Every module but the language model."""
+        return {"vision": self.vision}
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The token of each encoder, whose positions are filled by what it makes of an item."""
+        return {"vision": self.language.image_token_id}
 
     def check_sequence(self, seq_length: int) -> None:
         """Refuse a sequence length that this model cannot take.

@@ -77,13 +77,13 @@ def encoder_fed_other_samples(context: FaultContext) -> None:
 
 
 def encoder_reads_other_pixels(context: FaultContext) -> None:
-    """Sample ids are right everywhere, and the pixels that are read for them belong to the sample behind."""
+    """Sample ids are right everywhere, and what encoders read for them belongs to the sample behind."""
     dataset = context.trainer.loader.dataset
 
-    def pixels(split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
-        return dataset.pixels(split, sample_id + 1, device)
+    def behind(module: str, split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
+        return dataset.encoder_inputs(module, split, sample_id + 1, device)
 
-    _replace(context, context.trainer.loader, "dataset", SimpleNamespace(pixels=pixels, text=dataset.text))
+    _replace(context, context.trainer.loader, "dataset", SimpleNamespace(encoder_inputs=behind, text=dataset.text))
 
 
 def image_patches_dealt_to_other_samples(context: FaultContext) -> None:

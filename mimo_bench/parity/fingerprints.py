@@ -22,7 +22,7 @@ class SampleSeen(BaseModel):
     step: int
     micro_batch: int
     side: str
-    """Which module, and which part of the sample: `vision.pixels`, `language.inputs` or `language.targets`."""
+    """Which module, and which part of the sample: `vision.inputs`, `language.inputs` or `language.targets`."""
     sample_id: int
     digest: str
 

@@ -67,7 +67,7 @@ def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timi
     total_seconds = sum(step_seconds)
     # The timed window is the end of the run; what came before it was warm-up.
     tokens = sum(ranks[0].tokens[-num_timed:])
-    images = sum(ranks[0].images[-num_timed:])
+    images = sum(ranks[0].items.get("vision", ())[-num_timed:])
     low, high = quartiles(step_seconds)
     return Timing(
         clock=ranks[0].clock,
@@ -157,7 +157,7 @@ def last_step_at(ranks: Sequence[RankRecord]) -> float | None:
 
 def _disagreements(first: RankRecord, other: RankRecord) -> list[str]:
     """What two ranks of one job report differently."""
-    names = ("losses", "grad_norms", "tokens", "images", "evaluation", "mismatch", "gradients", "replicas")
+    names = ("losses", "grad_norms", "tokens", "items", "evaluation", "mismatch", "gradients", "replicas")
     return [
         f"rank {other.rank} reports other {name} than rank {first.rank}"
         for name in names

@@ -248,8 +248,8 @@ class RankRecord(_Entry):
     """Pre-clip gradient norm of each step, by module; every rank holds every module's."""
     tokens: tuple[Count, ...]
     """Non-padding language positions of each step, over the whole job."""
-    images: tuple[Count, ...]
-    """Images of each step, over the whole job."""
+    items: dict[str, tuple[Count, ...]]
+    """What each encoder read in each step, such as images, over the whole job."""
     token_pairs: tuple[Count, ...] = ()
     """Sum over the samples of each step of their squared number of non-padding positions: what attention costs."""
     clock: Literal["wall", "cuda_events"]

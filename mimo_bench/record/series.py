@@ -65,7 +65,7 @@ def _rows(rank: RankRecord) -> Iterator[dict[str, Any]]:
             "loss": _at(rank.losses, step),
             "step_seconds": _at(rank.step_seconds, step - num_untimed),
             "tokens": _at(rank.tokens, step),
-            "images": _at(rank.images, step),
+            "images": _at(rank.items.get("vision", ()), step),
             **{f"grad_norm_{module}": _at(norms, step) for module, norms in rank.grad_norms.items()},
         }
 

@@ -6,6 +6,7 @@ instead, and all divide by the number of answer tokens of the global batch, whic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,21 +21,23 @@ from mimo_bench.trainer.topology import Topology
 class Totals:
     """Sums over one global batch: replicas add what they see, one reduction tells every rank."""
 
-    NAMES = ("loss", "scored_tokens", "correct_tokens", "tokens", "token_pairs", "images")
-
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, encoders: Iterable[str]) -> None:
         """Start empty; sums live on `device` in float64, which counts exactly."""
         self._device = device
+        self._names = (
+            *("loss", "scored_tokens", "correct_tokens", "tokens", "token_pairs"),
+            *map(items_total, encoders),
+        )
         self.reset()
 
     def reset(self) -> None:
         """Start a new global batch."""
-        self._sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=self._device)
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=self._device)
 
     def add(self, **sums: torch.Tensor | int) -> None:
         """Add a micro-batch; only one rank of each replica may, or its samples would count more than once."""
         for name, value in sums.items():
-            self._sums[self.NAMES.index(name)] += value
+            self._sums[self._names.index(name)] += value
 
     def reduce(self) -> None:
         """Sum over the job, so that every rank holds the totals; collective over the world."""
@@ -43,11 +46,16 @@ class Totals:
     @property
     def scored_tokens(self) -> torch.Tensor:
         """The divisor of loss and gradients, at least 1; a number on the device."""
-        return self._sums[self.NAMES.index("scored_tokens")].clamp(min=1)
+        return self._sums[self._names.index("scored_tokens")].clamp(min=1)
 
     def read(self) -> dict[str, float]:
         """The totals by name; waits for the device."""
-        return dict(zip(self.NAMES, self._sums.tolist(), strict=True))
+        return dict(zip(self._names, self._sums.tolist(), strict=True))
+
+
+def items_total(encoder: str) -> str:
+    """The name of the total that counts what `encoder` read."""
+    return f"{encoder}.items"
 
 
 def finish_gradients(

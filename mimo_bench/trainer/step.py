@@ -18,8 +18,8 @@ from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_para
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.trainer.data.loader import MicroBatch
-from mimo_bench.trainer.grads import Totals
-from mimo_bench.trainer.models.vision import ENCODER, VISION
+from mimo_bench.trainer.grads import Totals, items_total
+from mimo_bench.trainer.models.config import ENCODER
 from mimo_bench.trainer.topology import Topology
 
 
@@ -89,7 +89,7 @@ def forward_train(
     """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
     batch = next(batches)
     output, _ = model(**_inputs(batch), labels=batch.labels, loss_mask=batch.loss_mask)
-    _count_images(batch, topology, totals)
+    _count_items(batch, topology, totals)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
         assert batch.loss_mask is not None
@@ -108,7 +108,7 @@ def forward_evaluate(
     """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
     batch = next(batches)
     output, _ = model(**_inputs(batch), labels=None, loss_mask=batch.loss_mask)
-    _count_images(batch, topology, totals)
+    _count_items(batch, topology, totals)
 
     def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
         assert batch.labels is not None
@@ -126,11 +126,11 @@ def forward_evaluate(
 
 
 def _inputs(batch: MicroBatch) -> dict[str, Any]:
-    pixels = batch.pixels
     return {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
-        "modality_inputs": None if pixels is None else {VISION: {ENCODER: {"pixel_values": pixels}}},
+        "modality_inputs": {module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
+        or None,
     }
 
 
@@ -138,6 +138,7 @@ def _positions(batch: MicroBatch) -> dict[str, int]:
     return {"tokens": batch.num_tokens, "token_pairs": batch.num_token_pairs}
 
 
-def _count_images(batch: MicroBatch, topology: Topology, totals: Totals) -> None:
-    if topology.is_first_stage(VISION) and topology.speaks_for_replica(VISION):
-        totals.add(images=batch.num_images)
+def _count_items(batch: MicroBatch, topology: Topology, totals: Totals) -> None:
+    for module, counts in batch.items_per_sample.items():
+        if topology.speaks_for_replica(module):
+            totals.add(**{items_total(module): sum(counts)})

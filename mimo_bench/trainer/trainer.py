@@ -19,7 +19,7 @@ from mimo_bench.scenario import Precision, Settings, Training
 from mimo_bench.trainer.data.loader import Loader, MicroBatch
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice
-from mimo_bench.trainer.grads import Totals, finish_gradients
+from mimo_bench.trainer.grads import Totals, finish_gradients, items_total
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.mimo import build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import NormKeepingOptimizer, build_optimizer
@@ -54,7 +54,8 @@ class StepResult:
     """Language positions that are not padding."""
     num_token_pairs: int
     """Sum over samples of the squared number of those positions."""
-    num_images: int
+    num_items: dict[str, int]
+    """What encoders read, such as images, by encoder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,7 @@ class Trainer:
             grad_norms=dict(self.optimizer.module_grad_norms),
             num_tokens=round(totals["tokens"]),
             num_token_pairs=round(totals["token_pairs"]),
-            num_images=round(totals["images"]),
+            num_items={name: round(totals[items_total(name)]) for name in self.config.layout.encoders},
         )
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> EvaluationTotals:
@@ -126,7 +127,7 @@ def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice
     if config.settings.compile_layers:
         compile_layers(model)
     wrap_data_parallel(model, topology=topology, settings=config.settings)
-    totals = Totals(device.torch_device)
+    totals = Totals(device.torch_device, encoders=config.layout.encoders)
     model.config.finalize_model_grads_func = partial(finish_gradients, totals=totals, topology=topology)
     model.config.grad_scale_func = lambda loss: loss
     model.config.no_sync_func = model.no_sync if config.settings.overlap_grad_reduce else None
@@ -142,7 +143,7 @@ def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice
             plan=config.plan,
             topology=topology,
             seq_length=config.seq_length,
-            pixel_dtype=DTYPES[config.precision],
+            input_dtype=DTYPES[config.precision],
             device=device.torch_device,
         ),
         totals=totals,

@@ -52,9 +52,9 @@ CAUGHT = [
     (
         "encoder-fed-other-samples",
         "equal",
-        "before the first step: step 0, micro-batch 0: vision.pixels reads samples 4",
+        "before the first step: step 0, micro-batch 0: vision.inputs reads samples 4",
     ),
-    ("encoder-reads-other-pixels", "fan-out", "first sample 0 of step 0 (vision.pixels)"),
+    ("encoder-reads-other-pixels", "fan-out", "first sample 0 of step 0 (vision.inputs)"),
     ("image-patches-dealt-to-other-samples", "fan-in", "of the gradients of vision differ"),
     ("layer-norm-gradients-not-reduced", "sequence-parallel", "layernorm.weight hold different gradients"),
     ("local-token-count", "fan-out", "replicas of language."),

@@ -71,7 +71,7 @@ def test_every_rank_knows_loss_and_totals_wherever_the_loss_is_computed(
 @pytest.mark.parametrize("layout", [ONE, *OTHERS])
 def test_every_sample_is_counted_once(layout: str, step: Callable[[str], list[Step]]) -> None:
     for rank in step(layout):
-        assert rank["num_images"] == SCENARIO.global_batch_size == 4
+        assert rank["num_items"] == {"vision": SCENARIO.global_batch_size} == {"vision": 4}
         assert rank["totals"]["scored_tokens"] == step(ONE)[0]["scored_here"]
         assert rank["num_tokens"] == step(ONE)[0]["num_tokens"]
         assert rank["num_token_pairs"] == step(ONE)[0]["num_token_pairs"]

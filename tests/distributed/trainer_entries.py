@@ -77,7 +77,7 @@ def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
             "grad_norms": result.grad_norms,
             "num_tokens": result.num_tokens,
             "num_token_pairs": result.num_token_pairs,
-            "num_images": result.num_images,
+            "num_items": result.num_items,
             "totals": trainer.totals.read(),
             "scored_here": sum(mine),
         },
@@ -114,8 +114,9 @@ def count_flops(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.schedule(batch, forward_only=False)
     totals = trainer.totals.read()
-    fed = {name: round(totals[name]) for name in ("tokens", "token_pairs", "images")}
-    _leave(arguments, rank, {"flops": counter.get_total_flops(), **fed})
+    fed = {name: round(totals[name]) for name in ("tokens", "token_pairs")}
+    items = {name: round(totals[grads.items_total(name)]) for name in trainer.topology.layout.encoders}
+    _leave(arguments, rank, {"flops": counter.get_total_flops(), "items": items, **fed})
 
 
 def _build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Trainer:

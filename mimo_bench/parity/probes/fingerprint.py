@@ -14,7 +14,6 @@ from mimo_bench.layout import LANGUAGE
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
 from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.data.loader import MicroBatch
-from mimo_bench.trainer.models.vision import VISION
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 
@@ -47,9 +46,10 @@ def _samples(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[SampleSeen]:
 
 def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
     """Each part of each sample that this rank feeds: its name, the sample's id, its content."""
-    if batch.pixels is not None:
-        for sample_id, image in zip(batch.sample_ids[VISION], batch.pixels, strict=True):
-            yield f"{VISION}.pixels", sample_id, image
+    for module, inputs in batch.encoder_inputs.items():
+        by_sample = inputs.split(batch.items_per_sample[module])
+        for sample_id, items in zip(batch.sample_ids[module], by_sample, strict=True):
+            yield f"{module}.inputs", sample_id, items
     if batch.input_ids is not None:
         assert batch.labels is not None
         assert batch.loss_mask is not None

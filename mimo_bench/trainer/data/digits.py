@@ -54,17 +54,18 @@ class DigitsDataset:
             ScenarioError: the vocabulary or the sequence is too small.
         """
         self._image_size = shape.vision.image_size
-        self._image_tokens = torch.full((shape.vision.num_image_tokens,), shape.language.image_token_id)
+        image_token = shape.special_tokens["vision"]
+        self._image_tokens = torch.full((shape.vision.num_image_tokens,), image_token)
         self._seed = seed
-        if (last := _FIRST_DIGIT + 9) >= shape.language.vocab_size or (PAD < shape.language.image_token_id <= last):
+        if (last := _FIRST_DIGIT + 9) >= shape.language.vocab_size or (PAD < image_token <= last):
             raise ScenarioError(
                 f"data: the digits use tokens 1 to {last} of a vocabulary of {shape.language.vocab_size}, in which "
-                f"{shape.language.image_token_id} is the image token; choose a model with room for them"
+                f"{image_token} is the image token; choose a model with room for them"
             )
         if seq_length < (length := shape.vision.num_image_tokens + len(_QUESTION) + 1):
             raise ScenarioError(f"seq_length = {seq_length}: a digit sample has {length} tokens; use at least {length}")
 
-    def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+    def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """float32 [1, 3, height, width], normalised: the grey image enlarged to the model's size, in three channels."""
         image = _read().images[self.image_index(split, sample_id)]
         enlarged = torch.nn.functional.interpolate(image[None, None], size=self._image_size, mode="nearest-exact")

@@ -1,6 +1,6 @@
 """Deals each module of a rank its part of every micro-batch, by global sample id: one rule for all modules.
 
-Vision and language ranks read the same ids in the same order, so an encoder can never see other samples than the
+Encoders and language model read the same ids in the same order, so an encoder can never see other samples than the
 language model does, whatever the degrees.
 """
 
@@ -13,7 +13,6 @@ import torch
 
 from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
-from mimo_bench.trainer.models.vision import VISION
 from mimo_bench.trainer.topology import Topology
 
 
@@ -21,8 +20,11 @@ from mimo_bench.trainer.topology import Topology
 class MicroBatch:
     """What one rank feeds into its modules for one micro-batch; None for what its stages do not need."""
 
-    pixels: torch.Tensor | None
-    """[images of this vision replica, 3, height, width]; first encoder stages only."""
+    encoder_inputs: dict[str, torch.Tensor]
+    """By encoder, for those whose first stage this rank holds: the items of its replica, such as images
+    [images, 3, height, width], sample by sample."""
+    items_per_sample: dict[str, tuple[int, ...]]
+    """For the same encoders: how many of those items each sample has."""
     input_ids: torch.Tensor | None
     """int64 [b, s]; first and last language stages only, like the rest."""
     position_ids: torch.Tensor | None
@@ -37,8 +39,6 @@ class MicroBatch:
     """Language positions of this replica that are not padding."""
     num_token_pairs: int
     """Sum over samples of the squared number of those positions."""
-    num_images: int
-    """Images of this vision replica."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,8 @@ class Loader:
     plan: BatchPlan
     topology: Topology
     seq_length: int
-    pixel_dtype: torch.dtype
+    input_dtype: torch.dtype
+    """Of what encoders read."""
     device: torch.device
 
     def global_batch(self, split: Split, step: int) -> list[MicroBatch]:
@@ -73,23 +74,23 @@ class Loader:
             )
             for module in self.topology.modules
         }
-        pixels = self._pixels(split, ids[VISION]) if self.topology.is_first_stage(VISION) else None
+        items = {
+            module: [self.dataset.encoder_inputs(module, split, sample_id, self.device) for sample_id in ids[module]]
+            for module in self.topology.layout.encoders
+            if self.topology.is_first_stage(module)
+        }
         texts = []
         if self.topology.is_first_stage(LANGUAGE) or self.topology.is_last_stage(LANGUAGE):
             texts = [self.dataset.text(split, sample_id) for sample_id in ids[LANGUAGE]]
         columns = collate(texts, seq_length=self.seq_length) if texts else dict.fromkeys(_COLUMNS)
         return MicroBatch(
-            pixels=pixels,
+            encoder_inputs={module: torch.cat(parts).to(self.input_dtype) for module, parts in items.items()},
+            items_per_sample={module: tuple(len(part) for part in parts) for module, parts in items.items()},
             sample_ids=ids,
             num_tokens=sum(len(text.tokens) for text in texts),
             num_token_pairs=sum(len(text.tokens) ** 2 for text in texts),
-            num_images=0 if pixels is None else len(pixels),
             **{name: None if column is None else column.to(self.device) for name, column in columns.items()},
         )
-
-    def _pixels(self, split: Split, sample_ids: range) -> torch.Tensor:
-        images = torch.cat([self.dataset.pixels(split, sample_id, self.device) for sample_id in sample_ids])
-        return images.to(self.pixel_dtype)
 
 
 _COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")

@@ -26,10 +26,14 @@ class Text:
 
 
 class Dataset(Protocol):
-    """Samples by id. The two sides are separate so that only ranks that need pixels make them."""
+    """Samples by id. The sides are separate so that a rank makes only what its modules read."""
 
-    def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
-        """float32 [images, 3, height, width], normalised, on `device`; the same bits wherever they are made."""
+    def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+        """What the encoder `module` reads of a sample: its items, stacked; the same bits wherever they are made.
+
+        Returns:
+            float32 on `device`: `vision` has images, [images, 3, height, width], normalised.
+        """
         ...
 
     def text(self, split: Split, sample_id: int) -> Text:

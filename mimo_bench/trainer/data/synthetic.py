@@ -6,6 +6,8 @@ normalised by a local instead of the global token count.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from mimo_bench.model import ModelShape
@@ -26,11 +28,11 @@ class SyntheticDataset:
         self._seq_length = seq_length
         self._seed = seed
 
-    def pixels(self, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
-        """float32 [1, 3, height, width] in [-1, 1)."""
-        size = self._shape.vision.image_size
-        positions = torch.arange(3 * size * size, device=device).view(1, 3, size, size)
-        return uniform(self._key(split, sample_id, "pixels"), positions) * 2 - 1
+    def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+        """One item of the module's item shape, in [-1, 1)."""
+        shape = self._shape.encoders[module].item_shape
+        positions = torch.arange(math.prod(shape), device=device).view(1, *shape)
+        return uniform(self._key(split, sample_id, f"{module}.inputs"), positions) * 2 - 1
 
     def text(self, split: Split, sample_id: int) -> Text:
         """One image and its text, of which the last fifth to half is the answer."""

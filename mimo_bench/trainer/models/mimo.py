@@ -39,7 +39,7 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
                     pg_collection=topology.groups.get(VISION),
                 )
             },
-            special_token_ids={VISION: shape.language.image_token_id},
+            special_token_ids=dict(shape.special_tokens),
             module_to_grid_map=topology.grids,
         ),
         cp_group=language_groups.cp if language_groups else None,

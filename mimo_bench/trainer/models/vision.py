@@ -18,13 +18,10 @@ from mimo_bench.layout import Layout
 from mimo_bench.model import ModelShape, VisionShape
 from mimo_bench.model.shape import VisionActivation
 from mimo_bench.scenario import AttentionBackend, Precision, Settings
-from mimo_bench.trainer.models.config import transformer_config
+from mimo_bench.trainer.models.config import ENCODER, transformer_config
 from mimo_bench.trainer.models.layers import Norm, block_spec, mlp_submodules
 
 VISION = "vision"
-ENCODER = "clip"
-"""The encoder's name inside its module, of whatever family; pixels are addressed to it, and its weights drawn by it."""
-
 
 _ACTIVATIONS: dict[VisionActivation, Callable[[torch.Tensor], torch.Tensor]] = {
     "quick_gelu": quick_gelu,
@@ -66,17 +63,17 @@ class VisionEncoder(torch.nn.Module):
         self.vit.ln_post = None
         self._num_dropped = shape.num_positions - shape.num_image_tokens
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Encode images.
 
         Args:
-            pixel_values: [images, 3, height, width], normalised.
+            inputs: [images, 3, height, width], normalised.
 
         Returns:
             [images, image tokens, h], batch-major: megatron-core's MIMO flattens the first two dims, and would deal
             patches out to the wrong samples if they came as [patches, images, h].
         """
-        features: torch.Tensor = self.vit(pixel_values)
+        features: torch.Tensor = self.vit(inputs)
         return features[:, self._num_dropped :]
 
 
