@@ -172,8 +172,8 @@ def _split(tensor: torch.Tensor, num_parts: int, shape: VisionShape | LanguageSh
 
 
 def _vision_names(shape: VisionShape) -> dict[str, tuple[str, ...]]:
-    vit, tower = "vision.encoders.clip.vit", "model.vision_tower"
-    projector, theirs = "vision.input_projections.0.encoder", "model.multi_modal_projector"
+    vit, tower = "vision.encoder.vit", "model.vision_tower"
+    projector, theirs = "vision.projector", "model.multi_modal_projector"
     names: dict[str, tuple[str, ...]] = {
         f"{vit}.conv1.weight": (f"{tower}.embeddings.patch_embedding.weight",),
         f"{vit}.position_embeddings.weight": (f"{tower}.embeddings.position_embedding.weight",),

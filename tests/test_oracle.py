@@ -266,7 +266,7 @@ def test_samples_that_are_fed_wrongly_are_seen(
     assert deviation.worst_gradient[1] > 100 * BOUND
 
 
-@pytest.mark.parametrize("other", [{"hidden_act": "gelu"}, {"layer_norm_eps": 1e-4}, {"num_attention_heads": 8}])
+@pytest.mark.parametrize("other", [{"hidden_act": "gelu"}, {"layer_norm_eps": 1e-3}, {"num_attention_heads": 8}])
 def test_another_vision_model_is_seen(other: dict[str, Any], run: Callable[[str], Run], samples: Samples) -> None:
     ours = run(ONE_RANK)
     another = oracle.run_referee(oracle.build_referee(CONFIG, ours.weights, vision=other), samples)

@@ -23,13 +23,22 @@ from mimo_bench.trainer.topology import Topology
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
+_PLAIN = (
+    (re.compile(r"^encoders\.\w+\."), "encoder."),
+    (re.compile(r"^input_projections\.0\.encoder\."), "projector."),
+)
+"""How megatron-core's paths inside an encoder's module read in canonical names, which know no family."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """One rank's slice of one canonical parameter."""
 
     name: str
-    """Canonical: the module, then the path inside it, with layers counted over the whole model."""
+    """Canonical: the module, then `encoder`, `projector` or the language model's own path to the parameter.
+
+    Layers are counted over the whole model, from 0.
+    """
     module: str
     parameter: torch.nn.Parameter
     tp_group: dist.ProcessGroup
@@ -90,7 +99,7 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
             # Where one stage holds both ends of a tied model, the output layer has no weight of its own.
             is_copy = name == OUTPUT and bool(inner.share_embeddings_and_output_weights)
             yield Shard(
-                name=f"{module}.{WORD_EMBEDDING if is_copy else _with_global_layers(inner, name)}",
+                name=f"{module}.{WORD_EMBEDDING if is_copy else _canonical(inner, name)}",
                 module=module,
                 parameter=parameter,
                 tp_group=topology.groups[module].tp,
@@ -123,6 +132,14 @@ def _distribution(shard: Shard) -> tuple[float, float]:
     if len(shape) >= 2:
         return 0.0, math.sqrt(12.0 / math.prod(shape[1:]))
     return (0.0 if shard.name.endswith("bias") else 1.0), 0.1
+
+
+def _canonical(module: torch.nn.Module, path: str) -> str:
+    """The canonical name, without its module, of the parameter at `path`."""
+    name = _with_global_layers(module, path)
+    for pattern, plain in _PLAIN:
+        name = pattern.sub(plain, name)
+    return name
 
 
 def _with_global_layers(module: torch.nn.Module, name: str) -> str:

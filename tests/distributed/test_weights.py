@@ -89,7 +89,7 @@ def test_gate_and_up_projection_are_each_split_on_their_own(weights: Callable[[s
 
 def test_a_plain_projection_is_split_by_rows_or_columns(weights: Callable[[str], list[Weights]]) -> None:
     (one,) = weights(ONE)
-    layer = "vision.encoders.clip.vit.decoder.layers.0.mlp"
+    layer = "vision.encoder.vit.decoder.layers.0.mlp"
     for rank, held in enumerate(weights("tp4")):
         rows = slice(32 * rank, 32 * (rank + 1))  # 128 over 4
         assert torch.equal(held[f"{layer}.linear_fc1.weight"]["local"], one[f"{layer}.linear_fc1.weight"]["full"][rows])
