@@ -74,6 +74,8 @@ class Settings(_Table):
     """Gather updated parameters while the next forward pass already runs; needs the distributed optimizer."""
     sequence_parallel: bool = False
     """Shard the language model's norms and residuals over its tensor-parallel ranks along the sequence."""
+    fused_optimizer: bool = False
+    """Clip and update the weights of a module in one kernel, instead of one for each operation of AdamW."""
     recompute_activations: bool = False
     """Recompute every transformer layer in the backward pass instead of keeping its activations."""
     compile_layers: bool = False
@@ -96,8 +98,8 @@ class Settings(_Table):
 
     def for_parity(self) -> Settings:
         """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
-        plain = {"overlap_grad_reduce": False, "overlap_param_gather": False, "compile_layers": False}
-        return self.model_copy(update={**plain, "attention": "math"})
+        off = ("overlap_grad_reduce", "overlap_param_gather", "fused_optimizer", "compile_layers")
+        return self.model_copy(update={**dict.fromkeys(off, False), "attention": "math"})
 
 
 class LayoutTable(_Table):
