@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.ranking import rank_layouts
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, Ranked, RunRecord, Status, Timing
+from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, RunRecord, Status
 from mimo_bench.scenario import Scenario
 
 
@@ -105,15 +106,3 @@ def describe(
         reason=reason,
         **(known or {}),
     )
-
-
-def rank_layouts(layouts: tuple[LayoutRecord, ...]) -> tuple[Ranked, ...]:
-    """Layouts that passed parity, by tokens per second and allocated GPU, best first."""
-    timed = [(layout, layout.timing) for layout in layouts if layout.status == "passed" and layout.timing is not None]
-    best_first = sorted(timed, key=lambda pair: pair[1].tokens_per_second_per_gpu, reverse=True)
-    return tuple(Ranked(name=layout.name, reason=_pace(timing, layout.world_size)) for layout, timing in best_first)
-
-
-def _pace(timing: Timing, num_allocated: int) -> str:
-    unit = "CPU rank" if timing.clock == "wall" else "GPU"
-    return f"{timing.tokens_per_second_per_gpu:,.0f} tokens/s per {unit}, {num_allocated} allocated"

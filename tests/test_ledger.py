@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_bench.ledger import Ledger, describe, rank_layouts
+from mimo_bench.ledger import Ledger, describe
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from tests import golden
@@ -78,5 +78,3 @@ def test_a_finished_run_ranks_those_that_passed_by_tokens_for_each_allocated_ran
     }
     assert [place.name for place in record.ranking] == sorted(paces, key=lambda name: paces[name], reverse=True)
     assert len(record.ranking) == 2
-    best = rank_layouts(record.layouts)[0]
-    assert best.reason.startswith(f"{paces[best.name]:,.0f} tokens/s per CPU rank, ")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.record.schema import Communication, LayoutRecord, Memory, ModuleMemory, RankMemoryOf, RunRecord
-from mimo_bench.report import plots, render_html, render_markdown, words, write_report
+from mimo_bench.report import Change, Changes, plots, render_html, render_markdown, words, write_report
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS, of_functions
 from mimo_bench.report.markdown import SIZE_LIMIT
@@ -182,6 +182,37 @@ def test_memory_and_communication_are_shown_where_they_are_known() -> None:
     for shown in ("3.00 GiB", "5.00 GiB", "reserved beyond: 2 GiB", "language.tp", "3.00 KiB", "24.0", "10.0 ms"):
         assert shown in text
     assert "Device memory" not in Page(render_html(golden.record())).text
+
+
+# What changed
+
+
+def test_changes_since_an_earlier_run_are_told_where_somebody_compared() -> None:
+    found = Changes(since="2026-11-21", changes=(Change(layout=HOSTILE, direction="worse", said="+22 %"),))
+    for shown in (
+        Page(render_html(golden.record(), changes=found)).text,
+        render_markdown(golden.record(), changes=found),
+    ):
+        assert "Since 2026-11-21" in shown
+        assert "+22 %" in shown
+    assert "<script" not in render_html(golden.record(), changes=found).partition("</style>")[2].partition("<main")[0]
+    assert "<script" not in render_markdown(golden.record(), changes=found)
+
+
+def test_without_a_comparison_the_report_does_not_speak_of_changes() -> None:
+    assert "Since" not in render_html(golden.record()) + render_markdown(golden.record())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (Changes(since="x"), "Nothing moved beyond the noise."),
+        (Changes(since="x", not_compared="another GPU"), "Not compared: another GPU"),
+    ],
+)
+def test_no_change_says_whether_it_was_looked_for(changes: Changes, said: str) -> None:
+    assert said in Page(render_html(golden.record(), changes=changes)).text
+    assert said in render_markdown(golden.record(), changes=changes)
 
 
 # Charts

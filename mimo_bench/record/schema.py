@@ -324,11 +324,27 @@ class Environment(_Entry):
     platform: str
 
 
+class Interval(_Entry):
+    """Where a quantity lies with 95 % confidence."""
+
+    low: Finite
+    high: Finite
+
+
 class Ranked(_Entry):
     """A place in the ranking, with what put it there."""
 
     name: str
     reason: str
+    tokens_per_second_per_gpu: Finite | None = None
+    """What layouts are ranked by; padding left out, idle ranks counted."""
+    interval: Interval | None = None
+    """Of it, by Student's t on the steps of the timed window, fewer where steps resemble their neighbours; what differs
+    from launch to launch is not in it. Null of fewer than three steps."""
+    tied_with_best: bool | None = None
+    """Whether the steps leave open that it is as fast as the first, at 5 % over all places; null for the first."""
+    peak_allocated_bytes: Count | None = None
+    """Of its fullest rank."""
 
 
 class RunRecord(_Entry):

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from mimo_bench.record.schema import LayoutRecord, RunRecord
 from mimo_bench.report import plots, strips, words
+from mimo_bench.report.changes import Changes
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.scenario import Settings
@@ -20,10 +21,11 @@ from mimo_bench.scenario import Settings
 GIB = 1024**3
 
 
-def render_html(record: RunRecord) -> str:
+def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The whole page."""
     return _template().render(
         record=record,
+        changes=changes,
         looks=looks(record),
         figures=_figures(record),
         timed=_timed(record),

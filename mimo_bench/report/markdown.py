@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import words
+from mimo_bench.report.changes import Changes
 
 SIZE_LIMIT = 1024 * 1024
 """Bytes; GitHub refuses a longer summary."""
@@ -17,10 +18,11 @@ SIZE_LIMIT = 1024 * 1024
 TRUNCATED = "\n\n*Cut here: the whole report is in `report.html`.*\n"
 
 
-def render_markdown(record: RunRecord) -> str:
+def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The report as GitHub-flavoured Markdown of less than 1 MiB."""
     sections = (
         _head(record),
+        _changes(changes),
         table(
             ("layout", "placement", "grids", "status", "loss rel", "grad norm rel", "tokens/s", "step median"),
             (_verdict_row(layout) for layout in record.layouts),
@@ -41,6 +43,13 @@ def _head(record: RunRecord) -> str:
     if record.finished_at is None:
         lines.append("**The run did not finish.**")
     return "\n\n".join(lines)
+
+
+def _changes(changes: Changes | None) -> str:
+    if changes is None:
+        return ""
+    said = [f"- {change.direction}: {_escape(change.layout)}: {_escape(change.said)}" for change in changes.changes]
+    return _section(f"Since {_escape(changes.since)}", "\n".join(said) or _escape(words.no_changes(changes)))
 
 
 def _verdict_row(layout: LayoutRecord) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from mimo_bench.layout import Grid, Layout
 from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status
+from mimo_bench.report.changes import Changes
 
 ON_CPU_RANKS = "CPU ranks share this machine's cores: no forecast for GPUs."
 
@@ -126,6 +127,13 @@ def ranked_by(record: RunRecord) -> str:
     """What a place in the ranking means."""
     said = "By language tokens per second, padding left out, for each allocated rank, idle ones included."
     return said if record.environment.device_kind == "cuda" else f"{said} {ON_CPU_RANKS}"
+
+
+def no_changes(changes: Changes) -> str:
+    """What is said where no change is listed."""
+    if changes.not_compared is not None:
+        return f"Not compared: {changes.not_compared}"
+    return "Nothing moved beyond the noise."
 
 
 def learnt(record: RunRecord) -> list[str]:
