@@ -66,6 +66,12 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def kills(session: nox.Session) -> None:
+    """Kill a matrix at twenty random points; every record must be readable, no process left, every matrix go on."""
+    _python(session, "-m", "tests.distributed.killing", *(session.posargs or ("--kills", "20")))
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def bench(session: nox.Session) -> None:
     """Run the scenario set for the hardware at hand; `-- ...` is handed to `mimo-bench run`."""
     scenario, device = _scenario_for(_num_gpus(session))

@@ -61,6 +61,8 @@ class Board:
             case MatrixStarted():
                 self._started = event
                 self._rows = {name: _row(name, event.scenario.table(name).grids()) for name in event.names}
+                for layout in event.kept:
+                    self._rows[layout.name].ended = layout
             case LayoutStarted(name=name, mode=mode):
                 row = self._rows[name]
                 row.mode = mode

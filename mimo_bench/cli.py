@@ -163,6 +163,9 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for record and report.", show_default="by time")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out DIR: layouts that have a verdict keep it.")
+    ] = False,
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
     plant: Annotated[
         str | None,
@@ -179,6 +182,7 @@ def run(
         modes=modes,
         out=out,
         hang_limit=hang_limit,
+        resume=resume,
         plant=plant,
         command=("mimo-bench", *sys.argv[1:]),
     )

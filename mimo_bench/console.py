@@ -78,6 +78,8 @@ class Lines:
                 modes = " and ".join(event.modes)
                 self._say(f"{event.scenario.question}")
                 self._say(f"{len(event.names)} layouts of {event.scenario.model}, {modes} on {event.device_kind} ranks")
+                for layout in event.kept:
+                    self._say(f"{self._place(layout.name)}{layout.name}: {words.STATUS_WORDS[layout.status]} before")
             case LayoutStarted(name=name, mode=mode):
                 self._layout_started_at.setdefault(name, self._now())
                 # The baseline's variants are launches of the same mode; one line tells them all.

@@ -20,7 +20,9 @@ class MatrixStarted:
 
     scenario: Scenario
     names: tuple[str, ...]
-    """The layouts that will run, in order; the scenario may have more."""
+    """The layouts of this run, in order; the scenario may have more."""
+    kept: tuple[LayoutRecord, ...] = ()
+    """Those that ended in an earlier invocation and are not run again."""
     modes: tuple[Mode, ...]
     device_kind: Literal["cpu", "cuda"]
     directory: Path

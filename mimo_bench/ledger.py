@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.meters.environment import hash_of_code, hash_of_measuring_code, read_environment
 from mimo_bench.ranking import rank_layouts
 from mimo_bench.record.files import write_run
 from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, RunRecord, Status
+from mimo_bench.resume import go_on, same_training
 from mimo_bench.scenario import Scenario
 
 
@@ -31,14 +32,17 @@ class Ledger:
         device_kind: Literal["cpu", "cuda"],
         directory: Path,
         tainted: str | None = None,
+        earlier: RunRecord | None = None,
     ) -> None:
-        """Open the record of a run over the layouts called `names`; none of them has run."""
+        """Open the record of a run over the layouts called `names`; none of them has run, or some have `earlier`."""
         self._directory = directory
+        self._earlier = earlier
         self.record = RunRecord(
             scenario=scenario.model_dump(mode="json"),
             scenario_file=str(scenario_file),
             scenario_hash=scenario.content_hash,
             code_hash=hash_of_code(),
+            measuring_hash=hash_of_measuring_code(),
             question=scenario.question,
             started_at=datetime.now(UTC),
             finished_at=None,
@@ -51,7 +55,14 @@ class Ledger:
                 describe(scenario, name, status="not_run", reason="the run has not come to it") for name in names
             ),
         )
+        if earlier is not None:
+            self.record = go_on(self.record, earlier)
         write_run(directory, self.record)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Layouts whose entries come from an earlier invocation, and stay."""
+        return self.record.resumptions[-1].kept if self._earlier is not None else ()
 
     def start(self, name: str) -> None:
         """The layout called `name` is under way; should nothing more be written, that is how it ended."""
@@ -64,6 +75,16 @@ class Ledger:
             layouts=tuple(layout if known.name == layout.name else known for known in self.record.layouts),
         )
         return layout
+
+    def hold_against_earlier(self, baseline: LayoutRecord) -> None:
+        """Keep nothing if the baseline, trained again, is not what the kept layouts were held against."""
+        if self._earlier is None or not self.kept or not baseline.losses:
+            return
+        before = next(layout for layout in self._earlier.layouts if layout.name == baseline.name)
+        if not same_training(baseline, before):
+            reason = "nothing: the baseline, trained again, came out different from its first training"
+            last = self.record.resumptions[-1].model_copy(update={"kept": (), "reason": reason})
+            self._update(resumptions=(*self.record.resumptions[:-1], last))
 
     def interrupt(self) -> None:
         """The run stops here, in the middle of one layout or before the first."""

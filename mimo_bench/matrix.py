@@ -15,9 +15,11 @@ from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import LayoutRunner
 from mimo_bench.ledger import Ledger
 from mimo_bench.parity.planting import Planting
+from mimo_bench.record.files import sweep
 from mimo_bench.record.schema import Mode, RunRecord
 from mimo_bench.record.series import write_series
 from mimo_bench.report import write_report
+from mimo_bench.resume import Wanted, holds_record, read_earlier, sole_writer
 from mimo_bench.scenario import Scenario
 
 
@@ -32,9 +34,16 @@ class MatrixOptions:
     modes: tuple[Mode, ...]
     directory: Path
     hang_seconds: float
+    resume: bool
+    """Go on from the record in `directory`, where there is one."""
     plant: str | None
     """`FAULT` for every layout but the baseline, or `FAULT@LAYOUT` for one."""
     command: tuple[str, ...]
+
+    @property
+    def tainted(self) -> str | None:
+        """Why the run's numbers should not be compared."""
+        return f"{self.plant} was planted on purpose" if self.plant is not None else None
 
 
 def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent) -> RunRecord:
@@ -42,36 +51,77 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
 
     Raises:
         FaultError: the fault to plant does not exist; nothing was started or written.
+        UsageError: somebody else runs into the directory, or it holds another experiment than the one to resume.
         BaseException: whatever ends the run early, Ctrl-C and signals included, after the record says what ran. A
             layout that fails, or that cannot be launched, does not: it has its status and the others go on.
     """
     planting = Planting.of(options.plant)
+    with sole_writer(options.directory):
+        earlier = earlier_record(scenario, options)
+        sweep(options.directory)
+        ledger = open_ledger(scenario, options, earlier)
+        on_event(started(scenario, ledger, options))
+        try:
+            train_layouts(scenario, options, ledger, planting, on_event)
+            ledger.finish()
+        except BaseException:
+            ledger.interrupt()
+            raise
+        finally:
+            # As large as the model, and of no use once every layout was held against it.
+            shutil.rmtree(options.directory / BASELINE, ignore_errors=True)
+            write_report(options.directory, ledger.record)
+            on_event(MatrixEnded(record=ledger.record))
+        return ledger.record
+
+
+def train_layouts(
+    scenario: Scenario, options: MatrixOptions, ledger: Ledger, planting: Planting, on_event: OnEvent
+) -> None:
+    """Run every layout that does not keep its entry from before, the baseline first, and enter each in the ledger."""
     names = order(scenario, options.layouts)
-    ledger = open_ledger(scenario, names, options)
-    on_event(started(scenario, names, options))
+    if set(names) <= set(ledger.kept):
+        return
     reference = None
-    try:
-        with Launcher(device_kind=options.device_kind) as launcher:
-            attempts = open_attempts(launcher, scenario, options)
-            runner = LayoutRunner(
-                scenario=scenario, modes=options.modes, attempts=attempts, planting=planting, on_event=on_event
-            )
-            for name in names:
-                ledger.start(name)
-                account = runner.run(name, reference)
-                reference = reference or account.reference
-                write_series(options.directory, name, account.ranks)
-                on_event(LayoutEnded(layout=ledger.enter(runner.record(name, account))))
-        ledger.finish()
-    except BaseException:
-        ledger.interrupt()
-        raise
-    finally:
-        # As large as the model, and of no use once every layout was held against it.
-        shutil.rmtree(options.directory / BASELINE, ignore_errors=True)
-        write_report(options.directory, ledger.record)
-        on_event(MatrixEnded(record=ledger.record))
-    return ledger.record
+    with Launcher(device_kind=options.device_kind) as launcher:
+        attempts = open_attempts(launcher, scenario, options)
+        runner = LayoutRunner(
+            scenario=scenario, modes=options.modes, attempts=attempts, planting=planting, on_event=on_event
+        )
+        for name in names:
+            if name in ledger.kept:
+                continue
+            ledger.start(name)
+            account = runner.run(name, reference)
+            reference = reference or account.reference
+            write_series(options.directory, name, account.ranks)
+            layout = ledger.enter(runner.record(name, account))
+            on_event(LayoutEnded(layout=layout))
+            if name == scenario.baseline:
+                ledger.hold_against_earlier(layout)
+
+
+def earlier_record(scenario: Scenario, options: MatrixOptions) -> RunRecord | None:
+    """What this run goes on from, if it resumes one.
+
+    Raises:
+        UsageError: the record in the directory is of another experiment.
+    """
+    if not (options.resume and holds_record(options.directory)):
+        return None
+    return read_earlier(options.directory, wanted(scenario, options))
+
+
+def wanted(scenario: Scenario, options: MatrixOptions) -> Wanted:
+    """What an earlier record must hold for this run to go on from it."""
+    return Wanted(
+        scenario=scenario,
+        scenario_file=options.scenario_file,
+        names=order(scenario, options.layouts),
+        modes=options.modes,
+        device_kind=options.device_kind,
+        tainted=options.tainted,
+    )
 
 
 def order(scenario: Scenario, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,17 +130,18 @@ def order(scenario: Scenario, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return (scenario.baseline, *others)
 
 
-def open_ledger(scenario: Scenario, names: tuple[str, ...], options: MatrixOptions) -> Ledger:
-    """The record, before anything has run."""
+def open_ledger(scenario: Scenario, options: MatrixOptions, earlier: RunRecord | None) -> Ledger:
+    """The record, before anything has run in this invocation."""
     return Ledger(
         scenario,
-        names=names,
+        names=order(scenario, options.layouts),
         modes=options.modes,
         scenario_file=options.scenario_file,
         command=options.command,
         device_kind=options.device_kind,
         directory=options.directory,
-        tainted=f"{options.plant} was planted on purpose" if options.plant is not None else None,
+        tainted=options.tainted,
+        earlier=earlier,
     )
 
 
@@ -105,11 +156,12 @@ def open_attempts(launcher: Launcher, scenario: Scenario, options: MatrixOptions
     )
 
 
-def started(scenario: Scenario, names: tuple[str, ...], options: MatrixOptions) -> MatrixStarted:
+def started(scenario: Scenario, ledger: Ledger, options: MatrixOptions) -> MatrixStarted:
     """What the terminal is told first."""
     return MatrixStarted(
         scenario=scenario,
-        names=names,
+        names=order(scenario, options.layouts),
+        kept=tuple(layout for layout in ledger.record.layouts if layout.name in ledger.kept),
         modes=options.modes,
         device_kind=options.device_kind,
         directory=options.directory,

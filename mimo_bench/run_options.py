@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from mimo_bench.devices import num_gpus
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.parity.planting import Planting
+from mimo_bench.record.files import RUN_FILE, is_temporary
 from mimo_bench.record.schema import Mode
 from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.suggest import choices
@@ -36,6 +37,7 @@ class Asked:
     modes: str
     out: Path | None
     hang_limit: float
+    resume: bool
     plant: str | None
     command: tuple[str, ...]
 
@@ -53,14 +55,16 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
     kind = device_kind(asked.device)
     if kind == "cpu" and "comm" in modes:
         raise UsageError("--modes: comm reads NCCL's flight recorder and CPU ranks have none; leave comm out")
-    directories = run_directories(asked.out, asked.files)
+    if asked.resume and asked.out is None:
+        raise UsageError("--resume: say which run to go on with: --out DIR, as it was given then")
+    directories = run_directories(asked.out, asked.files, resume=asked.resume)
     for file, scenario in zip(asked.files, scenarios, strict=True):
         check_names(scenario, file, layouts=asked.layouts, planting=planting)
         if kind == "cuda":
             check_fits(scenario, file, asked.layouts, available=num_gpus())
 
     # pandas comes with it, so only now: bad input is answered at once.
-    from mimo_bench.matrix import MatrixOptions
+    from mimo_bench.matrix import MatrixOptions, earlier_record
 
     def options(file: Path, directory: Path) -> MatrixOptions:
         return MatrixOptions(
@@ -70,14 +74,19 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
             modes=modes,
             directory=directory,
             hang_seconds=hang_seconds,
+            resume=asked.resume,
             plant=asked.plant,
             command=asked.command,
         )
 
-    return [
+    plans = [
         (scenario, options(file, directory))
         for scenario, file, directory in zip(scenarios, asked.files, directories, strict=True)
     ]
+    for scenario, each in plans:
+        # Before the first of them starts, all of them are known to fit what they go on from.
+        earlier_record(scenario, each)
+    return plans
 
 
 def parse_modes(text: str) -> tuple[Mode, ...]:
@@ -163,8 +172,10 @@ def check_fits(scenario: Scenario, path: Path, names: Sequence[str], *, availabl
     raise UsageError(f"{path}: layout {largest!r} needs {sizes[largest]} GPUs, {available} are visible; {remedy}")
 
 
-def run_directories(out: Path | None, files: Sequence[Path]) -> list[Path]:
+def run_directories(out: Path | None, files: Sequence[Path], *, resume: bool = False) -> list[Path]:
     """Where each scenario's record goes: `out` itself for one file, `out/<stem>` for several. Nothing is made yet.
+
+    To `resume`, a directory may hold a record.
 
     Raises:
         UsageError: a directory would be used twice, holds something, or cannot be written.
@@ -174,15 +185,31 @@ def run_directories(out: Path | None, files: Sequence[Path]) -> list[Path]:
     if len(set(directories)) < len(directories):
         raise UsageError(f"two of the scenarios {', '.join(map(str, files))} have the same name; run them one by one")
     for directory in {root, *directories}:
-        _check_free(directory)
+        _check_usable(directory)
+        if not _is_free(directory) and not (resume and _can_go_on(directory, directories)):
+            raise UsageError(f"--out: {directory} is not empty; {_remedy(directory)}")
     return directories
 
 
-def _check_free(directory: Path) -> None:
+def _is_free(directory: Path) -> bool:
+    return not directory.exists() or not any(directory.iterdir())
+
+
+def _can_go_on(directory: Path, directories: Sequence[Path]) -> bool:
+    """Whether it holds a record, or nothing but what runs of ours leave: unfinished files, other scenarios' records."""
+    return (directory / RUN_FILE).exists() or all(
+        is_temporary(path) or path in directories for path in directory.iterdir()
+    )
+
+
+def _remedy(directory: Path) -> str:
+    remedy = "name a new directory, or remove what is in it"
+    return f"{remedy}, or go on with its run by --resume" if (directory / RUN_FILE).exists() else remedy
+
+
+def _check_usable(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"--out: {directory} is a file; name a directory that is new or empty")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise UsageError(f"--out: {directory} is not empty; name a new directory, or remove what is in it")
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"--out: {directory} cannot be made, {existing} is not a writable directory; name another")

@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,9 @@ from mimo_bench.devices import is_visible
 from mimo_bench.record.schema import Device, Environment
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+MEASURING = ("meters/*.py", "record/merge.py", "rank_log.py", "worker.py")
+"""Where it is decided what is timed, counted and added up."""
 
 
 def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
@@ -47,8 +51,17 @@ def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
 
 def hash_of_code() -> str:
     """SHA-256 over the names and contents of the package's source files."""
+    return _hash_of(PACKAGE.rglob("*.py"))
+
+
+def hash_of_measuring_code() -> str:
+    """SHA-256 over the source that decides what a number means; the trainer, which is what is measured, may change."""
+    return _hash_of(path for place in MEASURING for path in PACKAGE.glob(place))
+
+
+def _hash_of(paths: Iterable[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(paths):
         total.update(str(path.relative_to(PACKAGE)).encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()

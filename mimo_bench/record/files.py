@@ -79,6 +79,17 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is what `write_atomically` leaves where it is killed half-way."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def sweep(directory: Path) -> None:
+    """Remove what writers that were killed left unfinished in and below `directory`."""
+    for path in directory.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _write_model(path: Path, model: BaseModel) -> Path:
     # json writes the shortest digits that read back as the same float; a NaN is our own bug and raises ValueError.
     text = json.dumps(model.model_dump(mode="json"), indent=2, allow_nan=False)

@@ -331,6 +331,17 @@ class Interval(_Entry):
     high: Finite
 
 
+class Resumption(_Entry):
+    """An invocation that went on where an earlier one had stopped (`run --resume`)."""
+
+    resumed_at: datetime
+    command: tuple[str, ...]
+    kept: tuple[str, ...]
+    """Layouts whose entries come from before; every other layout was trained by this invocation."""
+    reason: str
+    """Why these were kept, or why none was."""
+
+
 class Ranked(_Entry):
     """A place in the ranking, with what put it there."""
 
@@ -355,13 +366,17 @@ class RunRecord(_Entry):
     scenario_file: str
     scenario_hash: str
     code_hash: str
-    """SHA-256 over the package's source: runs compare only when the measuring code is the same."""
+    """SHA-256 over the package's source: a run is resumed only by the code that began it."""
+    measuring_hash: str | None = None
+    """SHA-256 over the source that decides what a number means: runs compare only when it is the same."""
     question: str
     started_at: datetime
     finished_at: datetime | None
     """Null while the matrix is still running or was interrupted."""
     command: tuple[str, ...]
     modes: tuple[Mode, ...]
+    resumptions: tuple[Resumption, ...] = ()
+    """Empty for a run of one piece."""
     tainted: str | None = None
     """Why the numbers should not be compared, if they should not."""
     overhead: dict[str, Finite] = {}
@@ -370,3 +385,8 @@ class RunRecord(_Entry):
     baseline: str
     layouts: tuple[LayoutRecord, ...]
     ranking: tuple[Ranked, ...] = ()
+
+    @property
+    def measured_by(self) -> str:
+        """The hash that runs must share to compare: of the measuring code, or of all code in older records."""
+        return self.code_hash if self.measuring_hash is None else self.measuring_hash

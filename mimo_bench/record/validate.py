@@ -66,6 +66,9 @@ def _run(record: RunRecord, scenario: Scenario) -> Iterator[str]:
     if record.finished_at and record.finished_at.timestamp() < record.started_at.timestamp():
         yield f"finished_at = {record.finished_at.isoformat()} is before started_at = {record.started_at.isoformat()}"
     names = [layout.name for layout in record.layouts]
+    for resumption in record.resumptions:
+        if unknown := set(resumption.kept) - set(names):
+            yield f"resumptions: keeps {', '.join(sorted(unknown))}, which is no layout of the record"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"layouts: the name {name!r} is used {names.count(name)} times"
 

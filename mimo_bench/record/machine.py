@@ -1,0 +1,57 @@
+"""What makes two runs comparable: the same experiment, measured by the same code, on the same kind of machine.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+
+A nightly moves from host to host of one kind, and watches drivers and libraries change: neither parts two runs. Other
+GPUs, another number of them or other processors do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from mimo_bench.record.schema import Environment, RunRecord
+
+SOFTWARE = ("driver", "cuda", "nccl", "python", "torch", "megatron_core", "transformers")
+
+
+def machine(environment: Environment) -> str:
+    """The kind of machine in words, equal for machines whose times may be compared: `4 x NVIDIA H200, <processor>`."""
+    processor = environment.cpu or "unknown processor"
+    if environment.device_kind == "cpu":
+        return f"{environment.num_cpus} x {processor}"
+    devices = Counter(device.name for device in environment.devices)
+    return ", ".join([*(f"{number} x {name}" for name, number in sorted(devices.items())), processor])
+
+
+def differences(before: Environment, now: Environment) -> Iterator[tuple[str, str, str]]:
+    """The kind of machine and every version of what runs on it that differ: name, before, now."""
+    if machine(before) != machine(now):
+        yield "machine", machine(before), machine(now)
+    for name in SOFTWARE:
+        if (was := getattr(before, name)) != (found := getattr(now, name)):
+            yield name, str(was), str(found)
+
+
+def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
+    """Why the numbers of two runs may not be held against each other, one sentence each; empty where they may."""
+    pairs = {
+        "the scenario": (before.scenario_hash, now.scenario_hash, "scenario_hash"),
+        "the measuring code": (before.measured_by, now.measured_by, "measuring_hash"),
+        "the machine": (machine(before.environment), machine(now.environment), "environment"),
+    }
+    found = [
+        f"{what} differs: {key} was {_short(was)} and is {_short(is_now)}"
+        for what, (was, is_now, key) in pairs.items()
+        if was != is_now
+    ]
+    for when, record in (("old", before), ("new", now)):
+        if record.tainted is not None:
+            found.append(f"the {when} run is tainted: {record.tainted}")
+    return found
+
+
+def _short(value: str) -> str:
+    """A hash cut to what people compare; anything else whole."""
+    return value[:12] if len(value) == 64 and value.isalnum() else value

@@ -1,0 +1,149 @@
+"""What an earlier invocation of the same matrix left in the directory, and what of it need not be done again.
+
+scenario -> layout -> trainer -> meters -> [record] -> parity -> report
+
+A layout with a verdict keeps it. One without is run again from its first step: it was under way, was never reached,
+or ended without a record. The baseline's gradients do not outlive an invocation, so while anything is left to do the
+baseline is trained again, and what was kept stays only if that training is the same as the one it was held against.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mimo_bench.errors import UsageError
+from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.parity.verdicts import relative
+from mimo_bench.record.files import RUN_FILE, read_run
+from mimo_bench.record.machine import differences
+from mimo_bench.record.schema import LayoutRecord, Mode, Resumption, RunRecord
+from mimo_bench.scenario import Scenario
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What the resuming invocation asks for, which must be what the earlier one asked for."""
+
+    scenario: Scenario
+    scenario_file: Path
+    names: tuple[str, ...]
+    modes: tuple[Mode, ...]
+    device_kind: Literal["cpu", "cuda"]
+    tainted: str | None
+
+
+def holds_record(directory: Path) -> bool:
+    """Whether an earlier invocation came as far as a record; what a killed one leaves before that is no record."""
+    return (directory / RUN_FILE).exists()
+
+
+def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
+    """The record to go on from.
+
+    Raises:
+        RecordError: it cannot be read.
+        UsageError: it is of another experiment; the message names what differs, with both values and the remedy.
+    """
+    record = read_run(directory)
+    pairs: dict[str, tuple[object, object]] = {
+        "scenario_hash": (record.scenario_hash, wanted.scenario.content_hash),
+        "code_hash": (record.code_hash, hash_of_code()),
+        "modes": (",".join(record.modes), ",".join(wanted.modes)),
+        "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(wanted.names)),
+        "tainted": (record.tainted, wanted.tainted),
+    }
+    for name, (earlier, now) in pairs.items():
+        if earlier != now:
+            raise UsageError(_refusal(directory, name, earlier, now))
+    for name, earlier, now in differences(record.environment, read_environment(wanted.device_kind)):
+        raise UsageError(_refusal(directory, f"environment.{name}", earlier, now))
+    return record
+
+
+def _refusal(directory: Path, name: str, earlier: object, now: object) -> str:
+    return (
+        f"--resume: {directory / RUN_FILE}: {name} is {earlier}, and now it is {now}; one record holds one experiment: "
+        f"put back what was changed, or name a new directory"
+    )
+
+
+def go_on(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
+    """The record that a resuming invocation begins with: what is settled stays, everything else is still to come."""
+    before = {layout.name: layout for layout in earlier.layouts}
+    settled = [name for name, layout in before.items() if is_settled(layout, earlier.modes)]
+    is_judged = "parity" in earlier.modes
+    if is_judged and len(settled) < len(before):
+        # Without the baseline's own losses nothing would show that it trains as it did.
+        has_reference = bool(before[earlier.baseline].losses)
+        settled = [name for name in settled if name != earlier.baseline and has_reference]
+    resumption = Resumption(
+        resumed_at=fresh.started_at,
+        command=fresh.command,
+        kept=tuple(settled),
+        reason=_why(settled, earlier) if settled else "nothing: no layout had a verdict that could stay",
+    )
+    # Of a baseline that is trained again, what is known stays until then: a later resumption is held against it too.
+    known = {*settled, earlier.baseline}
+    return fresh.model_copy(
+        update={
+            "started_at": earlier.started_at,
+            "command": earlier.command,
+            "resumptions": (*earlier.resumptions, resumption),
+            "layouts": tuple(before[entry.name] if entry.name in known else entry for entry in fresh.layouts),
+        }
+    )
+
+
+def _why(settled: list[str], earlier: RunRecord) -> str:
+    if len(settled) == len(earlier.layouts):
+        return "every layout had its verdict"
+    if "parity" not in earlier.modes:
+        return "these had been measured"
+    return "these had their verdicts, and the baseline, trained again for the others, is the same within the tolerance"
+
+
+def is_settled(layout: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
+    """Whether the layout has a verdict, or was never to have one and was measured."""
+    return layout.status in ("passed", "parity_failed") or (layout.status == "unjudged" and "parity" not in modes)
+
+
+def same_training(again: LayoutRecord, before: LayoutRecord) -> bool:
+    """Whether the baseline trained again is the one that kept layouts were held against, within their tolerance."""
+    tolerance = before.parity.tolerance if before.parity else None
+    if tolerance is None or len(again.losses) != len(before.losses):
+        return False
+    pairs = [
+        (again.losses, before.losses, tolerance.loss_rel),
+        *((again.grad_norms.get(m, ()), norms, tolerance.grad_norm_rel) for m, norms in before.grad_norms.items()),
+    ]
+    return all(_agree(now, then, bound) for now, then, bound in pairs)
+
+
+def _agree(now: tuple[float | None, ...], then: tuple[float | None, ...], bound: float) -> bool:
+    found = [relative(value, base) for value, base in zip(now, then, strict=False)]
+    return len(now) == len(then) and all(rel is not None and rel <= bound for rel in found)
+
+
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Let nobody else run a matrix into `directory` meanwhile; the kernel lets go of it whatever ends the process.
+
+    Raises:
+        UsageError: somebody does.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out: another mimo-bench is running into {directory}; wait for it, or end it") from None
+        yield
+    finally:
+        os.close(handle)

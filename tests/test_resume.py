@@ -1,0 +1,135 @@
+"""What a resumed run keeps, and what it refuses to go on from; no ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimo_bench import cli
+from mimo_bench.errors import UsageError
+from mimo_bench.ledger import Ledger, describe
+from mimo_bench.record.files import write_run
+from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.resume import Wanted, go_on, read_earlier, same_training
+from tests import golden
+
+NAMES = (golden.BASELINE, golden.DISJOINT, golden.WRONG)
+
+
+def open_ledger(directory: Path, *, earlier: RunRecord | None = None) -> Ledger:
+    return Ledger(
+        golden.scenario(),
+        names=NAMES,
+        modes=("parity",),
+        scenario_file=Path("three.toml"),
+        command=("mimo-bench", "run"),
+        device_kind="cpu",
+        directory=directory,
+        earlier=earlier,
+    )
+
+
+def judged(name: str) -> LayoutRecord:
+    return next(layout for layout in golden.record().layouts if layout.name == name)
+
+
+def killed_after(directory: Path, *names: str) -> RunRecord:
+    """The record of a run that came to a verdict about these layouts and died in the next."""
+    ledger = open_ledger(directory)
+    for name in names:
+        ledger.enter(judged(name))
+    ledger.start(NAMES[len(names)])
+    return ledger.record
+
+
+def asked(tainted: str | None = None, modes: tuple[str, ...] = ("parity",)) -> Wanted:
+    return Wanted(
+        scenario=golden.scenario(),
+        scenario_file=Path("three.toml"),
+        names=NAMES,
+        modes=modes,  # type: ignore[arg-type]
+        device_kind="cpu",
+        tainted=tainted,
+    )
+
+
+def test_what_has_a_verdict_is_kept_and_the_baseline_is_trained_again_for_the_rest(tmp_path: Path) -> None:
+    earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
+    resumed = open_ledger(tmp_path, earlier=read_earlier(tmp_path, asked()))
+    assert resumed.kept == (golden.DISJOINT,)
+    assert resumed.record.started_at == earlier.started_at
+    assert [layout.status for layout in resumed.record.layouts] == ["passed", "passed", "not_run"]
+
+
+def test_a_baseline_that_trains_otherwise_than_before_leaves_nothing_to_keep(tmp_path: Path) -> None:
+    earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
+    resumed = open_ledger(tmp_path, earlier=earlier)
+    baseline = judged(golden.BASELINE)
+    resumed.hold_against_earlier(baseline)
+    assert resumed.kept == (golden.DISJOINT,)
+    moved = baseline.model_copy(update={"losses": tuple(loss * 1.001 for loss in golden.LOSSES)})
+    resumed.hold_against_earlier(moved)
+    assert resumed.kept == ()
+    assert "came out different" in resumed.record.resumptions[-1].reason
+
+
+def test_a_baseline_whose_gradients_changed_is_not_the_same_training() -> None:
+    before = judged(golden.BASELINE)
+    norms = {**golden.GRAD_NORMS, "vision": (0.25, 0.46875, 0.4375)}
+    assert same_training(before, before)
+    assert not same_training(before.model_copy(update={"grad_norms": norms}), before)
+
+
+def test_a_layout_that_ended_without_a_record_is_run_again(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.enter(judged(golden.BASELINE))
+    ledger.enter(judged(golden.DISJOINT))
+    ledger.enter(describe(golden.scenario(), golden.WRONG, status="crashed", reason="rank 1 was killed"))
+    assert go_on(open_ledger(tmp_path / "fresh").record, ledger.record).resumptions[-1].kept == (golden.DISJOINT,)
+
+
+def test_a_run_in_which_everything_was_judged_has_nothing_left_to_do(tmp_path: Path) -> None:
+    earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
+    done = tuple(
+        layout if layout.name != golden.WRONG else judged(golden.WRONG).model_copy(update={"status": "parity_failed"})
+        for layout in earlier.layouts
+    )
+    resumed = open_ledger(tmp_path, earlier=earlier.model_copy(update={"layouts": done}))
+    assert resumed.kept == NAMES
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("scenario_hash", "0" * 64), ("code_hash", "0" * 64), ("tainted", "kill-rank was planted on purpose")],
+)
+def test_a_record_of_another_experiment_is_refused_by_name(field: str, value: str, tmp_path: Path) -> None:
+    record = killed_after(tmp_path, golden.BASELINE)
+    write_run(tmp_path, record.model_copy(update={field: value}))
+    with pytest.raises(UsageError, match=f"run.json: {field} is {value}, and now it is .*name a new directory"):
+        read_earlier(tmp_path, asked())
+
+
+def test_another_machine_or_library_is_refused_by_name(tmp_path: Path) -> None:
+    record = killed_after(tmp_path, golden.BASELINE)
+    environment = record.environment.model_copy(update={"torch": "1.0", "cpu": "an abacus"})
+    write_run(tmp_path, record.model_copy(update={"environment": environment}))
+    with pytest.raises(UsageError, match=r"environment.machine is \d+ x an abacus"):
+        read_earlier(tmp_path, asked())
+
+
+def test_other_modes_are_refused(tmp_path: Path) -> None:
+    killed_after(tmp_path, golden.BASELINE)
+    with pytest.raises(UsageError, match="modes is parity, and now it is parity,timing"):
+        read_earlier(tmp_path, asked(modes=("parity", "timing")))
+
+
+def test_resume_wants_the_directory_and_refuses_one_that_is_not_a_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = Path(__file__).parents[1] / "scenarios" / "cpu_smoke.toml"
+    assert cli.main(["run", str(scenario), "--device", "cpu", "--resume"]) == 2
+    assert "--resume: say which run to go on with: --out DIR" in capsys.readouterr().err
+    (tmp_path / "letters").write_text("dear", encoding="utf-8")
+    assert cli.main(["run", str(scenario), "--device", "cpu", "--resume", "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
