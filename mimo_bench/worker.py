@@ -24,6 +24,7 @@ from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
 from mimo_bench.parity.probes.fingerprint import fingerprint
 from mimo_bench.parity.probes.gradients import GradientProbe
 from mimo_bench.parity.probes.jitter import jitter_weights
+from mimo_bench.parity.probes.outcome import OutcomeProbe
 from mimo_bench.rank_log import Phases, RankLog, finite
 from mimo_bench.record.files import write_atomically, write_rank
 from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord
@@ -114,9 +115,11 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     beat()
     evaluation = None
     probe = GradientProbe(asked.baseline / "gradients", is_baseline=asked.is_baseline)
+    outcome = OutcomeProbe(asked.baseline / "outcome", is_baseline=asked.is_baseline)
     if mismatch is None:
         log.train(trainer, batches[:1], inspect=lambda: probe.inspect(trainer))
         log.train(trainer, batches[1:])
+        outcome.inspect(trainer)
         later = trainer.loader.batches("train", start=steps.parity)
         log.train(trainer, (next(later) for _ in range(steps.learning)))
         evaluation = evaluate(trainer, asked.scenario.evaluation.num_batches)
@@ -129,7 +132,8 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
         weights_match_at_start=mismatch is None or mismatch.weights_match,
         samples_match=mismatch is None or mismatch.samples_match,
         gradients=probe.differences,
-        replicas=probe.disagreement,
+        optimizer=outcome.differences,
+        replicas=probe.disagreement or outcome.disagreement,
     )
 
 

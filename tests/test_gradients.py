@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from mimo_bench.parity.gradients import explain, module_norms, relative_errors, worst_gradient
-from mimo_bench.record.schema import GradientDifference
+from mimo_bench.parity.gradients import explain, module_norms, relative_errors, worst_of
+from mimo_bench.record.schema import ParameterDifference
 
 DP = {"vision": 2, "language": 1}
 
 
-def scaled(parameter: str, *, norm: float, scale: float, rest: float = 0.0) -> GradientDifference:
+def scaled(parameter: str, *, norm: float, scale: float, rest: float = 0.0) -> ParameterDifference:
     """A gradient that is `scale` x the baseline's of `norm`, plus something of norm `rest` at right angles to it."""
-    return GradientDifference(
+    return ParameterDifference(
         parameter=parameter,
         module=parameter.split(".")[0],
         norm=((scale * norm) ** 2 + rest**2) ** 0.5,
@@ -26,7 +26,7 @@ def scaled(parameter: str, *, norm: float, scale: float, rest: float = 0.0) -> G
 LANGUAGE = scaled("language.embedding.weight", norm=4.0, scale=1.0)
 
 
-def reason(*vision: GradientDifference) -> str | None:
+def reason(*vision: ParameterDifference) -> str | None:
     return explain((*vision, LANGUAGE), bound=1e-4, dp=DP)
 
 
@@ -67,9 +67,21 @@ def test_a_parameter_without_a_gradient_of_its_own_is_judged_against_its_module(
 def test_a_gradient_that_is_not_finite_is_the_worst_of_all() -> None:
     broken = scaled("vision.b", norm=1.0, scale=1.0).model_copy(update={"norm": None, "error_norm": None})
     gradients = (scaled("vision.a", norm=3.0, scale=5.0), broken)
-    worst = worst_gradient(gradients)
+    worst = worst_of(gradients)
     assert worst is not None
     assert (worst.parameter, worst.rel) == ("vision.b", None)
+
+
+def test_one_wrong_element_of_a_million_counts_by_its_own_size() -> None:
+    # Of a million elements of 1.0 one is off by 0.05: 5e-5 of the norm of 1000, and 0.05 of the largest element.
+    wrong = scaled("vision.a", norm=1000.0, scale=1.0, rest=0.05).model_copy(
+        update={"baseline_max": 1.0, "error_max": 0.05}
+    )
+    assert relative_errors((wrong,))["vision.a"] == pytest.approx(0.05)
+    assert relative_errors((wrong,), elementwise=False)["vision.a"] == pytest.approx(5e-5)
+    # A largest element below a thousandth of the module's is judged against that: 1e-9 over 1e-3.
+    silent = scaled("vision.b", norm=1e-6, scale=1.0).model_copy(update={"baseline_max": 1e-7, "error_max": 1e-9})
+    assert relative_errors((wrong, silent))["vision.b"] == pytest.approx(1e-6)
 
 
 def test_a_modules_norm_is_over_all_its_parameters() -> None:

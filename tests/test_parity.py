@@ -18,12 +18,12 @@ from mimo_bench.parity.verdicts import (
     relative,
 )
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import EvaluationResult, GradientDifference, Tolerance
+from mimo_bench.record.schema import EvaluationResult, OptimizerDifferences, ParameterDifference, Tolerance
 
 
-def exact(module: str) -> GradientDifference:
+def exact(module: str) -> ParameterDifference:
     """A gradient that equals the baseline's."""
-    return GradientDifference(
+    return ParameterDifference(
         parameter=f"{module}.weight",
         module=module,
         norm=2.0,
@@ -46,6 +46,11 @@ BASELINE = Trained(
     mismatch=None,
     disagreement=None,
     gradients=(exact("vision"), exact("language")),
+    optimizer=OptimizerDifferences(
+        first_moments=(exact("vision"), exact("language")),
+        second_moments=(exact("vision"), exact("language")),
+        updates=(exact("vision"), exact("language")),
+    ),
 )
 
 
@@ -80,6 +85,23 @@ def test_rounding_passes_and_is_recorded_at_its_worst() -> None:
 def test_a_layout_whose_gradients_were_not_compared_fails() -> None:
     parity = judge(replace(BASELINE, gradients=None), BASELINE, ASKED)
     assert (parity.verdict, parity.reason) == ("failed", "no gradient was compared")
+
+
+def test_a_layout_whose_moments_were_not_compared_fails() -> None:
+    parity = judge(replace(BASELINE, optimizer=None), BASELINE, ASKED)
+    assert (parity.failed_check, parity.reason) == ("optimizer", "no moment and no update was compared")
+
+
+def test_an_update_that_is_off_fails_though_gradients_norms_and_losses_agree() -> None:
+    assert BASELINE.optimizer is not None
+    wrong = exact("vision").model_copy(update={"error_norm": 0.01, "scale": 0.999, "unscaled_error_norm": 0.0098})
+    updates = BASELINE.optimizer.model_copy(update={"updates": (wrong, exact("language"))})
+    parity = judge(replace(BASELINE, optimizer=updates), BASELINE, ASKED)
+    assert (parity.verdict, parity.failed_check) == ("failed", "optimizer")
+    assert parity.worst_weight is not None
+    assert (parity.worst_weight.parameter, parity.worst_weight.rel) == ("vision.weight", 0.005)
+    assert parity.worst_moment is not None
+    assert parity.worst_moment.rel == 0.0
 
 
 def test_one_wrong_gradient_fails_though_no_norm_and_no_loss_shows_it() -> None:

@@ -64,6 +64,29 @@ def encoder_gradient_not_normalised(context: FaultContext) -> None:
         _replace(context, module, "scale_gradients", lambda _: None)
 
 
+def clipped_by_own_norm(context: FaultContext) -> None:
+    """Each rank clips by the gradient norm of its first module instead of the whole model's; Adam hardly shows it."""
+    optimizer = context.trainer.optimizer
+    clip, module = optimizer._clip, next(name for name, _ in hosted_modules(context.trainer.model))
+    index = list(optimizer.module_infos).index(module)
+    _replace(context, optimizer, "_clip", lambda _: clip(optimizer._norms[index]))
+
+
+def encoder_epsilon_of_another_optimizer(context: FaultContext) -> None:
+    """The encoder's Adam divides by a root with 1e-5 beside it, a hundred to a thousand times what was asked for."""
+    _on_encoder_optimizer(context, lambda group: group.update(eps=1e-5))
+
+
+def encoder_learning_rate_doubled(context: FaultContext) -> None:
+    """The encoder learns twice as fast as it was told."""
+    _on_encoder_optimizer(context, lambda group: group.update(lr=2 * group["lr"]))
+
+
+def encoder_weights_not_decayed(context: FaultContext) -> None:
+    """The encoder's optimizer never heard of weight decay."""
+    _on_encoder_optimizer(context, lambda group: group.update(weight_decay=0.0))
+
+
 def encoder_fed_other_samples(context: FaultContext) -> None:
     """The encoder's loader is one sample ahead of the language model's."""
     plan = context.trainer.loader.plan
@@ -180,6 +203,14 @@ def exhaust_memory(context: FaultContext) -> None:
 def _encoders(context: FaultContext) -> list[tuple[str, Any]]:
     """The encoders that this rank hosts, by name, in their data-parallel wrappers."""
     return [(name, module) for name, module in hosted_modules(context.trainer.model) if name != LANGUAGE]
+
+
+def _on_encoder_optimizer(context: FaultContext, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the encoders' optimizers are told; they are thrown away with the trainer."""
+    for name, _ in _encoders(context):
+        optimizer = context.trainer.optimizer.module_infos[name].optimizer
+        for group in optimizer.param_groups:
+            change(group)
 
 
 def _on_encoder_gradient(context: FaultContext, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mimo_bench.record.schema import Difference, GradientDifference
+from mimo_bench.record.schema import Difference, ParameterDifference
 
 FLOOR_SHARE = 1e-3
 """A gradient is judged against its own norm or this share of its module's, whichever is larger: a key's bias before a
@@ -19,13 +19,24 @@ UNIFORM = 1e-2
 different parameters differ by no more than it."""
 
 
-def relative_errors(gradients: Sequence[GradientDifference]) -> dict[str, float | None]:
-    """Error norm by parameter, over the larger of the baseline's norm and the floor; None where it is not finite."""
-    modules = module_norms(gradients)
-    return {one.parameter: _relative_error(one, FLOOR_SHARE * modules[one.module]) for one in gradients}
+def relative_errors(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> dict[str, float | None]:
+    """Relative error by parameter; None where it is not finite.
+
+    The error's norm over the larger of the baseline's norm and a floor; where `elementwise`, or the largest error of an
+    element over the largest element of the baseline's or a floor, if that is more: one wrong element of a million moves
+    no norm.
+    """
+    norms, largest = module_norms(gradients), _module_maxima(gradients)
+    errors = {}
+    for one in gradients:
+        error = _over(one.error_norm, one.baseline_norm, FLOOR_SHARE * norms[one.module])
+        if elementwise and error is not None and one.error_max is not None:
+            error = max(error, _over(one.error_max, one.baseline_max, FLOOR_SHARE * largest[one.module]) or 0.0)
+        errors[one.parameter] = error
+    return errors
 
 
-def module_norms(gradients: Sequence[GradientDifference]) -> dict[str, float]:
+def module_norms(gradients: Sequence[ParameterDifference]) -> dict[str, float]:
     """The baseline's gradient norm over all parameters of each module."""
     squares: dict[str, float] = {}
     for one in gradients:
@@ -33,16 +44,23 @@ def module_norms(gradients: Sequence[GradientDifference]) -> dict[str, float]:
     return {module: math.sqrt(square) for module, square in squares.items()}
 
 
-def worst_gradient(gradients: Sequence[GradientDifference]) -> Difference | None:
-    """The parameter whose gradient is off most; one that is not finite is off more than any."""
-    errors = relative_errors(gradients)
+def _module_maxima(gradients: Sequence[ParameterDifference]) -> dict[str, float]:
+    maxima: dict[str, float] = {}
+    for one in gradients:
+        maxima[one.module] = max(maxima.get(one.module, 0.0), one.baseline_max or 0.0)
+    return maxima
+
+
+def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> Difference | None:
+    """The parameter whose gradient, or whatever else, is off most; one that is not finite is off more than any."""
+    errors = relative_errors(gradients, elementwise=elementwise)
     if not errors:
         return None
     worst = max(gradients, key=lambda one: math.inf if errors[one.parameter] is None else errors[one.parameter] or 0.0)
     return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
 
 
-def explain(gradients: Sequence[GradientDifference], *, bound: float, dp: Mapping[str, int]) -> str | None:
+def explain(gradients: Sequence[ParameterDifference], *, bound: float, dp: Mapping[str, int]) -> str | None:
     """What is wrong with gradients that are off by more than `bound`, by module; None if none is.
 
     Args:
@@ -59,20 +77,18 @@ def explain(gradients: Sequence[GradientDifference], *, bound: float, dp: Mappin
 
 def _explain_module(
     module: str,
-    gradients: Sequence[GradientDifference],
-    wrong: Sequence[GradientDifference],
+    gradients: Sequence[ParameterDifference],
+    wrong: Sequence[ParameterDifference],
     errors: Mapping[str, float | None],
     dp: Mapping[str, int],
 ) -> str:
     ours = [one for one in wrong if one.module == module]
-    # Parameters without a gradient of their own prove nothing either way.
-    floor = FLOOR_SHARE * module_norms(gradients)[module]
-    telling = [one for one in gradients if one.module == module and (one.baseline_norm or 0.0) > floor]
-    missing = [one for one in telling if one.norm == 0.0]
+    judged = [one for one in telling(gradients) if one.module == module]
+    missing = [one for one in judged if one.norm == 0.0]
     if missing:
-        count = "every gradient" if len(missing) == len(telling) else f"{len(missing)} of {len(telling)} gradients"
+        count = "every gradient" if len(missing) == len(judged) else f"{len(missing)} of {len(judged)} gradients"
         return f"{count} of {module} is zero, first {missing[0].parameter}"
-    if (scale := _uniform_scale(telling)) is not None:
+    if (scale := _uniform_scale(judged)) is not None:
         return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{_as_ratio(scale, module, dp)}"
     worst = max(ours, key=lambda one: errors[one.parameter] or math.inf)
     shown = errors[worst.parameter]
@@ -80,8 +96,14 @@ def _explain_module(
     return f"{len(ours)} of the gradients of {module} {by}"
 
 
-def _uniform_scale(gradients: Sequence[GradientDifference]) -> float | None:
-    """The one factor by which all differ from the baseline's; None if there is no such factor."""
+def telling(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:
+    """Those with a gradient of their own; what is rounding alone proves nothing either way."""
+    norms = module_norms(gradients)
+    return [one for one in gradients if (one.baseline_norm or 0.0) > FLOOR_SHARE * norms[one.module]]
+
+
+def _uniform_scale(gradients: Sequence[ParameterDifference]) -> float | None:
+    """The one factor by which all differ from the baseline's; None if there is no such factor, or it is one."""
     scales = []
     for one in gradients:
         if one.scale is None or one.unscaled_error_norm is None or not one.norm:
@@ -107,11 +129,11 @@ def _as_ratio(scale: float, module: str, dp: Mapping[str, int]) -> str:
     return ""
 
 
-def _relative_error(one: GradientDifference, floor: float) -> float | None:
-    if one.error_norm is None or one.baseline_norm is None:
+def _over(error: float | None, baseline: float | None, floor: float) -> float | None:
+    if error is None or baseline is None:
         return None
-    against = max(one.baseline_norm, floor)
-    return one.error_norm / against if against else one.error_norm
+    against = max(baseline, floor)
+    return error / against if against else error
 
 
 def _within(error: float | None, bound: float) -> bool:

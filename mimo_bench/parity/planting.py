@@ -41,6 +41,10 @@ KNOWN: dict[str, KnownFault] = {
     "encoder-gradient-scaled-by-dp-ratio": KnownFault(
         caught_by="gradients", shows_in=lambda layout, _: _encoder_dp(layout) != layout.language.dp
     ),
+    "clipped-by-own-norm": KnownFault(caught_by="optimizer", shows_in=_everywhere),
+    "encoder-epsilon-of-another-optimizer": KnownFault(caught_by="optimizer", shows_in=_everywhere),
+    "encoder-learning-rate-doubled": KnownFault(caught_by="optimizer", shows_in=_everywhere),
+    "encoder-weights-not-decayed": KnownFault(caught_by="optimizer", shows_in=_everywhere),
     "encoder-fed-other-samples": KnownFault(caught_by="static", shows_in=_everywhere),
     "encoder-reads-other-pixels": KnownFault(caught_by="static", shows_in=_everywhere),
     "image-patches-dealt-to-other-samples": KnownFault(caught_by="gradients", shows_in=_everywhere),

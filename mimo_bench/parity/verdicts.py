@@ -8,15 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mimo_bench.parity.gradients import explain, worst_gradient
+from mimo_bench.parity.gradients import explain, worst_of
+from mimo_bench.parity.outcome import explain_outcome, worst_moment, worst_update
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import AsTimed, Check, GradientDifference, Parity, Tolerance
+from mimo_bench.record.schema import AsTimed, Check, ParameterDifference, Parity, Tolerance
 from mimo_bench.scenario import Precision
 
 FP32_GRADIENT_REL = 1e-4
 """Bound on each parameter's gradient in fp32; correct layouts were seen to differ by 1.4e-6 at most on CPU ranks."""
 
-FP32 = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4, gradient_rel=FP32_GRADIENT_REL)
+FP32_MOMENT_REL = 1e-4
+"""Bound on each parameter's Adam moments after the parity steps; correct layouts differed by 1.4e-5 at most."""
+
+FP32_UPDATE_REL = 1e-3
+"""Bound on each parameter's way through the parity steps; correct layouts differed by 1e-4 at most. Adam turns the
+smallest gradients, of which rounding is a large part, into steps as long as any other."""
+
+FP32 = Tolerance(
+    loss_rel=1e-5,
+    grad_norm_rel=1e-4,
+    gradient_rel=FP32_GRADIENT_REL,
+    moment_rel=FP32_MOMENT_REL,
+    update_rel=FP32_UPDATE_REL,
+)
 """Bounds for fp32 training over a handful of steps. Correct layouts differ by rounding alone: 5 steps on CPU ranks
 agree to about 2e-7 in loss and 5e-6 in gradient norm, while the mildest known silent fault moves the loss by 3e-4."""
 
@@ -89,6 +103,7 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
             explain(gradients, bound=FP32_GRADIENT_REL, dp=asked.dp) if gradients else "no gradient was compared",
         ),
         ("sound", _unsound(trained)),
+        ("optimizer", _wrong_outcome(trained)),
         ("steps", _diverged(trained, baseline, losses, norms, diverged, FP32)),
         ("evaluation", _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline)),
     )
@@ -101,11 +116,19 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
         loss_rel_max=_largest(losses),
         first_divergence_step=diverged[0] if diverged else None,
         grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
-        worst_gradient=worst_gradient(gradients),
+        worst_gradient=worst_of(gradients),
+        worst_weight=worst_update(trained.optimizer) if trained.optimizer else None,
+        worst_moment=worst_moment(trained.optimizer) if trained.optimizer else None,
         weights_match_at_start=True,
         samples_match=True,
         tolerance=FP32,
     )
+
+
+def _wrong_outcome(trained: Trained) -> str | None:
+    if trained.optimizer is None:
+        return "no moment and no update was compared"
+    return explain_outcome(trained.optimizer, moment_bound=FP32_MOMENT_REL, update_bound=FP32_UPDATE_REL)
 
 
 def noise_band(variants: Sequence[Trained], baseline: Trained, *, precision: Precision, num_steps: int) -> Tolerance:
@@ -287,10 +310,10 @@ def _evaluates_differently(trained: Trained, baseline: Trained) -> str | None:
 def _agreement(
     losses: Sequence[float | None],
     norms: Mapping[str, Sequence[float | None]],
-    gradients: Sequence[GradientDifference],
+    gradients: Sequence[ParameterDifference],
 ) -> str:
     worst_norm = _largest([_largest(errors) for errors in norms.values()])
-    worst = worst_gradient(gradients)
+    worst = worst_of(gradients)
     assert worst is not None
     return (
         f"loss to {_largest(losses):.1e}, gradient norm of every module to {worst_norm:.1e}, "

@@ -13,10 +13,11 @@ from statistics import median, quantiles
 from mimo_bench.record.schema import (
     Communication,
     EvaluationResult,
-    GradientDifference,
     Launch,
     Memory,
     ModuleMemory,
+    OptimizerDifferences,
+    ParameterDifference,
     RankCommunication,
     RankMemoryOf,
     RankRecord,
@@ -38,8 +39,10 @@ class Trained:
     mismatch: str | None
     disagreement: str | None
     """Where ranks report different numbers for one job, which they all should know."""
-    gradients: tuple[GradientDifference, ...] | None = None
+    gradients: tuple[ParameterDifference, ...] | None = None
     """Of the first parity step; None for the baseline and outside parity mode."""
+    optimizer: OptimizerDifferences | None = None
+    """After the parity steps; None for the baseline and outside parity mode."""
 
 
 def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Trained:
@@ -54,6 +57,7 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
         samples_match=first.samples_match,
         mismatch=first.mismatch,
         gradients=first.gradients,
+        optimizer=first.optimizer,
         disagreement=first.replicas
         or next(chain.from_iterable(_disagreements(first, other) for other in others), None),
     )
@@ -157,7 +161,7 @@ def last_step_at(ranks: Sequence[RankRecord]) -> float | None:
 
 def _disagreements(first: RankRecord, other: RankRecord) -> list[str]:
     """What two ranks of one job report differently."""
-    names = ("losses", "grad_norms", "tokens", "items", "evaluation", "mismatch", "gradients", "replicas")
+    names = ("losses", "grad_norms", "tokens", "items", "evaluation", "mismatch", "gradients", "optimizer", "replicas")
     return [
         f"rank {other.rank} reports other {name} than rank {first.rank}"
         for name in names

@@ -43,10 +43,14 @@ class Tolerance(_Entry):
     grad_norm_rel: Finite
     gradient_rel: Finite | None = None
     """Of each parameter's gradient in the first step; null where only norms are compared."""
+    moment_rel: Finite | None = None
+    """Of each parameter's Adam moments after the parity steps."""
+    update_rel: Finite | None = None
+    """Of each parameter's way through the parity steps."""
 
 
-class GradientDifference(_Entry):
-    """One parameter's gradient of the first step against the baseline's; Frobenius norms of the full tensors."""
+class ParameterDifference(_Entry):
+    """One parameter's gradient, update or moment against the baseline's; Frobenius norms of the full tensors."""
 
     parameter: str
     """Canonical name, which begins with the module's."""
@@ -56,9 +60,26 @@ class GradientDifference(_Entry):
     error_norm: Finite | None
     """Of the difference."""
     scale: Finite | None
-    """The multiple of the baseline's gradient that comes closest; null where the baseline's is zero."""
+    """The multiple of the baseline's tensor that comes closest; null where the baseline's is zero."""
     unscaled_error_norm: Finite | None
-    """Of the difference to that multiple: near zero, the gradient differs by a factor alone."""
+    """Of the difference to that multiple: near zero, the tensor differs by a factor alone."""
+    baseline_max: Finite | None = None
+    """The largest magnitude in the baseline's tensor."""
+    error_max: Finite | None = None
+    """The largest magnitude of the difference."""
+    slice_error_norms: tuple[Finite, ...] = ()
+    """Of the difference, in the slice of each tensor-parallel rank; empty where nothing is split or nothing differs."""
+    along_weights_share: Finite | None = None
+    """Of an update: the share of the squared difference that points along the starting weights."""
+
+
+class OptimizerDifferences(_Entry):
+    """Where the parity steps took every parameter, against the baseline: what moved it, and how far it moved."""
+
+    first_moments: tuple[ParameterDifference, ...]
+    second_moments: tuple[ParameterDifference, ...]
+    updates: tuple[ParameterDifference, ...]
+    """Weights after the parity steps minus weights before, where the baseline's gradients are more than rounding."""
 
 
 class Difference(_Entry):
@@ -82,10 +103,10 @@ class AsTimed(_Entry):
     """Bounds from the spread of mathematically equal variants of the baseline, measured in this run."""
 
 
-Check = Literal["static", "replicas", "gradients", "sound", "steps", "evaluation", "as_timed"]
+Check = Literal["static", "replicas", "gradients", "sound", "optimizer", "steps", "evaluation", "as_timed"]
 """What a layout has to pass, in this order: weights and samples before the first step, replicas that agree, every
-gradient of the first step, numbers that prove something, losses and gradient norms of every step, held-out samples,
-and the steps as timed."""
+gradient of the first step, numbers that prove something, every moment and update after the parity steps, losses and
+gradient norms of every step, held-out samples, and the steps as timed."""
 
 
 class Parity(_Entry):
@@ -103,6 +124,9 @@ class Parity(_Entry):
     """Largest relative difference of the pre-clip gradient norm, by module."""
     worst_gradient: Difference | None = None
     worst_weight: Difference | None = None
+    """After the parity steps, relative to how far they took the parameter."""
+    worst_moment: Difference | None = None
+    """Of Adam's two, after the parity steps."""
     weights_match_at_start: bool | None = None
     samples_match: bool | None = None
     tolerance: Tolerance | None = None
@@ -266,10 +290,12 @@ class RankRecord(_Entry):
     """Comm mode only."""
     first_step_seconds: Seconds | None = None
     phases: dict[str, Seconds] = {}
-    gradients: tuple[GradientDifference, ...] | None = None
+    gradients: tuple[ParameterDifference, ...] | None = None
     """Of the first parity step, by parameter, over the whole model; null for the baseline and in other modes."""
     replicas: str | None = None
-    """What is wrong between replicas in the first parity step, if anything."""
+    """What is wrong between replicas in the first parity step, or after the last one, if anything."""
+    optimizer: OptimizerDifferences | None = None
+    """After the parity steps; null for the baseline and in other modes."""
 
 
 class LayoutRecord(_Entry):

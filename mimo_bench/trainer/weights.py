@@ -114,12 +114,17 @@ def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
     """Fill every parameter from the seed and its canonical name."""
     with torch.no_grad():
         for shard in shards(model, topology):
-            centre, scale = _distribution(shard)
-            positions = shard.positions()
-            numbers = centre + (uniform(f"{seed}/{shard.name}", positions) - 0.5) * scale
-            if shard.unpadded is not None:
-                numbers[positions >= math.prod(shard.full_shape)] = 0.0
-            shard.parameter.copy_(numbers)
+            shard.parameter.copy_(drawn(shard, seed=seed))
+
+
+def drawn(shard: Shard, *, seed: int) -> torch.Tensor:
+    """What a slice starts from; float32, in the slice's shape."""
+    centre, scale = _distribution(shard)
+    positions = shard.positions()
+    numbers = centre + (uniform(f"{seed}/{shard.name}", positions) - 0.5) * scale
+    if shard.unpadded is not None:
+        numbers[positions >= math.prod(shard.full_shape)] = 0.0
+    return numbers
 
 
 def _distribution(shard: Shard) -> tuple[float, float]:

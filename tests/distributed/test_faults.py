@@ -24,6 +24,12 @@ SCENARIO = Scenario.model_validate(
             {"name": "fan-in", "vision": {"dp": 2}, "language": {"rank_offset": 2}},
             {"name": "fan-out", "vision": {}, "language": {"dp": 2, "rank_offset": 1}},
             {"name": "equal", "vision": {"dp": 2}, "language": {"dp": 2}},
+            {
+                "name": "sharded-optimizer",
+                "vision": {"dp": 2},
+                "language": {"rank_offset": 2},
+                "settings": {"distributed_optimizer": True},
+            },
             {"name": "shards", "vision": {"tp": 2}, "language": {"dp": 2}},
             {
                 "name": "sequence-parallel",
@@ -49,6 +55,22 @@ CAUGHT = [
         "gradients of vision.* are 2 x the baseline's, uniformly: language dp 2 / vision dp 1",
     ),
     ("encoder-gradient-not-normalised", "fan-in", "x the baseline's, uniformly"),
+    ("clipped-by-own-norm", "fan-in", "gradients were clipped by another norm"),
+    (
+        "encoder-epsilon-of-another-optimizer",
+        "sharded-optimizer",
+        "parameters of vision differ, most vision.",
+    ),
+    (
+        "encoder-learning-rate-doubled",
+        "sharded-optimizer",
+        "updates of vision.* are about 2 x the baseline's: another learning rate",
+    ),
+    (
+        "encoder-weights-not-decayed",
+        "shards",
+        "updates of vision.* differ along the weights themselves: another weight decay",
+    ),
     (
         "encoder-fed-other-samples",
         "equal",
