@@ -25,7 +25,7 @@ class NormKeepingOptimizer(MimoOptimizer):
     """
 
     def step(self) -> None:
-        """Reduce the norms, clip, update; collective over the world. The loss is never scaled, so no step is skipped."""
+        """Reduce the norms, clip, update; collective over the world. The loss is not scaled, so no step is skipped."""
         with torch.no_grad():
             self.prepare_grads()
             self._norms = self._reduce_norms()
