@@ -83,7 +83,7 @@ def bench(session: nox.Session) -> None:
 
 def _scenario_for(num_gpus: int) -> tuple[Path, str]:
     """The scenario that uses most of `num_gpus`, and the kind of rank that it is meant for."""
-    for num_used in (4, 2, 1):
+    for num_used in (8, 4, 2, 1):
         scenario = Path("scenarios", f"gpu{num_used}.toml")
         if num_used <= num_gpus and (REPOSITORY / scenario).exists():
             return scenario, "cuda"
