@@ -25,6 +25,7 @@ from mimo_bench.errors import MimoBenchError
 
 if TYPE_CHECKING:
     from mimo_bench.record.schema import LayoutRecord
+    from mimo_bench.weights.convert import Converted
 
 # The other rooms are imported by the command that needs them: pydantic's models, pandas and jinja would cost every
 # `mimo-bench --help` a second, and `check` has to do without torch.
@@ -249,6 +250,35 @@ def report(directory: Directory) -> None:
 
     write_report(directory, record)
     print(f"{directory}: report written")
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="What save_pretrained of `transformers` wrote.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New directory of weights.")],
+) -> None:
+    """Make a directory of weights of a LLaVA checkpoint of `transformers`: config.json and safetensors."""
+    from mimo_bench.weights.convert import import_weights
+
+    converted = import_weights(source, target)
+    print(f"{target}: {_told(converted)}; set model and weights of a scenario to it")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A directory of weights.")],
+    target: Annotated[Path, typer.Argument(metavar="HF_DIR", help="New directory for `transformers`.")],
+) -> None:
+    """Write a directory of weights as a checkpoint that from_pretrained of `transformers` loads."""
+    from mimo_bench.weights.convert import export_weights
+
+    converted = export_weights(source, target)
+    print(f"{target}: {_told(converted)}; from_pretrained of `transformers` loads it")
+
+
+def _told(converted: Converted) -> str:
+    aside = f", {converted.num_aside} more of layers that are not built" if converted.num_aside else ""
+    return f"{converted.num_tensors} tensors{aside}, {converted.num_bytes / 1e9:.3g} GB"
 
 
 @app.command()

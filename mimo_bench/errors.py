@@ -3,6 +3,7 @@
 MimoBenchError
     ScenarioError    the file: unknown key, wrong type, a value that cannot be
         LayoutError  the layouts in it: spans, degrees, batch arithmetic
+    WeightsError     weights that are missing, broken or another model's
     RecordError      a record that is missing, broken or of an unknown version
     LaunchError      ranks could not be started
     FaultError       a planted fault that does not exist
@@ -23,6 +24,10 @@ class ScenarioError(MimoBenchError):
 
 class LayoutError(ScenarioError):
     """A layout that no set of ranks can hold."""
+
+
+class WeightsError(MimoBenchError):
+    """Weights that cannot be read, or are not those of the model at hand."""
 
 
 class RecordError(MimoBenchError):

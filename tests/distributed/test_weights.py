@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mimo_bench.launch import Launcher
+from mimo_bench.weights.mapping import parameters
 from tests.distributed.trainer_job import run_entry, scenario
 
 ONE = "one-rank"
@@ -125,6 +126,12 @@ def test_a_matrix_keeps_the_size_of_what_it_multiplies(weights: Callable[[str], 
     assert norm.max() <= 1.05
 
 
+def test_the_table_of_weights_knows_every_parameter_and_its_shape(weights: Callable[[str], list[Weights]]) -> None:
+    (one,) = weights(ONE)
+    rows = {row.name: row.shape for row in parameters(SCENARIO.shape)}
+    assert {name: tuple(found["full"].shape) for name, found in one.items()} == rows
+
+
 EMBEDDING = "language.embedding.word_embeddings.weight"
 
 
@@ -137,6 +144,11 @@ def test_a_vocabulary_that_does_not_divide_is_padded_with_zeros_that_no_gatherin
         (tmp_path / layout).mkdir()
         num_ranks = run_entry(launcher, "leave_weights", odd, layout, tmp_path / layout)
         held += [torch.load(tmp_path / layout / f"rank{rank}.pt")[EMBEDDING] for rank in range(num_ranks)]
+        if layout == ONE:
+            whole = torch.load(tmp_path / layout / "rank0.pt")
+            assert {name: tuple(found["full"].shape) for name, found in whole.items()} == {
+                row.name: row.shape for row in parameters(odd.shape)
+            }
     one, *ranks = held
     assert one["full"].shape == one["local"].shape == (251, 64)
     assert all(torch.equal(rank["full"], one["full"]) for rank in ranks)

@@ -11,7 +11,7 @@ from mimo_bench.layout import LANGUAGE, Layout
 from mimo_bench.scenario import Precision, Settings
 
 ENCODER = "encoder"
-"""The encoder's name inside its module, of whatever kind; inputs are addressed to it, and its weights drawn by it."""
+"""The encoder's name inside its module, of whatever kind; inputs are addressed to it."""
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
