@@ -109,7 +109,9 @@ class LayoutTable(_Table):
     """One layout: a grid for each module, and its settings."""
 
     name: Annotated[str, Field(pattern=LAYOUT_NAME)]
-    vision: GridTable
+    vision: GridTable | None = None
+    """The grid of the vision encoder; given if and only if the model has one, like every encoder's."""
+    audio: GridTable | None = None
     language: GridTable
     global_micro_batch_size: PositiveInt | None = None
     """Overrides the scenario's; samples per micro-batch over all replicas."""
@@ -122,8 +124,10 @@ class LayoutTable(_Table):
             LayoutError: the grids overlap in part, leave a gap, or need what megatron-core lacks.
         """
         grids = {}
-        for module in ("vision", "language"):
-            table: GridTable = getattr(self, module)
+        for module in ("vision", "audio", "language"):
+            table: GridTable | None = getattr(self, module)
+            if table is None:
+                continue
             try:
                 grids[module] = table.grid()
             except LayoutError as error:
@@ -256,6 +260,8 @@ class Scenario(_Table):
             raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
         if self.data == "digits" and find_spec("sklearn") is None:
             raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
+        if self.data == "digits" and set(self.shape.encoders) != {"vision"}:
+            raise ScenarioError('data: the digits are images and nothing else; use "synthetic" for a model with audio')
         self.shape.check_sequence(self.seq_length)
         for table in self.layout:
             try:

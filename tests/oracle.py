@@ -152,11 +152,16 @@ def _module(name: str) -> str:
 def to_transformers(shape: ModelShape, tensors: Tensors) -> dict[str, torch.Tensor]:
     """Our full tensors under the names and in the shapes of `transformers`; all of ours are needed, and no other."""
     theirs: dict[str, torch.Tensor] = {}
+    assert shape.vision is not None, "the referee is LLaVA"
     for module, stacked in (("vision", _vision_names(shape.vision)), ("language", _language_names(shape.language))):
         ours = {name for name in tensors if name.startswith(f"{module}.")}
         assert ours == set(stacked), ours ^ set(stacked)
         for name, parts in stacked.items():
-            theirs |= zip(parts, _split(tensors[name], len(parts), shape.modules[module]), strict=True)
+            theirs |= zip(
+                parts,
+                _split(tensors[name], len(parts), shape.vision if module == "vision" else shape.language),
+                strict=True,
+            )
     if shape.vision.has_class_token:
         theirs[CLASS_TOKEN] = theirs[CLASS_TOKEN].flatten()  # ours is [1, 1, h]
     return theirs

@@ -26,7 +26,7 @@ from mimo_bench.trainer.data.synthetic import SyntheticDataset
 from mimo_bench.trainer.topology import Topology
 
 SHAPE = PRESETS["llava-tiny"]
-IMAGE = SHAPE.language.image_token_id
+IMAGE = SHAPE.special_tokens["vision"]
 NUM_PATCHES = 16  # (16 / 4) ** 2
 SEQ_LENGTH = 32
 DIGITS_SCENARIO = Path(__file__).parents[1] / "scenarios" / "digits.toml"

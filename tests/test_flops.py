@@ -13,10 +13,9 @@ from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
 from tests.distributed.trainer_job import run_entry, scenario
 
+VISION = VisionShape(image_size=2, patch_size=1, hidden_size=2, ffn_hidden_size=3, num_layers=1, num_attention_heads=1)
 SHAPE = ModelShape(
-    vision=VisionShape(
-        image_size=2, patch_size=1, hidden_size=2, ffn_hidden_size=3, num_layers=1, num_attention_heads=1
-    ),
+    vision=VISION,
     language=LanguageShape(
         vocab_size=7,
         hidden_size=4,
@@ -71,7 +70,7 @@ def test_attention_costs_half_of_all_pairs_as_it_is_causal() -> None:
 
 
 def test_patches_of_two_pixels_a_side_are_fewer_and_larger() -> None:
-    shape = replace(SHAPE, vision=replace(SHAPE.vision, patch_size=2))
+    shape = replace(SHAPE, vision=replace(VISION, patch_size=2))
     # One patch and the class token: layer 56 x 2 + attention 4 x 2^2 x 2 = 144, projector 48, patch 2 x 12 x 2 = 48.
     assert (
         model_flops(shape, num_items={"vision": 1}, num_tokens=0, num_token_pairs=0)["vision"]
@@ -80,13 +79,13 @@ def test_patches_of_two_pixels_a_side_are_fewer_and_larger() -> None:
 
 
 def test_what_shapes_differ_in_is_counted_as_it_is_built() -> None:
-    siglip = replace(SHAPE, vision=replace(SHAPE.vision, family="siglip"))
+    siglip = replace(SHAPE, vision=replace(VISION, family="siglip"))
     # Four positions instead of five: layer 56 x 4 + attention 4 x 4^2 x 2; projector and patches as before.
     assert (
         model_flops(siglip, num_items={"vision": 1}, num_tokens=0, num_token_pairs=0)["vision"]
         == 3 * (224 + 128 + 192) + 96
     )
-    full = replace(SHAPE, vision=replace(SHAPE.vision, keep_class_token=True))
+    full = replace(SHAPE, vision=replace(VISION, keep_class_token=True))
     # A fifth position goes through the projector: 48 more, three times.
     assert model_flops(full, num_items={"vision": 1}, num_tokens=0, num_token_pairs=0)["vision"] == ONE_IMAGE + 3 * 48
     wide = replace(SHAPE, language=replace(SHAPE.language, head_size=4))

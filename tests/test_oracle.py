@@ -179,7 +179,7 @@ def test_a_layout_gets_the_loss_and_every_gradient_that_transformers_gets(
 def test_only_key_biases_without_rotary_positions_have_a_gradient_of_zero(
     family: str, referee_of: Callable[[str], oracle.Pass]
 ) -> None:
-    num_layers = SCENARIOS[family].shape.vision.num_layers
+    num_layers = SCENARIOS[family].shape.encoders["vision"].num_layers
     key_biases = {f"model.vision_tower.encoder.layers.{index}.self_attn.k_proj.bias" for index in range(num_layers)}
     assert referee_of(family).zero_gradients == key_biases
 
@@ -190,7 +190,7 @@ def test_what_transformers_has_and_we_have_not_gets_no_gradient(
 ) -> None:
     weights = run_any(family, ONE_RANK).weights
     model = oracle.build_referee(CONFIGS / f"{family}.json", weights)
-    beyond = SCENARIOS[family].shape.vision.num_layers
+    beyond = SCENARIOS[family].shape.encoders["vision"].num_layers
     missing = {name for name, _ in model.named_parameters()} - set(weights)
     # SigLIP's head pools, as CLIP's final norm serves its pooling; the layers are those behind the feature layer.
     behind = ("post_layernorm", "head", *(f"encoder.layers.{index}" for index in range(beyond, beyond + 2)))
@@ -246,7 +246,7 @@ def images_of_the_neighbour(samples: Samples) -> Samples:
 
 def prompts_scored_too(samples: Samples) -> Samples:
     """The loss counts every text token, not the answers alone."""
-    image = SHAPE.language.image_token_id
+    image = SHAPE.special_tokens["vision"]
     return [(pixels, replace(text, is_answer=text.tokens != image)) for pixels, text in samples]
 
 

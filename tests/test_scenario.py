@@ -124,7 +124,7 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
         (
             "seq_length = 48",
             "seq_length = 20",
-            "seq_length = 20: an image takes 16 positions and its text needs 8 more",
+            "seq_length = 20: vision takes 16 positions and the text needs 8 more",
         ),
         ("seq_length = 48", "seq_length = 1024", "seq_length = 1024: the model takes at most 512; use a smaller one"),
     ],

@@ -121,12 +121,12 @@ def test_what_a_file_leaves_out_has_the_default_of_transformers(
     [(-1, 24), (-2, 23), (-24, 1), (1, 1), (24, 24)],
 )
 def test_layers_beyond_the_feature_layer_are_not_built(layer: int, num_layers: int, read: Read) -> None:
-    assert read(changed("vision_feature_layer", layer)).vision.num_layers == num_layers
+    assert read(changed("vision_feature_layer", layer)).encoders["vision"].num_layers == num_layers
 
 
 def test_the_class_token_reaches_the_language_model_where_asked_for(read: Read) -> None:
-    assert read(LLAVA_7B).vision.num_image_tokens == 576
-    assert read(changed("vision_feature_select_strategy", "full")).vision.num_image_tokens == 577
+    assert read(LLAVA_7B).encoders["vision"].num_tokens == 576
+    assert read(changed("vision_feature_select_strategy", "full")).encoders["vision"].num_tokens == 577
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -310,7 +310,7 @@ def test_a_config_json_is_looked_for_beside_the_scenario_then_from_here(
         ("nowhere.json", 48, "case.toml: model: 'nowhere.json': no such file; put it at "),
         ("broken.json", 48, "broken.json: not valid JSON"),
         ("config.json", 49, "seq_length = 49: beyond the sliding window of 48 positions attention is local"),
-        ("config.json", 24, "seq_length = 24: an image takes 17 positions and its text needs 8 more; use at least 25"),
+        ("config.json", 24, "seq_length = 24: vision takes 17 positions and the text needs 8 more; use at least 25"),
     ],
 )
 def test_a_scenario_whose_model_cannot_be_is_refused(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.model import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
 
 DENSE_BF16_PEAK_FLOPS = {
     "NVIDIA H100 80GB HBM3": 989.4e12,
@@ -32,10 +32,11 @@ def model_flops(
         num_tokens: language positions of the step that are not padding.
         num_token_pairs: sum over samples of the squared number of those positions.
     """
-    return {
-        "vision": num_items["vision"] * _per_image(shape.vision, shape.language.hidden_size),
-        LANGUAGE: _language(shape.language, num_tokens, num_token_pairs),
+    encoders = {
+        name: num_items[name] * _per_item(encoder, shape.language.hidden_size)
+        for name, encoder in shape.encoders.items()
     }
+    return {**encoders, LANGUAGE: _language(shape.language, num_tokens, num_token_pairs)}
 
 
 def mfu(*, flops_per_second: float, num_devices: int, device: str, precision: str) -> float | None:
@@ -44,16 +45,39 @@ def mfu(*, flops_per_second: float, num_devices: int, device: str, precision: st
     return None if peak is None or precision != "bf16" else flops_per_second / (num_devices * peak)
 
 
-def _per_image(shape: VisionShape, width: int) -> float:
-    """A vision transformer with full attention over its positions; pixels need no gradient."""
-    positions = shape.num_positions
+def _per_item(shape: EncoderShape, width: int) -> float:
+    """One image or clip through its encoder and the projector."""
+    match shape:
+        case VisionShape():
+            encoder = _image(shape)
+        case AudioShape():
+            encoder = _clip(shape)
+        case _:
+            raise AssertionError(f"no operations are known of {shape}")
+    projector = shape.num_tokens * 2 * (shape.output_size * width + width * width)
+    return float(encoder + 3 * projector)
+
+
+def _image(shape: VisionShape) -> int:
+    """A vision transformer; pixels need no gradient."""
+    patches = shape.num_patches * 2 * 3 * shape.patch_size**2 * shape.hidden_size
+    return 2 * patches + 3 * _layers(shape, shape.num_positions)
+
+
+def _clip(shape: AudioShape) -> int:
+    """Whisper's encoder: convolutions over three frames, the second of stride 2; frames need no gradient."""
+    h = shape.hidden_size
+    first = shape.num_frames * 2 * 3 * shape.num_mels * h
+    second = shape.num_positions * 2 * 3 * h * h
+    return 2 * first + 3 * (second + _layers(shape, shape.num_positions))
+
+
+def _layers(shape: VisionShape | AudioShape, positions: int) -> int:
+    """Forward through the layers, with full attention over the positions."""
     h = shape.hidden_size
     projections = positions * 2 * (4 * h * h + 2 * h * shape.ffn_hidden_size)
     attention = 2 * 2 * positions**2 * h
-    layers = shape.num_layers * (projections + attention)
-    patches = shape.num_patches * 2 * 3 * shape.patch_size**2 * h
-    projector = shape.num_image_tokens * 2 * (h * width + width * width)
-    return float(3 * (layers + projector) + 2 * patches)
+    return shape.num_layers * (projections + attention)
 
 
 def _language(shape: LanguageShape, num_tokens: int, num_token_pairs: int) -> float:

@@ -5,8 +5,9 @@ scenario -> layout -> trainer: the scenario names a model, layouts are checked a
     presets, transformers_config -> shape
 """
 
+from mimo_bench.model.encoder import AudioShape, EncoderShape
 from mimo_bench.model.presets import PRESETS
 from mimo_bench.model.shape import LanguageShape, ModelShape, VisionShape
 from mimo_bench.model.transformers_config import read_model_shape
 
-__all__ = ["PRESETS", "LanguageShape", "ModelShape", "VisionShape", "read_model_shape"]
+__all__ = ["PRESETS", "AudioShape", "EncoderShape", "LanguageShape", "ModelShape", "VisionShape", "read_model_shape"]

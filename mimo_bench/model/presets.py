@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mimo_bench.model.encoder import AudioShape
 from mimo_bench.model.shape import LanguageShape, ModelShape, VisionShape
 
 # llava-hf/llava-1.5-7b-hf: CLIP-L/14 at 336 pixels read one layer before its last, Vicuna-7B v1.5.
@@ -41,18 +42,19 @@ _VICUNA_13B = replace(
 
 # google/siglip-so400m-patch14-384 read at its last layer, Qwen/Qwen2-1.5B. The image token is the first that the
 # tokenizer leaves free.
+_SIGLIP_SO400M = VisionShape(
+    family="siglip",
+    image_size=384,
+    patch_size=14,
+    hidden_size=1152,
+    ffn_hidden_size=4304,
+    num_layers=27,
+    num_attention_heads=16,
+    activation="gelu_pytorch_tanh",
+    norm_epsilon=1e-6,
+)
 _SIGLIP_QWEN2 = ModelShape(
-    vision=VisionShape(
-        family="siglip",
-        image_size=384,
-        patch_size=14,
-        hidden_size=1152,
-        ffn_hidden_size=4304,
-        num_layers=27,
-        num_attention_heads=16,
-        activation="gelu_pytorch_tanh",
-        norm_epsilon=1e-6,
-    ),
+    vision=_SIGLIP_SO400M,
     language=LanguageShape(
         vocab_size=151936,
         hidden_size=1536,
@@ -96,7 +98,7 @@ _LLAVA_TINY = ModelShape(
 # As small, and awkward where the real one is: pixels that fill no patch, and a vocabulary that no TP divides.
 _SIGLIP_QWEN2_TINY = ModelShape(
     vision=replace(
-        _SIGLIP_QWEN2.vision,
+        _SIGLIP_SO400M,
         image_size=18,
         patch_size=4,
         hidden_size=64,
@@ -118,6 +120,21 @@ _SIGLIP_QWEN2_TINY = ModelShape(
     ),
 )
 
+# openai/whisper-large-v3's encoder, as mistralai/Voxtral-Mini-3B-2507 reads it: 30 seconds make 375 tokens.
+_WHISPER_LARGE = AudioShape(
+    num_mels=128, num_positions=1500, hidden_size=1280, ffn_hidden_size=5120, num_layers=32, num_attention_heads=20
+)
+_AUDIO_TINY = AudioShape(
+    num_mels=16, num_positions=32, hidden_size=64, ffn_hidden_size=256, num_layers=4, num_attention_heads=4
+)
+
+# Three modules: LLaVA's two and Whisper. The audio token is the next that the vocabulary leaves free.
+_LLAVA_AUDIO_7B = replace(_LLAVA_7B, audio=_WHISPER_LARGE, language=replace(_LLAVA_7B.language, audio_token_id=32001))
+_LLAVA_AUDIO_TINY = replace(_LLAVA_TINY, audio=_AUDIO_TINY, language=replace(_LLAVA_TINY.language, audio_token_id=254))
+_VOXTRAL_TINY = ModelShape(
+    audio=_AUDIO_TINY, language=replace(_LLAVA_TINY.language, image_token_id=None, audio_token_id=255)
+)
+
 PRESETS: dict[str, ModelShape] = {
     "llava-tiny": _LLAVA_TINY,
     "llava-1.5-7b": _LLAVA_7B,
@@ -126,4 +143,7 @@ PRESETS: dict[str, ModelShape] = {
     "llava-1.5-13b": replace(_LLAVA_7B, language=_VICUNA_13B),
     "siglip-qwen2-tiny": _SIGLIP_QWEN2_TINY,
     "siglip-qwen2": _SIGLIP_QWEN2,
+    "llava-audio-tiny": _LLAVA_AUDIO_TINY,
+    "llava-audio-7b-8of32": replace(_LLAVA_AUDIO_7B, language=replace(_LLAVA_AUDIO_7B.language, num_layers=8)),
+    "voxtral-tiny": _VOXTRAL_TINY,
 }

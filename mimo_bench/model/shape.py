@@ -1,4 +1,4 @@
-"""The shapes of a model's modules: all that the trainer needs to build them, and that decides which layouts fit.
+"""The shapes of a whole model's modules: all that the trainer needs to build them, and that decides which layouts fit.
 
 A shape in hand can be built; what cannot is refused where shapes come from.
 """
@@ -11,6 +11,7 @@ from typing import Literal
 
 from mimo_bench.errors import LayoutError, ScenarioError
 from mimo_bench.layout import LANGUAGE, Layout
+from mimo_bench.model.encoder import AudioShape, EncoderShape
 
 VisionFamily = Literal["clip", "siglip"]
 VisionActivation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
@@ -63,6 +64,21 @@ class VisionShape:
         return self.num_patches + self.keep_class_token
 
     @property
+    def num_tokens(self) -> int:
+        """The same, by the name that all encoders share."""
+        return self.num_image_tokens
+
+    @property
+    def output_size(self) -> int:
+        """Width of what the projector reads."""
+        return self.hidden_size
+
+    @property
+    def projector_bias(self) -> bool:
+        """LLaVA's projector has biases."""
+        return True
+
+    @property
     def item_shape(self) -> tuple[int, ...]:
         """Of one image as the encoder reads it: channels, height, width."""
         return 3, self.image_size, self.image_size
@@ -112,31 +128,41 @@ class LanguageShape:
     """Biases on queries, keys and values; no other projection has one."""
     tied_embeddings: bool = False
     """Whether the output layer is the word embedding."""
-    image_token_id: int
-    """The token whose positions an image's patches fill."""
+    image_token_id: int | None = None
+    """The token whose positions an image's patches fill; None without vision."""
+    audio_token_id: int | None = None
+    """The token whose positions a clip's tokens fill; None without audio."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """A LLaVA-shaped model: vision transformer, two-layer GELU projector, language model."""
+    """Encoders, each with a two-layer GELU projector, and a language model: LLaVA's or Voxtral's shape, or both."""
 
-    vision: VisionShape
+    vision: VisionShape | None = None
+    audio: AudioShape | None = None
     language: LanguageShape
 
     @property
-    def modules(self) -> Mapping[str, VisionShape | LanguageShape]:
+    def modules(self) -> Mapping[str, EncoderShape | LanguageShape]:
         """The modules that a layout places, by their names in a scenario."""
-        return {"vision": self.vision, LANGUAGE: self.language}
+        return {**self.encoders, LANGUAGE: self.language}
 
     @property
-    def encoders(self) -> Mapping[str, VisionShape]:
+    def encoders(self) -> Mapping[str, EncoderShape]:
         """Every module but the language model."""
-        return {"vision": self.vision}
+        known: dict[str, EncoderShape | None] = {"vision": self.vision, "audio": self.audio}
+        return {name: shape for name, shape in known.items() if shape is not None}
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
         """The token of each encoder, whose positions are filled by what it makes of an item."""
-        return {"vision": self.language.image_token_id}
+        known = {"vision": self.language.image_token_id, "audio": self.language.audio_token_id}
+        return {name: token for name, token in known.items() if name in self.encoders and token is not None}
+
+    @property
+    def num_item_tokens(self) -> int:
+        """Language positions that one item of every encoder takes."""
+        return sum(shape.num_tokens for shape in self.encoders.values())
 
     def check_sequence(self, seq_length: int) -> None:
         """Refuse a sequence length that this model cannot take.
@@ -151,10 +177,10 @@ class ModelShape:
                 f"seq_length = {seq_length}: beyond the sliding window of {window} positions attention is local, which "
                 f"is not built; use at most {window}"
             )
-        if seq_length < (least := self.vision.num_image_tokens + 8):
+        if seq_length < (least := self.num_item_tokens + 8):
+            taken = " and ".join(f"{name} takes {shape.num_tokens}" for name, shape in self.encoders.items())
             raise ScenarioError(
-                f"seq_length = {seq_length}: an image takes {self.vision.num_image_tokens} positions and its text "
-                f"needs 8 more; use at least {least}"
+                f"seq_length = {seq_length}: {taken} positions and the text needs 8 more; use at least {least}"
             )
 
     def check(self, layout: Layout) -> None:
@@ -174,7 +200,8 @@ class ModelShape:
             _divides(name, "tp", grid.tp, "the MLP width", shape.ffn_hidden_size)
             _divides(name, "pp", grid.pp, "layers", shape.num_layers)
         # The vocabulary need not divide: it is padded, and the padding never enters the softmax.
-        _divides("vision", "tp", layout.modules["vision"].tp, "the projector's width", self.language.hidden_size)
+        for name in self.encoders:
+            _divides(name, "tp", layout.modules[name].tp, "the projector's width", self.language.hidden_size)
 
 
 def _divides(module: str, axis: str, degree: int, what: str, size: int) -> None:

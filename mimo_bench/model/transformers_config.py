@@ -56,11 +56,11 @@ def read_model_shape(path: Path) -> ModelShape:
     tied = top.flag("tie_word_embeddings", default=False)
     shape = ModelShape(
         vision=_vision(vision, top),
-        language=_language(text, tied=tied, image_token_id=_image_token(top)),
+        language=_language(text, tied=tied, image_token_id=(image_token := _image_token(top))),
     )
-    if not 2 <= shape.language.image_token_id < shape.language.vocab_size:
+    if not 2 <= image_token < shape.language.vocab_size:
         raise ScenarioError(
-            f"{path}: image_token_index = {shape.language.image_token_id}: samples need words below it, and the "
+            f"{path}: image_token_index = {image_token}: samples need words below it, and the "
             f"vocabulary ends at {shape.language.vocab_size}; use 2 to {shape.language.vocab_size - 1}"
         )
     for section in (vision, text, top):

@@ -126,11 +126,11 @@ def forward_evaluate(
 
 
 def _inputs(batch: MicroBatch) -> dict[str, Any]:
+    encoders = {module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
     return {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
-        "modality_inputs": {module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
-        or None,
+        "modality_inputs": encoders or None,
     }
 
 

@@ -18,6 +18,7 @@ from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.trainer.counter_random import uniform
 from mimo_bench.trainer.models.language import OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING
+from mimo_bench.trainer.models.layers import FIXED
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
 
@@ -110,6 +111,11 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
             )
 
 
+def trained_shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
+    """Those of the shards that get a gradient: not what is fixed."""
+    return (shard for shard in shards(model, topology) if shard.parameter.requires_grad)
+
+
 def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
     """Fill every parameter from the seed and its canonical name."""
     with torch.no_grad():
@@ -118,7 +124,10 @@ def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
 
 
 def drawn(shard: Shard, *, seed: int) -> torch.Tensor:
-    """What a slice starts from; float32, in the slice's shape."""
+    """What a slice starts from; float32, in the slice's shape. What is fixed starts from what it is fixed to."""
+    fixed: torch.Tensor | None = getattr(shard.parameter, FIXED, None)
+    if fixed is not None:
+        return fixed.to(shard.parameter.device)
     centre, scale = _distribution(shard)
     positions = shard.positions()
     numbers = centre + (uniform(f"{seed}/{shard.name}", positions) - 0.5) * scale

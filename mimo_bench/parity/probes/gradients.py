@@ -17,7 +17,7 @@ from mimo_bench.parity.probes.tensors import Comparison
 from mimo_bench.record.schema import ParameterDifference
 from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, shards
+from mimo_bench.trainer.weights import Shard, trained_shards
 
 
 class GradientProbe:
@@ -47,8 +47,8 @@ class GradientProbe:
 
 
 def full_gradients(trainer: Trainer) -> Iterator[tuple[Shard, torch.Tensor]]:
-    """Each hosted parameter with its canonical full gradient, one after the other; collective over tensor ranks."""
-    for shard in shards(trainer.model, trainer.topology):
+    """Each trained parameter of this rank with its canonical full gradient, in turn; collective over tensor ranks."""
+    for shard in trained_shards(trainer.model, trainer.topology):
         yield shard, shard.gather(getattr(shard.parameter, "main_grad").float())  # noqa: B009  # megatron-core's mark
 
 

@@ -53,6 +53,7 @@ class DigitsDataset:
         Raises:
             ScenarioError: the vocabulary or the sequence is too small.
         """
+        assert shape.vision is not None, "`check` has refused models without vision"
         self._image_size = shape.vision.image_size
         image_token = shape.special_tokens["vision"]
         self._image_tokens = torch.full((shape.vision.num_image_tokens,), image_token)

@@ -32,7 +32,8 @@ class Dataset(Protocol):
         """What the encoder `module` reads of a sample: its items, stacked; the same bits wherever they are made.
 
         Returns:
-            float32 on `device`: `vision` has images, [images, 3, height, width], normalised.
+            float32 on `device`: `vision` has images, [images, 3, height, width], normalised; `audio` has
+                clips, [clips, mel bands, frames].
         """
         ...
 

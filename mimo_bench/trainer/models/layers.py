@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
@@ -113,13 +117,45 @@ class Norm:
         return norm
 
 
+class KeylessBiasLinear(ColumnParallelLinear):
+    """Queries, keys and values, head by head, with a bias on queries and values alone: Whisper's keys have none."""
+
+    def __init__(
+        self, input_size: int, output_size: int, *, config: TransformerConfig, bias: bool, **options: Any
+    ) -> None:
+        """Take the arguments that megatron-core gives to any such layer; every head has its own key and value."""
+        super().__init__(input_size, output_size, config=config, bias=False, **options)
+        assert bias, "without biases there is nothing to leave out"
+        assert config.num_query_groups == config.num_attention_heads, "a group of several heads is not built"
+        self._head_size = config.kv_channels
+        self.query_value_bias = torch.nn.Parameter(self.weight.new_empty(self.output_size_per_partition * 2 // 3))
+        set_tensor_model_parallel_attributes(self.query_value_bias, is_parallel=True, dim=0, stride=1)
+
+    def forward(self, input_: torch.Tensor, *options: Any) -> tuple[torch.Tensor, None]:
+        """[s, b, heads * 3 * d] of this tensor-parallel rank."""
+        output, _ = super().forward(input_, *options)
+        query, value = self.query_value_bias.view(-1, 2, self._head_size).unbind(1)
+        return output + torch.stack([query, torch.zeros_like(query), value], dim=1).flatten(), None
+
+
+FIXED = "fixed_values"
+"""Attribute of a parameter that is not trained: what it holds wherever weights are drawn."""
+
+
+def fixed(values: torch.Tensor) -> torch.nn.Parameter:
+    """A parameter that holds `values` and gets no gradient; imported weights may hold others."""
+    parameter = torch.nn.Parameter(values, requires_grad=False)
+    setattr(parameter, FIXED, values)
+    return parameter
+
+
 def mlp_submodules() -> MLPSubmodules:
     """The two tensor-parallel projections of an MLP."""
     return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
 
 def block_spec(
-    *, num_layers: int, causal: bool, final_norm: bool, attention: AttentionBackend
+    *, num_layers: int, causal: bool, final_norm: bool, attention: AttentionBackend, key_bias: bool = True
 ) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage.
 
@@ -128,6 +164,7 @@ def block_spec(
         causal: whether a position sees only those before it.
         final_norm: whether the stage ends in a norm.
         attention: the kernel on GPUs.
+        key_bias: whether keys have a bias where queries and values have one.
     """
     layer = ModuleSpec(
         module=TransformerLayer,
@@ -137,7 +174,7 @@ def block_spec(
                 module=SelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal if causal else AttnMaskType.no_mask},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
+                    linear_qkv=ColumnParallelLinear if key_bias else KeylessBiasLinear,
                     core_attention=partial(SdpaCoreAttention, backend=attention),
                     linear_proj=RowParallelLinear,
                 ),

@@ -15,9 +15,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import Precision, Settings
+from mimo_bench.trainer.models.build import Build
 from mimo_bench.trainer.models.config import DTYPES
+from mimo_bench.trainer.models.encoder import encoder_config, encoder_module
 from mimo_bench.trainer.models.language import language_spec
-from mimo_bench.trainer.models.vision import VISION, vision_spec
 from mimo_bench.trainer.topology import Topology
 
 
@@ -31,13 +32,18 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
                 shape.language, layout=layout, settings=settings, precision=precision, topology=topology
             ),
             modality_submodules_spec={
-                VISION: vision_spec(
-                    shape,
-                    layout=layout,
-                    settings=settings,
-                    precision=precision,
-                    pg_collection=topology.groups.get(VISION),
+                name: encoder_module(
+                    encoder,
+                    width=shape.language.hidden_size,
+                    build=Build(
+                        module=name,
+                        layout=layout,
+                        settings=settings,
+                        precision=precision,
+                        pg_collection=topology.groups.get(name),
+                    ),
                 )
+                for name, encoder in shape.encoders.items()
             },
             special_token_ids=dict(shape.special_tokens),
             module_to_grid_map=topology.grids,
@@ -77,7 +83,7 @@ def wrap_data_parallel(model: MimoModel, *, topology: Topology, settings: Settin
     """Give each hosted module its gradient buffers and reduction over its own data-parallel group."""
     for name, module in dict(hosted_modules(model)).items():
         wrapped = DistributedDataParallel(
-            config=_config_of(module),
+            config=module.config if name == LANGUAGE else encoder_config(module),
             # A fresh one for each module: the wrapper writes its bucket size into it.
             ddp_config=DistributedDataParallelConfig(
                 grad_reduce_in_fp32=True,
@@ -92,9 +98,3 @@ def wrap_data_parallel(model: MimoModel, *, topology: Topology, settings: Settin
             model.language_model = wrapped
         else:
             model.modality_submodules[name] = wrapped
-
-
-def _config_of(module: torch.nn.Module) -> object:
-    """The transformer configuration of a module; a modality's is its first encoder's."""
-    encoders = getattr(module, "encoders", None)
-    return module.config if encoders is None else next(iter(encoders.values())).vit.config

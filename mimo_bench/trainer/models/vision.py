@@ -1,4 +1,4 @@
-"""The vision module: the vision transformer of CLIP or SigLIP, and LLaVA's two-layer projector."""
+"""The vision encoder: the vision transformer of CLIP or SigLIP, as LLaVA reads it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from functools import partial
 
 import torch
 from megatron.core.activations import quick_gelu
-from megatron.core.models.mimo.submodules.vision import VisionModalitySubmodules
 from megatron.core.models.vision.clip_vit_model import CLIPViTModel
-from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.layout import Layout
-from mimo_bench.model import ModelShape, VisionShape
+from mimo_bench.model import VisionShape
 from mimo_bench.model.shape import VisionActivation
-from mimo_bench.scenario import AttentionBackend, Precision, Settings
-from mimo_bench.trainer.models.config import ENCODER, transformer_config
-from mimo_bench.trainer.models.layers import Norm, block_spec, mlp_submodules
-
-VISION = "vision"
+from mimo_bench.scenario import AttentionBackend
+from mimo_bench.trainer.models.build import Build
+from mimo_bench.trainer.models.layers import Norm, block_spec
 
 _ACTIVATIONS: dict[VisionActivation, Callable[[torch.Tensor], torch.Tensor]] = {
     "quick_gelu": quick_gelu,
@@ -42,6 +37,7 @@ class VisionEncoder(torch.nn.Module):
     ) -> None:
         """Build the layers of `shape` on the ranks of `pg_collection`."""
         super().__init__()
+        self.config = config
         # The part of an image that fills patches; megatron-core refuses a rest, which the convolution just leaves out.
         covered = shape.patches_per_side * shape.patch_size
         self.vit = CLIPViTModel(
@@ -77,68 +73,24 @@ class VisionEncoder(torch.nn.Module):
         return features[:, self._num_dropped :]
 
 
-def vision_spec(
-    shape: ModelShape,
-    *,
-    layout: Layout,
-    settings: Settings,
-    precision: Precision,
-    pg_collection: ProcessGroupCollection | None,
-) -> ModuleSpec:
-    """Encoder and projector; `pg_collection` is None on ranks that do not host them."""
-    vision = shape.vision
-    config = transformer_config(
-        VISION,
-        layout=layout,
-        settings=settings,
-        precision=precision,
-        num_layers=vision.num_layers,
-        hidden_size=vision.hidden_size,
-        ffn_hidden_size=vision.ffn_hidden_size,
-        num_attention_heads=vision.num_attention_heads,
-        layernorm_epsilon=vision.norm_epsilon,
+def vision_encoder(shape: VisionShape, build: Build) -> ModuleSpec:
+    """The vision transformer on this rank."""
+    config = build.config(
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.ffn_hidden_size,
+        num_attention_heads=shape.num_attention_heads,
+        layernorm_epsilon=shape.norm_epsilon,
         normalization="LayerNorm",
-        activation_func=_ACTIVATIONS[vision.activation],
-        add_bias_linear=True,
-    )
-    projector_config = transformer_config(
-        VISION,
-        layout=layout,
-        settings=settings,
-        precision=precision,
-        num_layers=1,
-        hidden_size=shape.language.hidden_size,
-        ffn_hidden_size=shape.language.hidden_size,
-        num_attention_heads=vision.num_attention_heads,
-        activation_func=torch.nn.functional.gelu,
+        activation_func=_ACTIVATIONS[shape.activation],
         add_bias_linear=True,
     )
     return ModuleSpec(
-        module=VisionModalitySubmodules,
-        params={"pg_collection": pg_collection},
-        submodules={
-            "encoders": {
-                ENCODER: ModuleSpec(
-                    module=VisionEncoder,
-                    params={
-                        "config": config,
-                        "shape": vision,
-                        "attention": settings.attention,
-                        "pg_collection": pg_collection,
-                    },
-                )
-            },
-            "input_projections": [
-                ModuleSpec(
-                    module=MultimodalProjector,
-                    params={
-                        "config": projector_config,
-                        "submodules": mlp_submodules(),
-                        "projector_type": "mlp",
-                        "input_size": vision.hidden_size,
-                        "tp_group": pg_collection.tp if pg_collection is not None else None,
-                    },
-                )
-            ],
+        module=VisionEncoder,
+        params={
+            "config": config,
+            "shape": shape,
+            "attention": build.settings.attention,
+            "pg_collection": build.pg_collection,
         },
     )

@@ -1,0 +1,74 @@
+"""An encoder module: the encoder itself, of whatever kind, and the projector into the language model's width.
+
+vision, audio -> [encoder] -> mimo
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.models.mimo.submodules.vision import VisionModalitySubmodules
+from megatron.core.models.vision.multimodal_projector import MultimodalProjector
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from mimo_bench.model import AudioShape, EncoderShape, VisionShape
+from mimo_bench.trainer.models.audio import audio_encoder
+from mimo_bench.trainer.models.build import Build
+from mimo_bench.trainer.models.config import ENCODER
+from mimo_bench.trainer.models.layers import mlp_submodules
+from mimo_bench.trainer.models.vision import vision_encoder
+
+
+def encoder_module(shape: EncoderShape, *, width: int, build: Build) -> ModuleSpec:
+    """Encoder and projector of one module.
+
+    Args:
+        shape: the encoder's.
+        width: the language model's.
+        build: where it goes.
+    """
+    # megatron-core's class for audio differs in its name alone.
+    return ModuleSpec(
+        module=VisionModalitySubmodules,
+        params={"pg_collection": build.pg_collection},
+        submodules={
+            "encoders": {ENCODER: _encoder(shape, build)},
+            "input_projections": [_projector(shape, width=width, build=build)],
+        },
+    )
+
+
+def encoder_config(module: torch.nn.Module) -> TransformerConfig:
+    """megatron-core's configuration of an encoder module: its encoder's."""
+    return module.get_submodule(f"encoders.{ENCODER}").config
+
+
+def _encoder(shape: EncoderShape, build: Build) -> ModuleSpec:
+    match shape:
+        case VisionShape():
+            return vision_encoder(shape, build)
+        case AudioShape():
+            return audio_encoder(shape, build)
+        case _:
+            raise AssertionError(f"nothing builds {shape}")
+
+
+def _projector(shape: EncoderShape, *, width: int, build: Build) -> ModuleSpec:
+    """Two layers with a GELU between them, as LLaVA and Voxtral have."""
+    return ModuleSpec(
+        module=MultimodalProjector,
+        params={
+            "config": build.config(
+                num_layers=1,
+                hidden_size=width,
+                ffn_hidden_size=width,
+                num_attention_heads=shape.num_attention_heads,
+                activation_func=torch.nn.functional.gelu,
+                add_bias_linear=shape.projector_bias,
+            ),
+            "submodules": mlp_submodules(),
+            "projector_type": "mlp",
+            "input_size": shape.output_size,
+            "tp_group": build.pg_collection.tp if build.pg_collection is not None else None,
+        },
+    )
