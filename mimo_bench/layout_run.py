@@ -176,6 +176,7 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord]) -> Timing:
             num_items={module: sum(items[-num_timed:]) for module, items in first.items.items()},
             num_tokens=sum(first.tokens[-num_timed:]),
             num_token_pairs=sum(first.token_pairs[-num_timed:]),
+            training=scenario.training,
         ).values()
     )
     flops_per_second = flops / sum(timing.step_seconds)

@@ -86,6 +86,7 @@ class RankLog:
             grad_norms={
                 module: tuple(finite(result.grad_norms[module]) for result in results)
                 for module in topology.layout.modules
+                if not trainer.config.training.is_frozen(module)
             },
             tokens=tuple(result.num_tokens for result in results),
             token_pairs=tuple(result.num_token_pairs for result in results),

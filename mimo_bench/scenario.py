@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.errors import LayoutError, ScenarioError
@@ -25,26 +25,17 @@ from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS, ModelShape, read_model_shape
 from mimo_bench.suggest import choices
+from mimo_bench.table import NonNegativeInt, PositiveInt, Share, Table
+from mimo_bench.training import Training
 
 Precision = Literal["fp32", "bf16"]
 AttentionBackend = Literal["default", "math", "flash", "cudnn"]
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Layout names are folder names in a record, so they hold nothing a file system would mind."""
 
 
-class _Table(BaseModel):
-    """A table of the file: nothing unknown, nothing coerced, nothing changed later."""
-
-    # The docstring under a field is its description in the JSON Schema.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-
-
-class GridTable(_Table):
+class GridTable(Table):
     """One module's parallel degrees and the first rank of its span."""
 
     tp: PositiveInt = 1
@@ -63,7 +54,7 @@ class GridTable(_Table):
         return Grid(tp=self.tp, cp=self.cp, pp=self.pp, dp=self.dp, rank_offset=self.rank_offset)
 
 
-class Settings(_Table):
+class Settings(Table):
     """How a layout trains, never what: none of these changes the model that comes out."""
 
     distributed_optimizer: bool = False
@@ -105,7 +96,7 @@ class Settings(_Table):
         return self.model_copy(update={**dict.fromkeys(off, False), "attention": "math"})
 
 
-class LayoutTable(_Table):
+class LayoutTable(Table):
     """One layout: a grid for each module, and its settings."""
 
     name: Annotated[str, Field(pattern=LAYOUT_NAME)]
@@ -135,7 +126,7 @@ class LayoutTable(_Table):
         return Layout(modules=grids)
 
 
-class Steps(_Table):
+class Steps(Table):
     """How many optimizer steps each mode takes."""
 
     parity: PositiveInt = 5
@@ -153,19 +144,7 @@ class Steps(_Table):
         return min(self.parity, self.warmup + self.timed)
 
 
-class Training(_Table):
-    """The optimizer, the same in every layout: AdamW with decoupled weight decay."""
-
-    learning_rate: NonNegativeFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.01
-    clip_grad_norm: NonNegativeFloat = 1.0
-    """Global norm over all modules to which gradients are clipped; 0 switches clipping off."""
-    adam_beta1: Share = 0.9
-    adam_beta2: Share = 0.95
-    adam_epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-8
-
-
-class Evaluation(_Table):
+class Evaluation(Table):
     """Held-out evaluation after training; the same samples in every layout."""
 
     num_batches: NonNegativeInt = 1
@@ -174,7 +153,7 @@ class Evaluation(_Table):
     """The share of answer tokens that a trained model must get right; null asks for none."""
 
 
-class Scenario(_Table):
+class Scenario(Table):
     """One controlled experiment: only the layout varies."""
 
     question: Annotated[str, Field(min_length=1)]
@@ -263,6 +242,7 @@ class Scenario(_Table):
         if self.data == "digits" and set(self.shape.encoders) != {"vision"}:
             raise ScenarioError('data: the digits are images and nothing else; use "synthetic" for a model with audio')
         self.shape.check_sequence(self.seq_length)
+        self.training.check(modules=tuple(self.shape.modules))
         for table in self.layout:
             try:
                 self._check_layout(table)

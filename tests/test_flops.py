@@ -11,6 +11,7 @@ import pytest
 from mimo_bench.launch import Launcher
 from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.training import Training
 from tests.distributed.trainer_job import run_entry, scenario
 
 VISION = VisionShape(image_size=2, patch_size=1, hidden_size=2, ffn_hidden_size=3, num_layers=1, num_attention_heads=1)
@@ -109,9 +110,33 @@ def test_utilisation_of_an_unknown_peak_is_unknown(device: str, precision: str) 
     assert mfu(flops_per_second=1e12, num_devices=1, device=device, precision=precision) is None
 
 
-def test_torch_counts_as_many_operations_in_our_own_modules(launcher: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("freeze", "vision", "language"),
+    [
+        # Forward alone: layers and attention 280 + 200, projector 192, patches 48.
+        (("vision",), 480 + 192 + 48, TWO_TEXTS),
+        # The encoder forward alone; the projector's first product, 64, without the gradient of its input.
+        (("vision.encoder",), 480 + 48 + 2 * 64 + 3 * 128, TWO_TEXTS),
+        # The projector only passes gradients on.
+        (("vision.projector",), 3 * 480 + 2 * 48 + 2 * 192, TWO_TEXTS),
+        # No gradient of weights, but attention has none: 2 layers of 1728 and the head twice, 2 x 272 three times.
+        (("language",), ONE_IMAGE, 2 * (2 * 1728 + 448) + 3 * 2 * 272),
+    ],
+)
+def test_a_frozen_module_counts_only_what_it_computes(freeze: tuple[str, ...], vision: int, language: int) -> None:
+    found = model_flops(
+        SHAPE, num_items={"vision": 1}, num_tokens=8, num_token_pairs=34, training=Training(freeze=freeze)
+    )
+    assert found == {"vision": vision, "language": language}
+
+
+@pytest.mark.parametrize("freeze", [(), ("vision.encoder", "language"), ("vision",)])
+def test_torch_counts_as_many_operations_in_our_own_modules(
+    launcher: Launcher, tmp_path: Path, freeze: tuple[str, ...]
+) -> None:
+    training = Training(freeze=freeze)
     # Filled: torch counts padding, too, and we do not.
-    filled = scenario({"one-rank": ({}, {})}, data="synthetic-filled", seq_length=48)
+    filled = scenario({"one-rank": ({}, {})}, data="synthetic-filled", seq_length=48, training=training)
     run_entry(launcher, "count_flops", filled, "one-rank", tmp_path)
     counted = json.loads((tmp_path / "rank0.json").read_text())
     assert (counted["items"], counted["tokens"], counted["token_pairs"]) == ({"vision": 4}, 4 * 48, 4 * 48 * 48)
@@ -120,6 +145,7 @@ def test_torch_counts_as_many_operations_in_our_own_modules(launcher: Launcher, 
         num_items=counted["items"],
         num_tokens=counted["tokens"],
         num_token_pairs=counted["token_pairs"],
+        training=training,
     )
     # torch counts a causal product in full, so the half that we leave out comes on top: forward and backward, 4 layers,
     # scores and values, width 64.

@@ -2,8 +2,9 @@
 
 scenario -> layout -> trainer -> [meters] -> record -> parity -> report
 
-A matrix product of [m, k] and [k, n] is 2 * m * k * n operations. Backward costs twice the forward: once for the
-gradient of the input, once for the weight's. Recomputation is not counted, nor norms, activations or softmax.
+A matrix product of [m, k] and [k, n] is 2 * m * k * n operations. Backward costs as much again for the gradient of the
+input, where something before it is trained, and as much again for the weight's, where that is trained; attention, whose
+factors are both inputs, twice the forward. Recomputation is not counted, nor norms, activations or softmax.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
+from mimo_bench.training import Training
 
 DENSE_BF16_PEAK_FLOPS = {
     "NVIDIA H100 80GB HBM3": 989.4e12,
@@ -21,22 +23,32 @@ DENSE_BF16_PEAK_FLOPS = {
 sheets. A device that is not listed has no MFU."""
 
 
+ALL_TRAINED = Training()
+"""Nothing is frozen."""
+
+
 def model_flops(
-    shape: ModelShape, *, num_items: Mapping[str, int], num_tokens: int, num_token_pairs: int
+    shape: ModelShape,
+    *,
+    num_items: Mapping[str, int],
+    num_tokens: int,
+    num_token_pairs: int,
+    training: Training = ALL_TRAINED,
 ) -> dict[str, float]:
     """Forward and backward operations of one optimizer step, by module; the projector counts as the encoder's.
 
     Args:
-        shape: the model; every module is trained.
+        shape: the model.
         num_items: what each encoder reads in the step, such as images.
         num_tokens: language positions of the step that are not padding.
         num_token_pairs: sum over samples of the squared number of those positions.
+        training: which modules, or parts of them, are frozen.
     """
     encoders = {
-        name: num_items[name] * _per_item(encoder, shape.language.hidden_size)
+        name: num_items[name] * _per_item(name, encoder, shape.language.hidden_size, training)
         for name, encoder in shape.encoders.items()
     }
-    return {**encoders, LANGUAGE: _language(shape.language, num_tokens, num_token_pairs)}
+    return {**encoders, LANGUAGE: _language(shape.language, num_tokens, num_token_pairs, training)}
 
 
 def mfu(*, flops_per_second: float, num_devices: int, device: str, precision: str) -> float | None:
@@ -45,31 +57,36 @@ def mfu(*, flops_per_second: float, num_devices: int, device: str, precision: st
     return None if peak is None or precision != "bf16" else flops_per_second / (num_devices * peak)
 
 
-def _per_item(shape: EncoderShape, width: int) -> float:
+def _per_item(module: str, shape: EncoderShape, width: int, training: Training) -> float:
     """One image or clip through its encoder and the projector."""
+    encoder, projector = training.trains(f"{module}.encoder"), training.trains(f"{module}.projector")
     match shape:
         case VisionShape():
-            encoder = _image(shape)
+            operations = _image(shape, is_trained=encoder)
         case AudioShape():
-            encoder = _clip(shape)
+            operations = _clip(shape, is_trained=encoder)
         case _:
             raise AssertionError(f"no operations are known of {shape}")
-    projector = shape.num_tokens * 2 * (shape.output_size * width + width * width)
-    return float(encoder + 3 * projector)
+    first, second = (shape.num_tokens * 2 * size * width for size in (shape.output_size, width))
+    operations += _passes(inputs=encoder, weights=projector) * first
+    return float(operations + _passes(inputs=encoder or projector, weights=projector) * second)
 
 
-def _image(shape: VisionShape) -> int:
+def _image(shape: VisionShape, *, is_trained: bool) -> int:
     """A vision transformer; pixels need no gradient."""
     patches = shape.num_patches * 2 * 3 * shape.patch_size**2 * shape.hidden_size
-    return 2 * patches + 3 * _layers(shape, shape.num_positions)
+    return _passes(inputs=False, weights=is_trained) * patches + _passes(inputs=is_trained, weights=is_trained) * _layers(
+        shape, shape.num_positions
+    )
 
 
-def _clip(shape: AudioShape) -> int:
+def _clip(shape: AudioShape, *, is_trained: bool) -> int:
     """Whisper's encoder: convolutions over three frames, the second of stride 2; frames need no gradient."""
     h = shape.hidden_size
     first = shape.num_frames * 2 * 3 * shape.num_mels * h
     second = shape.num_positions * 2 * 3 * h * h
-    return 2 * first + 3 * (second + _layers(shape, shape.num_positions))
+    layers = second + _layers(shape, shape.num_positions)
+    return _passes(inputs=False, weights=is_trained) * first + _passes(inputs=is_trained, weights=is_trained) * layers
 
 
 def _layers(shape: VisionShape | AudioShape, positions: int) -> int:
@@ -80,11 +97,21 @@ def _layers(shape: VisionShape | AudioShape, positions: int) -> int:
     return shape.num_layers * (projections + attention)
 
 
-def _language(shape: LanguageShape, num_tokens: int, num_token_pairs: int) -> float:
-    """A decoder with gated MLP; causal attention needs half of the pairs."""
+def _language(shape: LanguageShape, num_tokens: int, num_token_pairs: int, training: Training) -> float:
+    """A decoder with gated MLP; causal attention needs half of the pairs.
+
+    Its inputs always need their gradient: for the word embeddings, or where the language model is frozen, for whichever
+    encoder is trained.
+    """
     h = shape.hidden_size
     heads_width, groups_width = (n * shape.head_size for n in (shape.num_attention_heads, shape.num_query_groups))
     per_token = 2 * (2 * h * heads_width + 2 * h * groups_width + 3 * h * shape.ffn_hidden_size)
     attention = 2 * 2 * num_token_pairs * heads_width / 2
     head = num_tokens * 2 * h * shape.vocab_size
-    return float(3 * (shape.num_layers * (num_tokens * per_token + attention) + head))
+    products = shape.num_layers * num_tokens * per_token + head
+    return float(_passes(inputs=True, weights=training.trains(LANGUAGE)) * products + 3 * shape.num_layers * attention)
+
+
+def _passes(*, inputs: bool, weights: bool) -> int:
+    """How often a product of a weight is computed: forward, and for each gradient that is needed."""
+    return 1 + inputs + weights

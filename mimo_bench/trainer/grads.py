@@ -16,6 +16,7 @@ from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.topology import Topology
+from mimo_bench.training import Training
 
 
 class Totals:
@@ -64,6 +65,7 @@ def finish_gradients(
     *,
     totals: Totals,
     topology: Topology,
+    training: Training,
     pg_collection: Any = None,
     force_all_reduce: bool = False,
 ) -> None:
@@ -74,11 +76,14 @@ def finish_gradients(
         num_tokens: what this rank's schedule counted; unused, as encoder ranks count nothing.
         totals: sums of this global batch, reduced here.
         topology: each module is reduced over its own groups.
+        training: a module that is frozen has nothing to reduce.
         pg_collection: the schedule's groups; unused for the same reason.
         force_all_reduce: reduce whole gradients even where the distributed optimizer would keep shards.
     """
     totals.reduce()
     scale = totals.scored_tokens.reciprocal().float()
     for name, module in hosted_modules(models[0]):
+        if training.is_frozen(name):
+            continue
         finalize_model_grads([module], None, pg_collection=topology.groups[name], force_all_reduce=force_all_reduce)
         module.scale_gradients(scale)

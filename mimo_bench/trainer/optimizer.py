@@ -1,6 +1,7 @@
 """AdamW over all modules, clipped by one global norm; the norm of each module before clipping is kept.
 
-Nothing in a step waits for the device: norms and the clipping factor stay there until somebody reads them.
+Nothing in a step waits for the device: norms and the clipping factor stay there until somebody reads them. Each module
+learns at its own rate, which the schedule of the training sets before every step.
 """
 
 from __future__ import annotations
@@ -11,36 +12,64 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
-from megatron.core.models.mimo.optimizer import MimoOptimizer, get_mimo_optimizer
+from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo, get_mimo_optimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
 
-from mimo_bench.scenario import Precision, Settings, Training
+from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.models.config import DTYPES
+from mimo_bench.training import Training
 
 
-class NormKeepingOptimizer(MimoOptimizer):
-    """megatron-core's MIMO optimizer, which tells only the sum of its modules' norms and waits for it on the way.
+class ScheduledOptimizer(MimoOptimizer):
+    """megatron-core's MIMO optimizer with a schedule, and with each module's norm, of which it tells only the sum.
 
-    Without transformer-engine it also copies the norm of every single gradient to the host.
+    Without transformer-engine it would also copy the norm of every single gradient to the host, and wait for it.
     """
+
+    def __init__(
+        self, module_infos: dict[str, ModuleOptimizerInfo], config: OptimizerConfig, *, training: Training
+    ) -> None:
+        """Take over the optimizers of `module_infos`; no step has been taken."""
+        super().__init__(module_infos, config)
+        self._training = training
+        self.num_steps = 0
+        """Steps taken so far; they decide the rates of the next one."""
 
     def step(self) -> None:
         """Reduce the norms, clip, update; collective over the world. The loss is not scaled, so no step is skipped."""
+        self._set_rates()
         with torch.no_grad():
             self.prepare_grads()
             self._norms = self._reduce_norms()
             self._clip(self._norms.norm())
             self.step_with_ready_grads()
+        self.num_steps += 1
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The rate of the next step, by module that is trained."""
+        return {name: self._training.rate_of(name, self.num_steps) for name in self._trained}
 
     @property
     def module_grad_norms(self) -> dict[str, float]:
-        """Pre-clip gradient norm of the last step, by module; the same on every rank. Waits for the device."""
-        return dict(zip(self.module_infos, self._norms.tolist(), strict=True))
+        """Pre-clip gradient norm of the last step, by module that is trained; on every rank. Waits for the device."""
+        return dict(zip(self._trained, self._norms.tolist(), strict=True))
+
+    @property
+    def _trained(self) -> list[str]:
+        return [name for name in self.module_infos if not self._training.is_frozen(name)]
+
+    def _set_rates(self) -> None:
+        for name, rate in self.learning_rates.items():
+            if (optimizer := self.module_infos[name].optimizer) is not None:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
 
     def _reduce_norms(self) -> torch.Tensor:
-        """float32 [modules]: the norm of each module's whole gradient, on every rank."""
-        squares = torch.zeros(len(self.module_infos), dtype=torch.float32, device=torch.cuda.current_device())
-        for index, info in enumerate(self.module_infos.values()):
+        """float32 [modules that are trained]: the norm of each one's whole gradient, on every rank."""
+        squares = torch.zeros(len(self._trained), dtype=torch.float32, device=torch.cuda.current_device())
+        for index, name in enumerate(self._trained):
+            info = self.module_infos[name]
             if info.is_active and info.optimizer:
                 squares[index] = sum(_squared_norm(part) for part in _parts(info.optimizer))
         # Ranks that lack a module hold 0 for it; all others hold its whole norm.
@@ -81,7 +110,7 @@ def _is_fused(part: Any) -> bool:
 
 def build_optimizer(
     model: MimoModel, *, training: Training, settings: Settings, precision: Precision
-) -> NormKeepingOptimizer:
+) -> ScheduledOptimizer:
     """The optimizer of this rank's modules; weights must be final, as master weights are copied from them."""
     built = get_mimo_optimizer(
         model,
@@ -105,7 +134,7 @@ def build_optimizer(
         for info in built.module_infos.values():
             if info.is_active and info.optimizer:
                 fuse(info.optimizer)
-    return NormKeepingOptimizer(built.module_infos, built.config)
+    return ScheduledOptimizer(built.module_infos, built.config, training=training)
 
 
 def fuse(optimizer: Any) -> None:

@@ -15,17 +15,19 @@ from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.model import ModelShape
-from mimo_bench.scenario import Precision, Settings, Training
+from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.data.loader import Loader, MicroBatch
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice
+from mimo_bench.trainer.freezing import freeze_weights
 from mimo_bench.trainer.grads import Totals, finish_gradients, items_total
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.mimo import build_model, compile_layers, wrap_data_parallel
-from mimo_bench.trainer.optimizer import NormKeepingOptimizer, build_optimizer
+from mimo_bench.trainer.optimizer import ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.topology import Topology, build_topology
 from mimo_bench.trainer.weights import draw_weights
+from mimo_bench.training import Training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,7 @@ class StepResult:
     loss: float
     """Mean cross-entropy per answer token."""
     grad_norms: dict[str, float]
-    """Before clipping, by module."""
+    """Before clipping, by module that is trained."""
     num_tokens: int
     """Language positions that are not padding."""
     num_token_pairs: int
@@ -76,7 +78,7 @@ class Trainer:
     config: TrainerConfig
     topology: Topology
     model: MimoModel
-    optimizer: NormKeepingOptimizer
+    optimizer: ScheduledOptimizer
     loader: Loader
     totals: Totals
     schedule: Schedule
@@ -124,11 +126,14 @@ def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice
     topology = build_topology(config.layout, backend=device.backend)
     model = build_model(config.shape, topology=topology, settings=config.settings, precision=config.precision)
     draw_weights(model, topology, seed=config.seed)
+    freeze_weights(model, topology, training=config.training)
     if config.settings.compile_layers:
         compile_layers(model)
     wrap_data_parallel(model, topology=topology, settings=config.settings)
     totals = Totals(device.torch_device, encoders=config.layout.encoders)
-    model.config.finalize_model_grads_func = partial(finish_gradients, totals=totals, topology=topology)
+    model.config.finalize_model_grads_func = partial(
+        finish_gradients, totals=totals, topology=topology, training=config.training
+    )
     model.config.grad_scale_func = lambda loss: loss
     model.config.no_sync_func = model.no_sync if config.settings.overlap_grad_reduce else None
     return Trainer(

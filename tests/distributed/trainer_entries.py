@@ -28,7 +28,7 @@ BUILDERS = ("build_topology", "build_model", "draw_weights", "wrap_data_parallel
 
 def leave_weights(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Leave every starting weight in `rank<k>.pt`: full, as held, and which positions are held."""
-    trainer = _build(arguments)
+    trainer = build(arguments)
     weights = {
         shard.name: {
             # Gathering is collective over the tensor-parallel group, so every rank does it.
@@ -58,18 +58,18 @@ def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     # One serves those who make groups one by one, the other those who enumerate them.
     dist.new_group = recorded(dist.new_group)
     distributed_c10d.new_group = recorded(distributed_c10d.new_group)
-    _build(arguments, device)
+    build(arguments, device)
     mine = sorted(group.group_desc for group in distributed_c10d._world.pg_map)
-    _leave(arguments, rank, {"made": made, "mine": mine})
+    leave(arguments, rank, {"made": made, "mine": mine})
 
 
 def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Leave what the rank knows of the first optimizer step, and how many answer tokens it scored itself."""
-    trainer = _build(arguments)
+    trainer = build(arguments)
     batch = trainer.loader.global_batch("train", 0)
     mine = [int(part.loss_mask.sum()) for part in batch if part.loss_mask is not None]
     result = trainer.train_step(batch)
-    _leave(
+    leave(
         arguments,
         rank,
         {
@@ -86,7 +86,7 @@ def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
 
 def finish_gradients_twice(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Leave what megatron-core's finalisation is asked for, first with `force_all_reduce`, then without."""
-    trainer = _build(arguments)
+    trainer = build(arguments)
     names = {id(module): name for name, module in hosted_modules(trainer.model)}
     calls: list[dict[str, Any]] = []
 
@@ -102,12 +102,12 @@ def finish_gradients_twice(arguments: Mapping[str, Any], *, rank: int, world_siz
     finish = trainer.model.config.finalize_model_grads_func
     for force in (True, False):
         finish([trainer.model], torch.tensor(1), pg_collection=None, force_all_reduce=force)
-    _leave(arguments, rank, calls)
+    leave(arguments, rank, calls)
 
 
 def count_flops(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Leave the operations of one forward and backward pass as torch counts them, and what was fed."""
-    trainer = _build(arguments)
+    trainer = build(arguments)
     batch = trainer.loader.global_batch("train", 0)
     trainer.totals.reset()
     # The plain kernel, as torch counts nothing for the fused one of CPUs.
@@ -116,10 +116,10 @@ def count_flops(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     totals = trainer.totals.read()
     fed = {name: round(totals[name]) for name in ("tokens", "token_pairs")}
     items = {name: round(totals[grads.items_total(name)]) for name in trainer.topology.layout.encoders}
-    _leave(arguments, rank, {"flops": counter.get_total_flops(), "items": items, **fed})
+    leave(arguments, rank, {"flops": counter.get_total_flops(), "items": items, **fed})
 
 
-def _build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Trainer:
+def build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Trainer:
     """The trainer of the layout, in fp32 with the settings that it declares."""
     scenario = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     table = scenario.table(arguments["layout"])
@@ -137,5 +137,5 @@ def _build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Tr
     return build_trainer(config, dataset=dataset, device=device or join("cpu"))
 
 
-def _leave(arguments: Mapping[str, Any], rank: int, what: Any) -> None:
+def leave(arguments: Mapping[str, Any], rank: int, what: Any) -> None:
     (Path(arguments["folder"]) / f"rank{rank}.json").write_text(json.dumps(what), encoding="utf-8")

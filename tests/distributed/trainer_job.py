@@ -22,12 +22,14 @@ def scenario(layouts: dict[str, tuple[dict[str, int], dict[str, int]]], **change
     return made
 
 
-def run_entry(launcher: Launcher, entry: str, made: Scenario, layout: str, folder: Path) -> int:
-    """Run a function of `trainer_entries` on every rank of a layout; returns how many ranks there were."""
+def run_entry(
+    launcher: Launcher, entry: str, made: Scenario, layout: str, folder: Path, *, module: str = "trainer_entries"
+) -> int:
+    """Run an entry of `trainer_entries`, or another `module`, on all ranks of a layout; returns how many there were."""
     world_size = made.table(layout).grids().world_size
     outcome = launcher.launch(
         Job(
-            entry=f"tests.distributed.trainer_entries:{entry}",
+            entry=f"tests.distributed.{module}:{entry}",
             arguments={"scenario": made.model_dump(mode="json"), "layout": layout, "folder": str(folder)},
             world_size=world_size,
             log_dir=folder,
