@@ -138,11 +138,6 @@ class Layout:
 
     def _refuse_what_megatron_core_lacks(self) -> None:
         for name, grid in self.encoders.items():
-            if grid.pp > 1:
-                raise LayoutError(
-                    f"{name}.pp = {grid.pp}: megatron-core 0.19 silently skips the layers of later encoder stages; "
-                    "use pp = 1 for an encoder"
-                )
             if grid.dp % self.language.dp and self.language.dp % grid.dp:
                 raise LayoutError(
                     f"{name}.dp = {grid.dp} and language.dp = {self.language.dp}: "
@@ -155,10 +150,11 @@ class Layout:
                     f"{name} shares {_span(grid.ranks)} with another encoder while the language model is elsewhere; "
                     "give each encoder ranks of its own, or colocate all modules"
                 )
-        if self.placement == "colocated" and self.language.pp > 1:
+        pipelined = next((name for name, grid in self.modules.items() if grid.pp > 1), None)
+        if self.placement == "colocated" and pipelined is not None:
             raise LayoutError(
-                f"language.pp = {self.language.pp}: colocated modules cannot be pipelined in megatron-core 0.19; "
-                "use language.pp = 1 or give the encoder ranks of its own"
+                f"{pipelined}.pp = {self.modules[pipelined].pp}: colocated modules cannot be pipelined in "
+                f"megatron-core 0.19; use {pipelined}.pp = 1 or give the encoder ranks of its own"
             )
 
 

@@ -146,7 +146,7 @@ def test_a_grid_that_cannot_be_is_refused(degree: dict[str, int], complaint: str
             Grid(rank_offset=3),
             "vision.rank_offset = language.rank_offset = 3: no module uses ranks 0-2; use rank_offset = 0",
         ),
-        (Grid(pp=2), Grid(rank_offset=2), "vision.pp = 2: .* use pp = 1 for an encoder"),
+        (Grid(pp=2), Grid(tp=2), "vision.pp = 2: colocated modules cannot be pipelined.* use vision.pp = 1"),
         (Grid(tp=2), Grid(pp=2), "language.pp = 2: colocated modules cannot be pipelined"),
         (Grid(dp=3), Grid(dp=2, rank_offset=3), "vision.dp = 3 and language.dp = 2: .* let one dp divide the other"),
     ],

@@ -137,7 +137,7 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
     ("layout", "expected"),
     [
         ("vision = { cp = 2 }\nlanguage = { dp = 2 }", "vision.cp = 2: megatron-core 0.19 has no context parallelism"),
-        ("vision = { pp = 2 }\nlanguage = { rank_offset = 2 }", "vision.pp = 2: .*; use pp = 1"),
+        ("vision = { pp = 2 }\nlanguage = { tp = 2 }", "vision.pp = 2: colocated modules cannot be pipelined"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),
         (
             "vision = { dp = 2 }\nlanguage = { rank_offset = 3 }",

@@ -75,9 +75,9 @@ def _per_item(module: str, shape: EncoderShape, width: int, training: Training) 
 def _image(shape: VisionShape, *, is_trained: bool) -> int:
     """A vision transformer; pixels need no gradient."""
     patches = shape.num_patches * 2 * 3 * shape.patch_size**2 * shape.hidden_size
-    return _passes(inputs=False, weights=is_trained) * patches + _passes(inputs=is_trained, weights=is_trained) * _layers(
-        shape, shape.num_positions
-    )
+    return _passes(inputs=False, weights=is_trained) * patches + _passes(
+        inputs=is_trained, weights=is_trained
+    ) * _layers(shape, shape.num_positions)
 
 
 def _clip(shape: AudioShape, *, is_trained: bool) -> int:

@@ -67,9 +67,10 @@ def encoder_gradient_not_normalised(context: FaultContext) -> None:
 def clipped_by_own_norm(context: FaultContext) -> None:
     """Each rank clips by the gradient norm of its first module instead of the whole model's; Adam hardly shows it."""
     optimizer = context.trainer.optimizer
-    clip, module = optimizer._clip, next(name for name, _ in hosted_modules(context.trainer.model))
-    index = list(optimizer.module_infos).index(module)
-    _replace(context, optimizer, "_clip", lambda _: clip(optimizer._norms[index]))
+    trained, hosted = list(optimizer.learning_rates), dict(hosted_modules(context.trainer.model))
+    if own := [index for index, name in enumerate(trained) if name in hosted]:
+        clip = optimizer._clip
+        _replace(context, optimizer, "_clip", lambda _: clip(optimizer._norms[own[0]]))
 
 
 def encoder_epsilon_of_another_optimizer(context: FaultContext) -> None:
@@ -79,12 +80,28 @@ def encoder_epsilon_of_another_optimizer(context: FaultContext) -> None:
 
 def encoder_learning_rate_doubled(context: FaultContext) -> None:
     """The encoder learns twice as fast as it was told."""
-    _on_encoder_optimizer(context, lambda group: group.update(lr=2 * group["lr"]))
+    optimizer = context.trainer.optimizer
+    set_rates = optimizer._set_rates
+
+    def double() -> None:
+        set_rates()
+        _on_encoder_optimizer(context, lambda group: group.update(lr=2 * group["lr"]))
+
+    _replace(context, optimizer, "_set_rates", double)
 
 
 def encoder_weights_not_decayed(context: FaultContext) -> None:
     """The encoder's optimizer never heard of weight decay."""
     _on_encoder_optimizer(context, lambda group: group.update(weight_decay=0.0))
+
+
+def encoder_stages_skipped(context: FaultContext) -> None:
+    """Stages of an encoder behind its first hand on what they get, past their layers, as in megatron-core 0.19."""
+    for name, module in _encoders(context):
+        if context.layout.modules[name].coordinate(context.rank).pp:
+            for layer in module.modules():
+                if isinstance(layer, TransformerLayer):
+                    _replace(context, layer, "forward", lambda hidden_states, *_, **__: (hidden_states, None))
 
 
 def encoder_fed_other_samples(context: FaultContext) -> None:
@@ -152,7 +169,7 @@ def replica_reduction_skipped(context: FaultContext) -> None:
 
 
 def vision_layer_skipped(context: FaultContext) -> None:
-    """The encoder's last layer never runs, as in later pipeline stages of an encoder in megatron-core 0.19."""
+    """The encoder's last layer never runs."""
     for _, module in _encoders(context):
         layers = [layer for layer in module.modules() if isinstance(layer, TransformerLayer)]
         _replace(context, layers[-1], "forward", lambda hidden_states, *_, **__: (hidden_states, None))

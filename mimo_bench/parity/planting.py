@@ -46,6 +46,9 @@ KNOWN: dict[str, KnownFault] = {
     "encoder-learning-rate-doubled": KnownFault(caught_by="optimizer", shows_in=_everywhere),
     "encoder-weights-not-decayed": KnownFault(caught_by="optimizer", shows_in=_everywhere),
     "encoder-fed-other-samples": KnownFault(caught_by="static", shows_in=_everywhere),
+    "encoder-stages-skipped": KnownFault(
+        caught_by="gradients", shows_in=lambda layout, _: any(grid.pp > 1 for grid in layout.encoders.values())
+    ),
     "encoder-reads-other-pixels": KnownFault(caught_by="static", shows_in=_everywhere),
     "image-patches-dealt-to-other-samples": KnownFault(caught_by="gradients", shows_in=_everywhere),
     "layer-norm-gradients-not-reduced": KnownFault(

@@ -15,4 +15,6 @@ from mimo_bench.training import Training
 def freeze_weights(model: MimoModel, topology: Topology, *, training: Training) -> None:
     """Take frozen parameters out of the training; the model must not be wrapped for data parallelism yet."""
     for shard in shards(model, topology):
-        shard.parameter.requires_grad_(training.trains(shard.name))
+        # Only taken out, never in: some parameters are fixed whatever is trained.
+        if not training.trains(shard.name):
+            shard.parameter.requires_grad_(False)

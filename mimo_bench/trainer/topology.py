@@ -78,7 +78,8 @@ def build_topology(layout: Layout, *, backend: str) -> Topology:
     grids = {name: _build_grid(name, grid, backend) for name, grid in layout.modules.items()}
     groups = {}
     for name, grid in grids.items():
-        embedding, position = _build_embedding_groups(name, grid, rank, backend)
+        # Only the language model has embeddings that two stages may share.
+        embedding, position = _build_embedding_groups(grid, rank, backend) if name == LANGUAGE else (None, None)
         if rank in layout.modules[name].ranks:
             groups[name] = _collect(grid, embedding, position)
     return Topology(layout=layout, rank=rank, grids=grids, groups=groups)
@@ -98,14 +99,14 @@ def _build_grid(module: str, grid: Grid, backend: str) -> HyperCommGrid:
 
 
 def _build_embedding_groups(
-    module: str, grid: HyperCommGrid, rank: int, backend: str
+    grid: HyperCommGrid, rank: int, backend: str
 ) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]:
     """Groups over first and last stage (word embeddings) and over the first (positions) of every pipeline."""
     embedding = position = None
     for pipeline in grid.get_rank_enum("pp"):
         ends = sorted({pipeline[0], pipeline[-1]})
-        group = dist.new_group(ends, backend=backend, group_desc=f"{module}.embedding")
-        first = dist.new_group(pipeline[:1], backend=backend, group_desc=f"{module}.position_embedding")
+        group = dist.new_group(ends, backend=backend, group_desc=f"{LANGUAGE}.embedding")
+        first = dist.new_group(pipeline[:1], backend=backend, group_desc=f"{LANGUAGE}.position_embedding")
         embedding = group if rank in ends else embedding
         position = first if rank == pipeline[0] else position
     return embedding, position

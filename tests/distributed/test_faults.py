@@ -37,6 +37,7 @@ SCENARIO = Scenario.model_validate(
                 "language": {"tp": 2, "rank_offset": 1},
                 "settings": {"sequence_parallel": True},
             },
+            {"name": "encoder-stages", "vision": {"pp": 2}, "language": {"rank_offset": 2}},
         ],
     }
 )
@@ -77,6 +78,7 @@ CAUGHT = [
         "before the first step: step 0, micro-batch 0: vision.inputs reads samples 4",
     ),
     ("encoder-reads-other-pixels", "fan-out", "first sample 0 of step 0 (vision.inputs)"),
+    ("encoder-stages-skipped", "encoder-stages", "gradients of vision is zero, first vision.encoder.vit"),
     ("image-patches-dealt-to-other-samples", "fan-in", "of the gradients of vision differ"),
     ("layer-norm-gradients-not-reduced", "sequence-parallel", "layernorm.weight hold different gradients"),
     ("local-token-count", "fan-out", "replicas of language."),

@@ -21,9 +21,13 @@ Seen = list[dict[str, Any]]
 
 ROLES = (
     "tp", "cp", "pp", "dp", "dp-cp", "tp-cp", "tp-pp", "tp-dp-cp", "tp-cp-dp-pp",
-    "ep", "expt_tp", "expt_dp", "expt_tp-ep", "expt_tp-ep-pp", "embedding",
+    "ep", "expt_tp", "expt_dp", "expt_tp-ep", "expt_tp-ep-pp",
 )  # fmt: skip
 """Of every module; together the groups of one role hold each of its ranks once."""
+
+
+EMBEDDINGS = ("embedding", "position_embedding")
+"""Of the language model."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,8 @@ def test_embedding_groups_join_the_ends_of_each_pipeline_and_are_made_by_all(see
     ranks = seen(PIPELINE)
     assert groups(ranks, "language.embedding") == [[2, 3]]
     assert groups(ranks, "language.position_embedding") == [[2]]
-    assert groups(ranks, "vision.embedding") == groups(ranks, "vision.position_embedding") == [[0], [1]]
+    # An encoder has none.
+    assert groups(ranks, "vision.embedding") == groups(ranks, "vision.position_embedding") == []
 
 
 @pytest.mark.parametrize("layout", SCENARIO.names)
@@ -104,7 +109,7 @@ def test_a_colocated_model_adds_the_one_group_that_joins_replicas(seen: Callable
 def test_every_group_that_a_rank_is_in_says_what_it_is_for(layout: str, seen: Callable[[str], Seen]) -> None:
     modules = SCENARIO.table(layout).grids()
     for rank, found in enumerate(seen(layout)):
-        known = {f"{module}.{role}" for module in modules.modules_of(rank) for role in (*ROLES, "position_embedding")}
+        known = {f"{module}.{role}" for module in modules.modules_of(rank) for role in (*ROLES, *EMBEDDINGS)}
         assert set(found["mine"]) <= known | {"default_pg", "bridge.vision->language"}
         assert {f"{module}.tp" for module in modules.modules_of(rank)} < set(found["mine"])
     assert all("bridge.vision->language" in seen(layout)[rank]["mine"] for rank in range(2))

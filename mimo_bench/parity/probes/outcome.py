@@ -17,7 +17,7 @@ import torch.distributed as dist
 from mimo_bench.parity.probes.tensors import Comparison, speaks_for
 from mimo_bench.record.schema import OptimizerDifferences
 from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, drawn, trained_shards
+from mimo_bench.trainer.weights import Shard, drawn, shards
 
 ROUNDING_SHARE = 1e-3
 """Where updates are compared, an element is left out whose gradients, root mean square over the steps, are below this
@@ -42,15 +42,18 @@ class OutcomeProbe:
     def inspect(self, trainer: Trainer) -> None:
         """Look at weights and optimizer after a step; collective over the world."""
         firsts, seconds, updates = (self._comparison(trainer, kind) for kind in (_FIRST, _SECOND, "updates"))
-        for shard in trained_shards(trainer.model, trainer.topology):
-            for comparison, moment in zip((firsts, seconds), local_moments(trainer, shard), strict=True):
-                comparison.take(shard, shard.gather(moment))
+        for shard in shards(trainer.model, trainer.topology):
+            is_trained = shard.parameter.requires_grad
+            if is_trained:
+                for comparison, moment in zip((firsts, seconds), local_moments(trainer, shard), strict=True):
+                    comparison.take(shard, shard.gather(moment))
             start = drawn(shard, seed=trainer.config.seed)
             held: dict[str, torch.Tensor] = {}
             if not self._is_baseline:
                 # On the host, before the next tensor is gathered: the device holds two at most.
                 held["weights"] = shard.gather(start).cpu()
-                if speaks_for(shard, trainer.topology):
+                # What is frozen has no moments, and must not have moved at all.
+                if is_trained and speaks_for(shard, trainer.topology):
                     held["where"] = _telling(seconds.expected(shard))
             updates.take(shard, shard.gather(shard.parameter - start), **held)
         self._merge(firsts, seconds, updates)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -28,39 +26,51 @@ class AudioEncoder(torch.nn.Module):
         config: TransformerConfig,
         shape: AudioShape,
         attention: AttentionBackend,
-        pg_collection: ProcessGroupCollection | None,
+        pg_collection: ProcessGroupCollection,
     ) -> None:
-        """Build the layers of `shape` on the ranks of `pg_collection`."""
+        """Build the layers of `shape` on the ranks of `pg_collection`, and of each pipeline stage its own."""
         super().__init__()
         self.config = config
-        self.conv1 = torch.nn.Conv1d(shape.num_mels, shape.hidden_size, kernel_size=3, padding=1)
-        self.conv2 = torch.nn.Conv1d(shape.hidden_size, shape.hidden_size, kernel_size=3, stride=2, padding=1)
-        # Not trained, but a weight: checkpoints hold it, some of them rounded.
-        self.embed_positions = fixed(sinusoids(shape.num_positions, shape.hidden_size))
+        stage, num_stages = pg_collection.pp.rank(), pg_collection.pp.size()
+        self._is_last = stage == num_stages - 1
+        if stage == 0:
+            self.conv1 = torch.nn.Conv1d(shape.num_mels, shape.hidden_size, kernel_size=3, padding=1)
+            self.conv2 = torch.nn.Conv1d(shape.hidden_size, shape.hidden_size, kernel_size=3, stride=2, padding=1)
+            # Not trained, but a weight: checkpoints hold it, some of them rounded.
+            self.embed_positions = fixed(sinusoids(shape.num_positions, shape.hidden_size))
         self.decoder = TransformerBlock(
             config=config,
             spec=block_spec(
-                num_layers=shape.num_layers, causal=False, final_norm=True, attention=attention, key_bias=False
+                num_layers=shape.num_layers // num_stages,
+                causal=False,
+                final_norm=self._is_last,
+                attention=attention,
+                key_bias=False,
             ),
             pg_collection=pg_collection,
         )
         self._num_tokens = shape.num_tokens
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Encode clips.
+    def forward(self, inputs: torch.Tensor | None = None, *, hidden_states: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode clips, or on a later pipeline stage continue with what the stage before made of them.
 
         Args:
             inputs: [clips, mel bands, frames].
+            hidden_states: [clips, positions, h].
 
         Returns:
-            [clips, tokens, stacked positions * h], batch-major as megatron-core's MIMO wants it.
+            [clips, positions, h], on the last stage [clips, tokens, stacked positions * h]; batch-major as
+            megatron-core's MIMO wants it.
         """
+        hidden = self._embed(inputs) if hidden_states is None else hidden_states
+        # The block works on [positions, clips, h].
+        hidden = self.decoder(hidden.transpose(0, 1).contiguous(), None).transpose(0, 1).contiguous()
+        return hidden.reshape(len(hidden), self._num_tokens, -1) if self._is_last else hidden
+
+    def _embed(self, inputs: torch.Tensor | None) -> torch.Tensor:
         gelu = torch.nn.functional.gelu
-        hidden: Any = gelu(self.conv2(gelu(self.conv1(inputs)))).transpose(1, 2)
-        hidden = (hidden + self.embed_positions).transpose(0, 1).contiguous()
-        hidden = self.decoder(hidden, None).transpose(0, 1)
-        stacked: torch.Tensor = hidden.reshape(len(inputs), self._num_tokens, -1)
-        return stacked
+        hidden: torch.Tensor = gelu(self.conv2(gelu(self.conv1(inputs)))).transpose(1, 2)
+        return hidden + self.embed_positions
 
 
 def sinusoids(num_positions: int, width: int) -> torch.Tensor:

@@ -1,12 +1,11 @@
 """An encoder module: the encoder itself, of whatever kind, and the projector into the language model's width.
 
-vision, audio -> [encoder] -> mimo
+vision, audio -> stages -> [encoder] -> mimo
 """
 
 from __future__ import annotations
 
 import torch
-from megatron.core.models.mimo.submodules.vision import VisionModalitySubmodules
 from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -16,6 +15,7 @@ from mimo_bench.trainer.models.audio import audio_encoder
 from mimo_bench.trainer.models.build import Build
 from mimo_bench.trainer.models.config import ENCODER
 from mimo_bench.trainer.models.layers import mlp_submodules
+from mimo_bench.trainer.models.stages import EncoderStages
 from mimo_bench.trainer.models.vision import vision_encoder
 
 
@@ -27,9 +27,8 @@ def encoder_module(shape: EncoderShape, *, width: int, build: Build) -> ModuleSp
         width: the language model's.
         build: where it goes.
     """
-    # megatron-core's class for audio differs in its name alone.
     return ModuleSpec(
-        module=VisionModalitySubmodules,
+        module=EncoderStages,
         params={"pg_collection": build.pg_collection},
         submodules={
             "encoders": {ENCODER: _encoder(shape, build)},

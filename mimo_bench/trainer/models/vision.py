@@ -33,17 +33,18 @@ class VisionEncoder(torch.nn.Module):
         config: TransformerConfig,
         shape: VisionShape,
         attention: AttentionBackend,
-        pg_collection: ProcessGroupCollection | None,
+        pg_collection: ProcessGroupCollection,
     ) -> None:
-        """Build the layers of `shape` on the ranks of `pg_collection`."""
+        """Build the layers of `shape` on the ranks of `pg_collection`, and of each pipeline stage its own."""
         super().__init__()
         self.config = config
+        stage, num_stages = pg_collection.pp.rank(), pg_collection.pp.size()
         # The part of an image that fills patches; megatron-core refuses a rest, which the convolution just leaves out.
         covered = shape.patches_per_side * shape.patch_size
         self.vit = CLIPViTModel(
             transformer_config=config,
             transformer_layer_spec=block_spec(
-                num_layers=shape.num_layers, causal=False, final_norm=False, attention=attention
+                num_layers=shape.num_layers // num_stages, causal=False, final_norm=False, attention=attention
             ),
             ln_pre_impl=Norm,
             ln_post_impl=Norm,
@@ -57,19 +58,27 @@ class VisionEncoder(torch.nn.Module):
         )
         # SigLIP's final norm stands behind its last layer, and hidden states are read before it.
         self.vit.ln_post = None
-        self._num_dropped = shape.num_positions - shape.num_image_tokens
+        if stage > 0:
+            # What stands before the first layer; megatron-core builds it on every stage.
+            self.vit.conv1 = self.vit.position_embeddings = self.vit.class_token = self.vit.ln_pre = None
+        self._num_dropped = shape.num_positions - shape.num_image_tokens if stage == num_stages - 1 else 0
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Encode images.
+    def forward(self, inputs: torch.Tensor | None = None, *, hidden_states: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode images, or on a later pipeline stage continue with what the stage before made of them.
 
         Args:
             inputs: [images, 3, height, width], normalised.
+            hidden_states: [images, positions, h].
 
         Returns:
-            [images, image tokens, h], batch-major: megatron-core's MIMO flattens the first two dims, and would deal
-            patches out to the wrong samples if they came as [patches, images, h].
+            [images, positions, h], on the last stage of image tokens alone. Batch-major: MIMO flattens the first two
+            dims, and would deal patches out to the wrong samples if they came as [patches, images, h].
         """
-        features: torch.Tensor = self.vit(inputs)
+        if hidden_states is None:
+            features: torch.Tensor = self.vit(inputs)
+        else:
+            # The block works on [positions, images, h].
+            features = self.vit.decoder(hidden_states.transpose(0, 1).contiguous(), None).transpose(0, 1).contiguous()
         return features[:, self._num_dropped :]
 
 
