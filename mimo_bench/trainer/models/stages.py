@@ -44,7 +44,7 @@ class EncoderStages(VisionModalitySubmodules):
             return self._finish(encoder(hidden_states=hidden_states))
         # Stages before a frozen one are frozen, too, and use no gradient; but the schedule sends them one.
         finished = self._finish(encoder(hidden_states=hidden_states.detach()))
-        tied: torch.Tensor = _ZeroGradient.apply(finished, hidden_states)
+        tied: torch.Tensor = _ZeroGradient.apply(finished, hidden_states)  # type: ignore[no-untyped-call]
         return tied
 
     def _finish(self, features: torch.Tensor) -> torch.Tensor:
