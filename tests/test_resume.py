@@ -70,7 +70,7 @@ def test_a_baseline_that_trains_otherwise_than_before_leaves_nothing_to_keep(tmp
     assert resumed.kept == (golden.DISJOINT,)
     moved = baseline.model_copy(update={"losses": tuple(loss * 1.001 for loss in golden.LOSSES)})
     resumed.hold_against_earlier(moved)
-    assert resumed.kept == ()
+    assert not resumed.kept
     assert "came out different" in resumed.record.resumptions[-1].reason
 
 
