@@ -40,7 +40,7 @@ def is_known_beyond(name: str, *, shape: ModelShape, spelling: Spelling) -> bool
         if name.startswith(prefix := spelling[component]):
             inner = name.removeprefix(prefix)
             if component == "vision_tower" and (match := _VISION_LAYER.fullmatch(inner)):
-                return int(match[1]) >= shape.vision.num_layers
+                return shape.vision is None or int(match[1]) >= shape.vision.num_layers
             return _NOT_BUILT.fullmatch(inner) is not None
     return False
 

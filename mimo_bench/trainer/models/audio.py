@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -62,10 +63,12 @@ class AudioEncoder(torch.nn.Module):
             [clips, positions, h], on the last stage [clips, tokens, stacked positions * h]; batch-major as
             megatron-core's MIMO wants it.
         """
-        hidden = self._embed(inputs) if hidden_states is None else hidden_states
+        hidden: torch.Tensor = self._embed(inputs) if hidden_states is None else hidden_states
         # The block works on [positions, clips, h].
         hidden = self.decoder(hidden.transpose(0, 1).contiguous(), None).transpose(0, 1).contiguous()
-        return hidden.reshape(len(hidden), self._num_tokens, -1) if self._is_last else hidden
+        if self._is_last:
+            hidden = hidden.reshape(len(hidden), self._num_tokens, -1)
+        return hidden
 
     def _embed(self, inputs: torch.Tensor | None) -> torch.Tensor:
         gelu = torch.nn.functional.gelu
