@@ -68,12 +68,14 @@ class Attempts:
         self._hang_seconds = hang_seconds
         self._last_step_at: float | None = None
 
-    def run(self, name: str, mode: Mode, *, fault: str | None, variant: int | None = None) -> Attempt:
+    def run(self, name: str, mode: Mode, *, fault: str | None, variant: int | None = None, repeat: int = 0) -> Attempt:
         """Train the layout called `name` in `mode`; returns when nothing of it runs any more.
 
         With a `variant`, train only the steps that are held against the baseline, from weights that differ by rounding.
+        A `repeat` is the same launch once more.
         """
-        place = self._directory / "layouts" / name / (mode if variant is None else f"{mode}-variant{variant}")
+        folder = mode if variant is None else f"{mode}-variant{variant}"
+        place = self._directory / "layouts" / name / (f"{folder}-launch{repeat}" if repeat else folder)
         job = self._job(name, mode, place=place, fault=fault, variant=variant)
         asked_at = time.time()
         try:

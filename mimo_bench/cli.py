@@ -1,8 +1,8 @@
 """The words on the command line. Each command reads its input, calls one room and says how it ended.
 
 Exit status: 0 all well; 2 bad input, nothing started or written; 3 a layout ended without a record; 1 a layout failed
-parity; 70 a fault of mimo-bench itself, or of a file or disk; 130 interrupted, 143 and 129 stopped by SIGTERM and
-SIGHUP. If several apply, the first in that order.
+parity; 4 a layout got slower, under --gate-performance; 70 a fault of mimo-bench itself, or of a file or disk; 130
+interrupted, 143 and 129 stopped by SIGTERM and SIGHUP. If several apply, the first in that order.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -24,7 +25,7 @@ from mimo_bench import __version__
 from mimo_bench.errors import MimoBenchError
 
 if TYPE_CHECKING:
-    from mimo_bench.record.schema import LayoutRecord
+    from mimo_bench.record.schema import RunRecord
     from mimo_bench.weights.convert import Converted
 
 # The other rooms are imported by the command that needs them: pydantic's models, pandas and jinja would cost every
@@ -39,15 +40,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+history_app = typer.Typer(no_args_is_help=True, help="Keep runs and read what they did from night to night.")
+app.add_typer(history_app, name="history")
+
 PARITY_FAILED = 1
 BAD_INPUT = 2
 NO_RECORD = 3
+SLOWER = 4
 OUR_FAULT = 70
 """What sysexits.h calls EX_SOFTWARE; Python's own 1 would read as a parity verdict."""
 SIGNALLED = 128
 """Plus the number of the signal that stopped the command, as a shell has it: 130 for Ctrl-C."""
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.", show_default=False)]
+HistoryDirectory = Annotated[Path, typer.Argument(metavar="HISTORY", help="Where runs are kept.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `run` wrote.", show_default=False)]
 
 
@@ -164,6 +170,16 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for record and report.", show_default="by time")
     ] = None,
+    launches: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How often ranks are started to time a layout.")
+    ] = 1,
+    history: Annotated[
+        Path | None,
+        typer.Option(metavar="HISTORY", help="Hold the run against the runs kept here, and keep it with them."),
+    ] = None,
+    gate_performance: Annotated[
+        bool, typer.Option("--gate-performance", help="End with 4 if a layout got slower than in --history.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out DIR: layouts that have a verdict keep it.")
     ] = False,
@@ -183,6 +199,9 @@ def run(
         modes=modes,
         out=out,
         hang_limit=hang_limit,
+        launches=launches,
+        history=history,
+        gate_performance=gate_performance,
         resume=resume,
         plant=plant,
         command=("mimo-bench", *sys.argv[1:]),
@@ -192,12 +211,11 @@ def run(
     from mimo_bench.console import live  # these only now, so that bad input is answered at once
     from mimo_bench.matrix import run_matrix
 
-    layouts: list[LayoutRecord] = []
+    records: list[RunRecord] = []
     for scenario, options in plans:
         with live() as on_event:
-            record = run_matrix(scenario, options=options, on_event=on_event)
-        layouts += record.layouts
-    raise typer.Exit(exit_status(layouts))
+            records.append(run_matrix(scenario, options=options, on_event=on_event))
+    raise typer.Exit(exit_status(records, gate_performance=gate_performance))
 
 
 @app.command()
@@ -232,12 +250,94 @@ def selftest(
     raise typer.Exit(0 if num_right == len(trials) else PARITY_FAILED)
 
 
-def exit_status(layouts: Iterable[LayoutRecord]) -> int:
-    """3 if a layout ended without a record, else 1 if one failed parity, else 0."""
-    statuses = {layout.status for layout in layouts}
+def exit_status(records: Iterable[RunRecord], *, gate_performance: bool = False) -> int:
+    """3 if a layout ended without a record, else 1 if one failed parity, else 4 if one got slower and that is asked.
+
+    A failure that was written down as expected does not count.
+    """
+    from mimo_bench.history.held import regressions, unexpected
+
+    records = list(records)
+    statuses = {layout.status for record in records for layout in unexpected(record.layouts, record.history)}
     if statuses & {"crashed", "oom", "timeout", "interrupted", "not_run"}:
         return NO_RECORD
-    return PARITY_FAILED if "parity_failed" in statuses else 0
+    if "parity_failed" in statuses:
+        return PARITY_FAILED
+    has_regressed = any(regressions(record.history) for record in records)
+    return SLOWER if gate_performance and has_regressed else 0
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A run's directory.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another run's directory, of the same scenario.")],
+) -> None:
+    """Two runs side by side, with noise; refused, with the reasons, where they may not be compared."""
+    from mimo_bench.record.files import read_run
+
+    before, after = read_run(old), read_run(new)
+    from mimo_bench.history.pair import compare_runs, notes  # only now, so that bad input is answered at once
+    from mimo_bench.history.tables import pair_table
+
+    print(pair_table(compare_runs(before, after)))
+    for note in notes(before, after):
+        print(f"- {note}")
+
+
+@history_app.command("add")
+def history_add(
+    history: HistoryDirectory,
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs to keep.")],
+) -> None:
+    """Keep runs: each is copied into the history, and the trend page is written anew."""
+    from mimo_bench.history.store import History
+    from mimo_bench.history.trend import write_trend
+
+    kept = History(history)
+    for directory in directories:
+        print(f"{directory}: kept as {kept.add(directory)}")
+    write_trend(kept)
+
+
+@history_app.command("list")
+def history_list(history: HistoryDirectory) -> None:
+    """Print every layout that is followed: its nights, its last step time, and on which kind of machine."""
+    from mimo_bench.history.store import History
+    from mimo_bench.history.tables import list_table
+
+    kept = History(history)
+    print(list_table(kept.nights()))
+    for damaged in kept.damaged():
+        print(f"mimo-bench: {damaged}: its record cannot be read; mend or remove it", file=sys.stderr)
+
+
+@history_app.command("trend")
+def history_trend(history: HistoryDirectory) -> None:
+    """Write the trend page."""
+    from mimo_bench.history.store import History
+    from mimo_bench.history.trend import write_trend
+
+    print(f"trend: {write_trend(History(history))}")
+
+
+@history_app.command("accept")
+def history_accept(
+    history: HistoryDirectory,
+    scenario: Annotated[str, typer.Option(metavar="NAME", help="The scenario file's name, without .toml.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why this is how it should be from now on.")],
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this layout.", show_default="every layout")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(metavar="TIME", help="UTC.", show_default="the last run's start")
+    ] = None,
+) -> None:
+    """Begin anew: runs are held only against those from the last one on. Written into expectations.toml."""
+    from mimo_bench.history.accepting import accept_since
+    from mimo_bench.history.store import History
+
+    entry = accept_since(History(history), scenario=scenario, layout=layout, since=since, reason=reason)
+    print(f"{history}: {scenario}: accepted since {entry.since:%Y-%m-%d %H:%M} UTC")
 
 
 @app.command()

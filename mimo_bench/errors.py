@@ -5,6 +5,7 @@ MimoBenchError
         LayoutError  the layouts in it: spans, degrees, batch arithmetic
     WeightsError     weights that are missing, broken or another model's
     RecordError      a record that is missing, broken or of an unknown version
+    HistoryError     a history, or the file of expectations in it
     LaunchError      ranks could not be started
     FaultError       a planted fault that does not exist
 """
@@ -32,6 +33,10 @@ class WeightsError(MimoBenchError):
 
 class RecordError(MimoBenchError):
     """A record that cannot be read or contradicts itself."""
+
+
+class HistoryError(MimoBenchError):
+    """A history that cannot take a run, or expectations that cannot be read."""
 
 
 class LaunchError(MimoBenchError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from mimo_bench.attempt import Attempt, Attempts
@@ -15,7 +16,14 @@ from mimo_bench.ledger import describe
 from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.parity.planting import Planting
 from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed
-from mimo_bench.record.merge import Trained, merge_communication, merge_memory, merge_timing, merge_training
+from mimo_bench.record.merge import (
+    Trained,
+    merge_communication,
+    merge_memory,
+    merge_timing,
+    merge_training,
+    slowest_rank_seconds,
+)
 from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RankRecord, Status, Timing, Tolerance
 from mimo_bench.scenario import Scenario
 
@@ -46,6 +54,8 @@ class Account:
     reference: Reference | None = None
     """What others can be held against; None unless this is a sound baseline."""
     attempts: tuple[Attempt, ...] = ()
+    repeats: tuple[Attempt, ...] = ()
+    """Further timing launches, of which only the median step counts."""
 
     def ranks_in(self, mode: Mode) -> tuple[RankRecord, ...]:
         """Every rank's record of `mode`; none where the mode did not finish."""
@@ -66,6 +76,7 @@ class LayoutRunner:
     attempts: Attempts
     planting: Planting
     on_event: OnEvent
+    num_timing_launches: int = 1
 
     def run(self, name: str, reference: Reference | None) -> Account:
         """Judge and time the layout called `name`; a layout that trains another model is not worth timing."""
@@ -74,6 +85,7 @@ class LayoutRunner:
             account = self._judge(name, reference)
         if "timing" in self.modes and account.status in ("passed", "unjudged"):
             account = self._time(name, account, reference)
+            account = self._time_again(name, account)
         if "comm" in self.modes and account.status in ("passed", "unjudged"):
             account = self._count_communication(name, account)
         return account
@@ -81,7 +93,9 @@ class LayoutRunner:
     def record(self, name: str, account: Account) -> LayoutRecord:
         """The layout's entry in the record."""
         known: dict[str, Any] = {
-            "launches": tuple(attempt.launch for attempt in account.attempts if attempt.launch is not None)
+            "launches": tuple(
+                attempt.launch for attempt in (*account.attempts, *account.repeats) if attempt.launch is not None
+            )
         }
         if (trained := account.trained) is not None:
             compared = slice(self.scenario.steps.parity)
@@ -90,7 +104,7 @@ class LayoutRunner:
             known["evaluation"] = trained.evaluation
             known["parity"] = account.parity
         if timed := account.ranks_in("timing"):
-            known["timing"] = measure(self.scenario, timed)
+            known["timing"] = with_repeats(measure(self.scenario, timed), account.repeats)
             known["memory"] = merge_memory(timed)
         known["communication"] = merge_communication(account.ranks_in("comm"))
         return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)
@@ -129,6 +143,19 @@ class LayoutRunner:
         assert reference is not None
         return _judge_as_timed(timed, trained, reference, num_steps=self.scenario.steps.num_as_timed)
 
+    def _time_again(self, name: str, account: Account) -> Account:
+        """Launch and time a layout that passed some more times: ranks never start twice in quite the same place."""
+        for repeat in range(1, self.num_timing_launches):
+            if account.status not in ("passed", "unjudged"):
+                break
+            attempt = self._attempt(name, "timing", repeat=repeat)
+            account = (
+                replace(account, repeats=(*account.repeats, attempt))
+                if attempt.finished
+                else _cut_short(account, attempt)
+            )
+        return account
+
     def _measure_band(self, name: str, account: Account, timed: Trained) -> Account:
         """Train the baseline's variants and let their spread say what a difference means."""
         num_steps, variants = self.scenario.steps.num_as_timed, []
@@ -150,10 +177,10 @@ class LayoutRunner:
             return _cut_short(account, attempt)
         return replace(account, attempts=(*account.attempts, attempt))
 
-    def _attempt(self, name: str, mode: Mode, variant: int | None = None) -> Attempt:
+    def _attempt(self, name: str, mode: Mode, variant: int | None = None, repeat: int = 0) -> Attempt:
         self.on_event(LayoutStarted(name=name, mode=mode))
         fault = None if self._is_baseline(name) else self.planting.in_layout(name)
-        return self.attempts.run(name, mode, fault=fault, variant=variant)
+        return self.attempts.run(name, mode, fault=fault, variant=variant, repeat=repeat)
 
     def _asked_of(self, name: str) -> Asked:
         return Asked(
@@ -164,6 +191,12 @@ class LayoutRunner:
 
     def _is_baseline(self, name: str) -> bool:
         return name == self.scenario.baseline
+
+
+def with_repeats(timing: Timing, repeats: Sequence[Attempt]) -> Timing:
+    """The timing of the first launch with the medians of all."""
+    again = (median(slowest_rank_seconds(attempt.ranks)) for attempt in repeats)
+    return timing.model_copy(update={"launch_medians": (timing.step_seconds_median, *again)})
 
 
 def measure(scenario: Scenario, ranks: Sequence[RankRecord]) -> Timing:

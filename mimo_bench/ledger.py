@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mimo_bench.meters.environment import hash_of_code, hash_of_measuring_code, read_environment
 from mimo_bench.ranking import rank_layouts
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import LayoutRecord, Mode, ModuleGrid, RunRecord, Status
+from mimo_bench.record.schema import HeldAgainst, LayoutRecord, Mode, ModuleGrid, RunRecord, Status
 from mimo_bench.resume import go_on, same_training
 from mimo_bench.scenario import Scenario
 
@@ -99,6 +99,10 @@ class Ledger:
     def finish(self) -> None:
         """Every layout has its end: rank those that passed."""
         self._update(ranking=rank_layouts(self.record.layouts), finished_at=datetime.now(UTC))
+
+    def note(self, held: HeldAgainst) -> None:
+        """What the runs before say of this one."""
+        self._update(history=held)
 
     def _find(self, name: str) -> LayoutRecord:
         return next(layout for layout in self.record.layouts if layout.name == name)

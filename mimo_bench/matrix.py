@@ -11,6 +11,9 @@ from pathlib import Path
 
 from mimo_bench.attempt import BASELINE, Attempts
 from mimo_bench.events import LayoutEnded, MatrixEnded, MatrixStarted, OnEvent
+from mimo_bench.history.held import hold_against
+from mimo_bench.history.store import History
+from mimo_bench.history.trend import write_trend
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import LayoutRunner
 from mimo_bench.ledger import Ledger
@@ -34,6 +37,10 @@ class MatrixOptions:
     modes: tuple[Mode, ...]
     directory: Path
     hang_seconds: float
+    num_timing_launches: int
+    """How often ranks are started to time a layout."""
+    history: Path | None
+    """Where earlier runs are kept, to hold this one against and to keep it with; None for neither."""
     resume: bool
     """Go on from the record in `directory`, where there is one."""
     plant: str | None
@@ -64,6 +71,8 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
         try:
             train_layouts(scenario, options, ledger, planting, on_event)
             ledger.finish()
+            if options.history is not None:
+                ledger.note(hold_against(ledger.record, options.history))
         except BaseException:
             ledger.interrupt()
             raise
@@ -72,7 +81,16 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
             shutil.rmtree(options.directory / BASELINE, ignore_errors=True)
             write_report(options.directory, ledger.record)
             on_event(MatrixEnded(record=ledger.record))
+        if options.history is not None:
+            keep(options.directory, options.history)
         return ledger.record
+
+
+def keep(directory: Path, history: Path) -> None:
+    """Put the run into the history, and what it changes onto the trend page."""
+    kept = History(history)
+    kept.add(directory)
+    write_trend(kept)
 
 
 def train_layouts(
@@ -86,7 +104,12 @@ def train_layouts(
     with Launcher(device_kind=options.device_kind) as launcher:
         attempts = open_attempts(launcher, scenario, options)
         runner = LayoutRunner(
-            scenario=scenario, modes=options.modes, attempts=attempts, planting=planting, on_event=on_event
+            scenario=scenario,
+            modes=options.modes,
+            attempts=attempts,
+            planting=planting,
+            on_event=on_event,
+            num_timing_launches=options.num_timing_launches,
         )
         for name in names:
             if name in ledger.kept:

@@ -37,6 +37,9 @@ class Asked:
     modes: str
     out: Path | None
     hang_limit: float
+    launches: int
+    history: Path | None
+    gate_performance: bool
     resume: bool
     plant: str | None
     command: tuple[str, ...]
@@ -49,6 +52,7 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
         MimoBenchError: a file, a name or an option that cannot be met.
     """
     scenarios = [load_scenario(file) for file in asked.files]
+    check_history(asked)
     planting = Planting.of(asked.plant)
     modes = parse_modes(asked.modes)
     hang_seconds = parse_hang_limit(asked.hang_limit)
@@ -74,6 +78,8 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
             modes=modes,
             directory=directory,
             hang_seconds=hang_seconds,
+            num_timing_launches=asked.launches,
+            history=asked.history,
             resume=asked.resume,
             plant=asked.plant,
             command=asked.command,
@@ -87,6 +93,25 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
         # Before the first of them starts, all of them are known to fit what they go on from.
         earlier_record(scenario, each)
     return plans
+
+
+def check_history(asked: Asked) -> None:
+    """Refuse a gate without a history, a history that cannot be written, and expectations that cannot be read.
+
+    Raises:
+        UsageError: one of the first two.
+        HistoryError: the last.
+    """
+    if asked.history is None:
+        if asked.gate_performance:
+            raise UsageError("--gate-performance: slower than what? Say where runs are kept: --history HISTORY")
+        return
+    _check_usable(asked.history, option="--history")
+    # pydantic only, but also pyarrow's index: only where it is asked for.
+    from mimo_bench.history.expectations import read_expectations
+    from mimo_bench.history.store import History
+
+    read_expectations(History(asked.history).expectations_file)
 
 
 def parse_modes(text: str) -> tuple[Mode, ...]:
@@ -207,9 +232,9 @@ def _remedy(directory: Path) -> str:
     return f"{remedy}, or go on with its run by --resume" if (directory / RUN_FILE).exists() else remedy
 
 
-def _check_usable(directory: Path) -> None:
+def _check_usable(directory: Path, *, option: str = "--out") -> None:
     if directory.exists() and not directory.is_dir():
-        raise UsageError(f"--out: {directory} is a file; name a directory that is new or empty")
+        raise UsageError(f"{option}: {directory} is a file; name a directory that is new or empty")
     existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"--out: {directory} cannot be made, {existing} is not a writable directory; name another")
+        raise UsageError(f"{option}: {directory} cannot be made, {existing} is not a writable directory; name another")

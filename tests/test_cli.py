@@ -13,6 +13,7 @@ import pytest
 from mimo_bench import __version__, cli
 from mimo_bench.devices import num_gpus
 from mimo_bench.record.schema import LayoutRecord, Status
+from tests import golden
 
 SCENARIO = """
 question = "Is it?"
@@ -157,7 +158,8 @@ def test_asking_for_gpus_where_none_is_visible_is_bad_input(
     ],
 )
 def test_the_exit_status_is_the_first_that_applies(statuses: list[Status], expected: int) -> None:
-    assert cli.exit_status(map(ended, statuses)) == expected
+    record = golden.record().model_copy(update={"layouts": tuple(map(ended, statuses))})
+    assert cli.exit_status([record]) == expected
 
 
 def test_a_fault_of_ours_is_not_mistaken_for_a_verdict(

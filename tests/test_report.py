@@ -81,9 +81,9 @@ def long_run(num_layouts: int, num_steps: int) -> RunRecord:
 # The page
 
 
-def test_a_report_is_two_files_beside_the_record(tmp_path: Path) -> None:
+def test_a_report_is_three_files_beside_the_record(tmp_path: Path) -> None:
     write_report(tmp_path, golden.record())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "report.html", "report.md"]
     (tmp_path / "report.html").read_bytes().decode("ascii")
 
 

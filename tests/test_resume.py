@@ -67,7 +67,7 @@ def test_a_baseline_that_trains_otherwise_than_before_leaves_nothing_to_keep(tmp
     resumed = open_ledger(tmp_path, earlier=earlier)
     baseline = judged(golden.BASELINE)
     resumed.hold_against_earlier(baseline)
-    assert resumed.kept == (golden.DISJOINT,)
+    assert list(resumed.kept) == [golden.DISJOINT]
     moved = baseline.model_copy(update={"losses": tuple(loss * 1.001 for loss in golden.LOSSES)})
     resumed.hold_against_earlier(moved)
     assert not resumed.kept

@@ -28,6 +28,9 @@ from mimo_bench.trainer.weights import Shard, draw_weights
 
 _MORE_THAN_ANY_DEVICE = 1 << 50
 
+DAWDLE_SECONDS = 0.1
+"""What a slow rank loses in each micro-batch."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultContext:
@@ -203,6 +206,14 @@ def hang_rank(context: FaultContext) -> None:
             time.sleep(3600)
 
     _on_first_forward(context, sleep)
+
+
+def slow_rank(context: FaultContext) -> None:
+    """The last rank dawdles before every forward pass: every number stays right, only the step takes longer."""
+    if context.rank == context.layout.world_size - 1:
+        _, module = next(hosted_modules(context.trainer.model))
+        handle = unwrap(module).register_forward_pre_hook(lambda *_: time.sleep(DAWDLE_SECONDS))
+        context.undo.callback(handle.remove)
 
 
 def exhaust_memory(context: FaultContext) -> None:

@@ -70,12 +70,16 @@ KNOWN: dict[str, KnownFault] = {
     "hang-rank": KnownFault(caught_by="timeout", shows_in=_everywhere),
     "kill-rank": KnownFault(caught_by="crashed", shows_in=_everywhere),
 }
-"""Our own faults; those of other packages can be planted, but what must catch them only their authors know."""
+"""Our own faults of correctness; those of other packages can be planted, but what must catch them only their authors
+know."""
+
+SLOW = ("slow-rank",)
+"""Our own faults of speed: no verdict of parity sees them, `run --gate-performance` must."""
 
 
 def known_faults() -> dict[str, str]:
     """Every fault that can be planted: its name and where its function lies, as `module:function`."""
-    ours = {name: f"{_OURS}:{name.replace('-', '_')}" for name in KNOWN}
+    ours = {name: f"{_OURS}:{name.replace('-', '_')}" for name in (*KNOWN, *SLOW)}
     return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **ours}
 
 

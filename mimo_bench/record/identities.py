@@ -173,6 +173,8 @@ def _timing(timing: Timing, *, world_size: int, scenario: Scenario) -> Iterator[
     if timing.model_flops_per_step is not None and timing.model_tflops_per_gpu is not None:
         flops_per_second = timing.model_flops_per_step * len(steps) / sum(steps)
         expected["model_tflops_per_gpu"] = flops_per_second / world_size / 1e12
+    if timing.launch_medians and timing.launch_medians[0] != timing.step_seconds_median:
+        yield "timing.launch_medians does not begin with step_seconds_median, which is the first launch's"
     for field, value in expected.items():
         recorded = getattr(timing, field)
         if not math.isclose(recorded, value, rel_tol=REL_TOLERANCE, abs_tol=1e-12):

@@ -66,7 +66,7 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
 def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timing:
     """The job's timing: each step takes as long as on its slowest rank."""
     world_size = len(ranks)
-    step_seconds = tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
+    step_seconds = slowest_rank_seconds(ranks)
     num_timed = len(step_seconds)
     total_seconds = sum(step_seconds)
     # The timed window is the end of the run; what came before it was warm-up.
@@ -84,6 +84,11 @@ def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timi
         samples_per_second=global_batch_size * num_timed / total_seconds,
         images_per_second=images / total_seconds,
     )
+
+
+def slowest_rank_seconds(ranks: Sequence[RankRecord]) -> tuple[float, ...]:
+    """Each step of the timed window on its slowest rank, which is how long the job took for it."""
+    return tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
 
 
 def merge_memory(ranks: Sequence[RankRecord]) -> Memory | None:

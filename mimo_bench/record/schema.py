@@ -158,6 +158,9 @@ class Timing(_Entry):
     """Wall clock on CPU ranks, CUDA events on GPUs."""
     step_seconds: tuple[Seconds, ...]
     """Time between the ends of consecutive optimizer steps on the slowest rank."""
+    launch_medians: tuple[Seconds, ...] = ()
+    """Median step time of every timing launch (`run --launches`), of which the first is `step_seconds_median`. They
+    differ by what one window of steps cannot show. Empty in older records."""
     step_seconds_median: Seconds
     step_seconds_iqr: Seconds
     """Distance between the first and the third quartile of the step times, interpolated linearly between steps."""
@@ -384,6 +387,54 @@ class Ranked(_Entry):
     """Of its fullest rank."""
 
 
+Quantity = Literal["step_seconds", "peak_allocated_bytes"]
+"""What is followed from run to run; of both, less is better."""
+
+
+class Held(_Entry):
+    """One quantity of one layout held against the runs before."""
+
+    layout: str
+    quantity: Quantity
+    verdict: Literal["regressed", "improved", "suspect", "steady", "unknown"]
+    """`suspect`: out of the band for the first time, which one more run will confirm or not; `unknown`: there is not
+    enough to hold it against."""
+    reason: str
+    value: Finite | None
+    reference: Finite | None = None
+    """The level it was held against."""
+    ratio: Finite | None = None
+    """Value over reference."""
+    p: Finite | None = None
+    """Of a difference at least as large, in either direction, where there is none; null against a written reference."""
+    expected: str | None = None
+    """Why it was expected to regress, with a link; it then does not count."""
+
+
+class ExpectedFailure(_Entry):
+    """A layout that was expected to fail, and did or did not."""
+
+    layout: str
+    expected_status: str
+    has_failed: bool
+    reason: str
+    link: str
+
+
+class HeldAgainst(_Entry):
+    """This run held against a history of runs (`run --history`)."""
+
+    directory: str
+    num_runs: Count
+    """Comparable ones, over all layouts."""
+    since: str | None = None
+    """The last of them in a few words."""
+    not_compared: str | None = None
+    """Why there is none, if there is none."""
+    held: tuple[Held, ...] = ()
+    expected_failures: tuple[ExpectedFailure, ...] = ()
+
+
 class RunRecord(_Entry):
     """One invocation over one scenario: the machine contract, `run.json`."""
 
@@ -411,6 +462,8 @@ class RunRecord(_Entry):
     baseline: str
     layouts: tuple[LayoutRecord, ...]
     ranking: tuple[Ranked, ...] = ()
+    history: HeldAgainst | None = None
+    """Null where the run was not held against a history."""
 
     @property
     def measured_by(self) -> str:

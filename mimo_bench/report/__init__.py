@@ -1,4 +1,4 @@
-"""The report: what a record says, for people. HTML for the desk, Markdown for a CI summary.
+"""The report: what a record says, for people. HTML for the desk, Markdown and JUnit for CI.
 
 scenario -> layout -> trainer -> meters -> record -> parity -> [report]
 
@@ -11,18 +11,33 @@ from pathlib import Path
 
 from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import RunRecord
-from mimo_bench.report.changes import Change, Changes
+from mimo_bench.report.changes import Change, Changes, changes_of
 from mimo_bench.report.html import render_html
+from mimo_bench.report.junit import render_junit
 from mimo_bench.report.markdown import render_markdown
 
-__all__ = ["HTML_FILE", "MARKDOWN_FILE", "Change", "Changes", "render_html", "render_markdown", "write_report"]
+__all__ = [
+    "HTML_FILE",
+    "JUNIT_FILE",
+    "MARKDOWN_FILE",
+    "Change",
+    "Changes",
+    "changes_of",
+    "render_html",
+    "render_junit",
+    "render_markdown",
+    "write_report",
+]
 
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
+JUNIT_FILE = "junit.xml"
 
 
 def write_report(directory: Path, record: RunRecord, *, changes: Changes | None = None) -> None:
-    """Write `report.html` and `report.md` into `directory`, with what changed since an earlier run if that is known."""
+    """Write page, summary and `junit.xml` into `directory`, with what changed since an earlier run if that is known."""
+    changes = changes_of(record) if changes is None else changes
     # What is not ASCII becomes a character reference, so that no server or mail gateway can garble the page.
     write_atomically(directory / HTML_FILE, render_html(record, changes=changes).encode("ascii", "xmlcharrefreplace"))
     write_atomically(directory / MARKDOWN_FILE, render_markdown(record, changes=changes).encode())
+    write_atomically(directory / JUNIT_FILE, render_junit(record))

@@ -1,12 +1,14 @@
-"""What changed since an earlier run, as the report shows it. Whoever compares runs fills this in.
+"""What changed since earlier runs, as the report shows it: from the record, where the run was held against a history.
 
-record -> [report]: the report compares nothing itself; without a value of this kind it does not speak of changes.
+record -> [report]: the report compares nothing itself; of a run that was not held against others it says no changes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+from mimo_bench.record.schema import ExpectedFailure, Held, RunRecord
 
 Direction = Literal["better", "worse", "other"]
 
@@ -32,3 +34,36 @@ class Changes:
     """Worst first; empty when nothing moved beyond the noise."""
     not_compared: str | None = None
     """Why the two cannot be compared, if they cannot; there are no changes then."""
+
+
+ORDER: Final = ("regressed", "suspect", "improved")
+"""Verdicts that are news, worst first."""
+
+
+def changes_of(record: RunRecord) -> Changes | None:
+    """What the record says of the runs before; None where it was not held against any."""
+    if (held := record.history) is None:
+        return None
+    news = sorted((each for each in held.held if each.verdict in ORDER), key=lambda each: ORDER.index(each.verdict))
+    return Changes(
+        since=held.since or "earlier runs",
+        changes=(*map(_moved, news), *map(_failed, held.expected_failures)),
+        not_compared=held.not_compared,
+    )
+
+
+def _moved(held: Held) -> Change:
+    direction: Direction = "better" if held.verdict == "improved" else "worse"
+    what = {"step_seconds": "step time", "peak_allocated_bytes": "peak memory"}[held.quantity]
+    said = f"{held.verdict}: {what} {held.reason}"
+    if held.expected is not None:
+        return Change(layout=held.layout, direction="other", said=f"{said}; expected: {held.expected}")
+    return Change(layout=held.layout, direction=direction, said=said)
+
+
+def _failed(known: ExpectedFailure) -> Change:
+    why = f"{known.reason} ({known.link})"
+    if known.has_failed:
+        return Change(layout=known.layout, direction="other", said=f"{known.expected_status} as expected: {why}")
+    said = f"no longer {known.expected_status}: take it out of expectations.toml, where it stands as {why}"
+    return Change(layout=known.layout, direction="better", said=said)

@@ -139,6 +139,8 @@ def main() -> None:
                 if (matrix.out / RUN_FILE).exists():
                     said = ", ".join(f"{layout.name} {layout.status}" for layout in read_run(matrix.out).layouts)
                 print(f"{'killed' if killed else 'done'} after {moment:5.2f} s of {duration:.2f}: {said}", flush=True)
+                if not killed:
+                    break
             assert matrix.finish() == 0
             matrix.check_left_behind()
             record = read_run(matrix.out)
