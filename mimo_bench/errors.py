@@ -4,6 +4,7 @@ MimoBenchError
     ScenarioError    the file: unknown key, wrong type, a value that cannot be
         LayoutError  the layouts in it: spans, degrees, batch arithmetic
     WeightsError     weights that are missing, broken or another model's
+    DataError        samples that cannot be read, or that the model cannot take
     RecordError      a record that is missing, broken or of an unknown version
     HistoryError     a history, or the file of expectations in it
     LaunchError      ranks could not be started
@@ -29,6 +30,10 @@ class LayoutError(ScenarioError):
 
 class WeightsError(MimoBenchError):
     """Weights that cannot be read, or are not those of the model at hand."""
+
+
+class DataError(MimoBenchError):
+    """A sample or a set of them that cannot be trained on; the message names the sample."""
 
 
 class RecordError(MimoBenchError):

@@ -38,7 +38,8 @@ def _meant(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[int 
 
 def _explain(problem: ErrorDetails, *, content: dict[str, Any], root: type[BaseModel]) -> str:
     location = problem["loc"]
-    place, key = _place(location, content)
+    written = _without_tags(location, root)
+    place, key = _place(written, content)
     where = place + (f"{key}: " if key else "")
     match problem["type"]:
         case "extra_forbidden":
@@ -46,6 +47,12 @@ def _explain(problem: ErrorDetails, *, content: dict[str, Any], root: type[BaseM
             return f"{where}unknown key; remove it, or {choices(str(location[-1]), known)}"
         case "missing":
             return f"{place}{key} is missing; add it"
+        case "union_tag_invalid":
+            known = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+            tag = problem["ctx"]["tag"]
+            return f"{where}provider: {tag!r} is not known; {choices(tag, known)}"
+        case "union_tag_not_found" | "model_attributes_type":
+            return f'{where}{_shown(problem["input"])}names no provider; write one, {{ provider = "synthetic" }}'
         case "tuple_type":
             return f"{where}is no list of tables; write [[{key}]] above each, with two brackets"
         case "model_type":
@@ -69,15 +76,29 @@ def _place(location: Sequence[int | str], content: dict[str, Any]) -> tuple[str,
     return place, ".".join(map(str, location[2:]))
 
 
+def _without_tags(location: Sequence[int | str], root: type[BaseModel]) -> tuple[int | str, ...]:
+    """The location as the file has it: pydantic puts in which of several tables it took a table for."""
+    return tuple(
+        part
+        for index, part in enumerate(location)
+        if not (index == 1 and len(_tables(root.model_fields[str(location[0])].annotation)) > 1)
+    )
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    return [kind for kind in (annotation, *get_args(annotation)) if _is_table(kind)]
+
+
 def _table_at(table: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
     """The model of the table at `location`, found by following the fields' types."""
+    found: list[type[BaseModel]] = [table]
     for part in location:
-        if isinstance(part, str):
-            annotation = table.model_fields[part].annotation
-            found = [kind for kind in (annotation, *get_args(annotation)) if _is_table(kind)]
-            assert found, f"{part} is no table, so pydantic cannot have looked inside"
-            table = found[0]
-    return table
+        if len(found) > 1:
+            found = [kind for kind in found if kind.model_fields["provider"].default == part]
+        elif isinstance(part, str):
+            found = _tables(found[0].model_fields[part].annotation)
+        assert found, f"{part} is no table, so pydantic cannot have looked inside"
+    return found[0]
 
 
 def _keys(table: type[BaseModel]) -> list[str]:

@@ -13,13 +13,13 @@ import json
 import tomllib
 from collections import Counter
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from mimo_bench.data_section import Data, SyntheticData
 from mimo_bench.errors import LayoutError, ScenarioError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
@@ -161,7 +161,8 @@ class Scenario(Table):
     """A preset's name, or the path of a config.json that `transformers` wrote: beside the scenario, or from here."""
     configured: Annotated[ModelShape | None, SkipJsonSchema(), Field(exclude_if=lambda shape: shape is None)] = None
     # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
-    data: Literal["synthetic", "synthetic-filled", "digits"] = "synthetic"
+    data: Data = SyntheticData()
+    """A provider's name, or a table that names it and its options."""
     seed: NonNegativeInt = 0
     global_batch_size: PositiveInt
     """Samples per optimizer step, the same in every layout."""
@@ -237,12 +238,9 @@ class Scenario(Table):
             raise ScenarioError(f"layout: the name {repeated[0]!r} is used twice; give each layout its own")
         if self.baseline not in self._tables:
             raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
-        if self.data == "digits" and find_spec("sklearn") is None:
-            raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
-        if self.data == "digits" and set(self.shape.encoders) != {"vision"}:
-            raise ScenarioError('data: the digits are images and nothing else; use "synthetic" for a model with audio')
         self.shape.check_sequence(self.seq_length)
         self.training.check(modules=tuple(self.shape.modules))
+        self.data.check(self.shape, seq_length=self.seq_length)
         for table in self.layout:
             try:
                 self._check_layout(table)
@@ -259,6 +257,11 @@ class Scenario(Table):
             raise LayoutError(
                 f"settings.attention = {table.settings.attention!r} takes bf16 only and precision is "
                 f'{self.precision!r}; use attention = "default"'
+            )
+        if table.settings.compile_layers and self.data.counts_vary:
+            raise LayoutError(
+                "settings.compile_layers: layers are compiled anew for every number of items in a micro-batch, and "
+                "data gives samples different numbers of them; switch it off, or give every sample as many"
             )
         if table.settings.sequence_parallel and self.seq_length % layout.language.tp:
             raise LayoutError(

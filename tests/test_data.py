@@ -1,29 +1,25 @@
-"""Samples are a function of seed, split and id, and every layout deals out the same ones."""
+"""Samples are a function of seed, split and id."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from sklearn.datasets import load_digits
 
-from mimo_bench import scenario
+from mimo_bench import data_section, scenario
+from mimo_bench.data_section import NAMED, Data, DigitsData
 from mimo_bench.errors import ScenarioError
-from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS
 from mimo_bench.trainer.data import digits
 from mimo_bench.trainer.data.digits import DigitsDataset
-from mimo_bench.trainer.data.loader import Loader, MicroBatch, collate
-from mimo_bench.trainer.data.registry import DATASETS, build_dataset
+from mimo_bench.trainer.data.loader import collate
+from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
-from mimo_bench.trainer.data.synthetic import SyntheticDataset
-from mimo_bench.trainer.topology import Topology
 
 SHAPE = PRESETS["llava-tiny"]
 IMAGE = SHAPE.special_tokens["vision"]
@@ -35,11 +31,11 @@ NUM_HELD_OUT = 359  # every 5th of 1797
 NUM_TRAINING = 1438
 
 
-def build(name: str, seed: int = 0) -> Dataset:
-    return build_dataset(name, shape=SHAPE, seq_length=SEQ_LENGTH, seed=seed)
+def build(name: str, seed: int = 0, *, seq_length: int = SEQ_LENGTH) -> Dataset:
+    return build_dataset(TypeAdapter(Data).validate_python(name), shape=SHAPE, seq_length=seq_length, seed=seed)
 
 
-each_dataset = pytest.mark.parametrize("name", DATASETS)
+each_dataset = pytest.mark.parametrize("name", NAMED)
 each_split = pytest.mark.parametrize("split", SPLITS)
 
 
@@ -85,7 +81,7 @@ def test_no_image_is_in_both_splits(name: str) -> None:
 @each_split
 @pytest.mark.parametrize("seq_length", [24, 32, 64])
 def test_every_sample_fits_and_ends_in_an_answer(name: str, split: Split, seq_length: int) -> None:
-    dataset = build_dataset(name, shape=SHAPE, seq_length=seq_length, seed=0)
+    dataset = build(name, seq_length=seq_length)
     for i in range(100):
         text = dataset.text(split, i)
         assert text.tokens.dtype == torch.int64
@@ -102,16 +98,11 @@ def test_every_sample_fits_and_ends_in_an_answer(name: str, split: Split, seq_le
         assert -1.0 <= float(pixels.min()) < float(pixels.max()) < 2.0
 
 
-def test_an_unknown_dataset_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ScenarioError, match=r"data: 'digit' is not known; did you mean 'digits'\?"):
-        build_dataset("digit", shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
-
-
 # Synthetic samples
 
 
 def test_synthetic_answers_differ_in_length_so_that_replicas_score_different_counts() -> None:
-    dataset = SyntheticDataset(shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
+    dataset = build("synthetic")
     texts = [dataset.text("train", i) for i in range(50)]
     assert len({len(text.tokens) for text in texts}) > 4
     assert len({int(text.is_answer.sum()) for text in texts}) > 2
@@ -188,11 +179,11 @@ def test_missing_digits_are_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPat
 
 
 def test_missing_digits_are_refused_before_any_rank_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenario, "find_spec", lambda _: None)
+    monkeypatch.setattr(data_section, "find_spec", lambda _: None)
     with pytest.raises(ScenarioError, match=r"digits\.toml: data: the digits ship with scikit-learn"):
         scenario.load_scenario(DIGITS_SCENARIO)
     monkeypatch.undo()
-    assert scenario.load_scenario(DIGITS_SCENARIO).data == "digits"
+    assert scenario.load_scenario(DIGITS_SCENARIO).data == DigitsData()
 
 
 # Collate
@@ -224,103 +215,6 @@ def test_what_is_scored_is_the_answer_and_nothing_else(name: str) -> None:
     for row, text in enumerate(texts):
         assert torch.equal(labels[row][loss_mask[row] == 1], text.tokens[text.is_answer])
     assert set(loss_mask.unique().tolist()) == {0.0, 1.0}
-
-
-# Loader
-
-degrees = st.sampled_from([1, 2, 4])
-
-
-@st.composite
-def layouts(draw: Callable[[st.SearchStrategy[int]], int]) -> Layout:
-    """Colocated and disjoint, fan-in and fan-out, either module first."""
-    tp, dp = draw(degrees), draw(degrees)
-    if draw(st.sampled_from([0, 1])):
-        other_dp = draw(st.sampled_from([degree for degree in (1, 2, 4) if tp * dp % degree == 0]))
-        grids = {"vision": Grid(tp=tp, dp=dp), "language": Grid(tp=tp * dp // other_dp, dp=other_dp)}
-        return Layout(modules=grids)
-    vision, language = Grid(tp=tp, dp=dp), Grid(tp=draw(degrees), dp=draw(degrees), pp=draw(degrees))
-    if draw(st.sampled_from([0, 1])):
-        vision = replace(vision, rank_offset=language.size)
-    else:
-        language = replace(language, rank_offset=vision.size)
-    return Layout(modules={"vision": vision, "language": language})
-
-
-@given(layout=layouts(), micro_batch=st.sampled_from([4, 8, 16]), step=st.integers(0, 1000))
-def test_every_module_reads_each_sample_of_a_step_once_in_every_layout(
-    layout: Layout, micro_batch: int, step: int
-) -> None:
-    plan = BatchPlan.of(layout, global_batch_size=16, global_micro_batch_size=micro_batch)
-    for module, grid in layout.modules.items():
-        read = Counter(
-            sample_id
-            for index in range(plan.num_micro_batches)
-            for dp_rank in range(grid.dp)
-            for sample_id in plan.sample_ids(step=step, micro_batch=index, module=module, dp_rank=dp_rank)
-        )
-        assert read == Counter(range(16 * step, 16 * step + 16))
-
-
-@settings(deadline=None, max_examples=25)
-@given(layout=layouts(), micro_batch=st.sampled_from([4, 8]), step=st.integers(0, 100))
-def test_the_micro_batches_of_all_ranks_join_to_the_global_batch_of_one_rank_bit_for_bit(
-    layout: Layout, micro_batch: int, step: int
-) -> None:
-    whole = Loaded(Layout(modules={"vision": Grid(), "language": Grid()}), micro_batch=8, step=step)
-    assert whole.num_micro_batches == 1
-    dealt = Loaded(layout, micro_batch=micro_batch, step=step)
-    for field in ("encoder_inputs", "input_ids", "position_ids", "labels", "loss_mask"):
-        assert torch.equal(dealt.joined(field), whole.joined(field)), field
-
-
-@settings(deadline=None, max_examples=25)
-@given(layout=layouts())
-def test_a_rank_reads_what_its_stages_need_and_nothing_else(layout: Layout) -> None:
-    for topology, batch in Loaded(layout, micro_batch=4, step=0).by_rank:
-        stage = layout.language.coordinate(topology.rank).pp if topology.hosts_language else None
-        reads_text = stage in (0, layout.language.pp - 1)
-        for micro_batch in batch:
-            assert micro_batch.encoder_inputs.keys() == {"vision"} & set(topology.modules)
-            for column in (micro_batch.input_ids, micro_batch.labels, micro_batch.loss_mask):
-                assert (column is not None) == reads_text
-            assert (micro_batch.num_tokens > 0) == reads_text
-
-
-class Loaded:
-    """What every rank of a layout reads in one step: the real loader, with no process behind its topology."""
-
-    def __init__(self, layout: Layout, *, micro_batch: int, step: int) -> None:
-        """Read one step of 8 samples on every rank."""
-        plan = BatchPlan.of(layout, global_batch_size=8, global_micro_batch_size=micro_batch)
-        self._layout = layout
-        self.num_micro_batches = plan.num_micro_batches
-        self.by_rank: list[tuple[Topology, list[MicroBatch]]] = []
-        for rank in range(layout.world_size):
-            topology = Topology(layout=layout, rank=rank, grids={}, groups={})
-            loader = Loader(
-                dataset=build("synthetic"),
-                plan=plan,
-                topology=topology,
-                seq_length=SEQ_LENGTH,
-                input_dtype=torch.float32,
-                device=torch.device("cpu"),
-            )
-            self.by_rank.append((topology, loader.global_batch("train", step)))
-
-    def joined(self, field: str) -> torch.Tensor:
-        """The whole batch, from the replicas of each micro-batch; ranks of one replica must hold the same."""
-        module = "vision" if field == "encoder_inputs" else "language"
-        parts: dict[tuple[int, int], torch.Tensor] = {}
-        for topology, batch in self.by_rank:
-            for index, micro_batch in enumerate(batch):
-                part = getattr(micro_batch, field)
-                if field == "encoder_inputs":
-                    part = part.get(module)
-                if part is not None:
-                    replica = self._layout.modules[module].coordinate(topology.rank).dp
-                    assert torch.equal(parts.setdefault((index, replica), part), part)
-        return torch.cat([part for _, part in sorted(parts.items(), key=lambda item: item[0])])
 
 
 def hash_of(tensor: torch.Tensor) -> int:

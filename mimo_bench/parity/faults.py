@@ -126,7 +126,12 @@ def encoder_reads_other_pixels(context: FaultContext) -> None:
     def behind(module: str, split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
         return dataset.encoder_inputs(module, split, sample_id + 1, device)
 
-    _replace(context, context.trainer.loader, "dataset", SimpleNamespace(encoder_inputs=behind, text=dataset.text))
+    _replace(
+        context,
+        context.trainer.loader,
+        "dataset",
+        SimpleNamespace(num_items=dataset.num_items, encoder_inputs=behind, text=dataset.text),
+    )
 
 
 def image_patches_dealt_to_other_samples(context: FaultContext) -> None:

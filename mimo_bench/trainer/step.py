@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
-from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 from megatron.core.pipeline_parallel.schedules import (
     forward_backward_no_pipelining,
     forward_backward_pipelining_without_interleaving,
@@ -17,6 +16,7 @@ from megatron.core.pipeline_parallel.schedules import (
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
 from mimo_bench.layout import LANGUAGE
+from mimo_bench.trainer.bridge import ColocatedBridge, UnevenBridges, colocated_bridges, own_rows
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.grads import Totals, items_total
 from mimo_bench.trainer.models.config import ENCODER
@@ -36,26 +36,27 @@ def build_schedule(model: MimoModel, *, topology: Topology, totals: Totals, seq_
     layout = topology.layout
     extra: dict[str, Any] = {}
     forward_backward: Callable[..., Any] = forward_backward_no_pipelining
+    colocated = colocated_bridges(model)
+    bridges: UnevenBridges | None = None
     if layout.placement == "disjoint":
         forward_backward = forward_backward_pipelining_without_interleaving
-        extra["p2p_communicator"] = MultiModulePipelineCommunicator(
+        extra["p2p_communicator"] = bridges = UnevenBridges(
             topology.grids,
             {**{name: [LANGUAGE] for name in layout.encoders}, LANGUAGE: []},
             model.config,
             dim_mapping={"s": 0, "b": 1, "h": 2},
             module_output_ndim=dict.fromkeys(layout.encoders, 2),
         )
-
-        name_bridges(
-            {(b.src_module_name, b.dest_module_name): _groups(b) for b in extra["p2p_communicator"].bridge_comms}
-        )
+        name_bridges({(b.src_module_name, b.dest_module_name): _groups(b) for b in bridges.bridge_comms})
     else:
         name_bridges({ends: [bridge.gather_pg] for ends, bridge in model.colocated_comms.items()})
 
     def run(batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
         step = forward_evaluate if forward_only else forward_train
+        if bridges is not None:
+            bridges.start()
         forward_backward(
-            forward_step_func=partial(step, topology=topology, totals=totals),
+            forward_step_func=partial(step, topology=topology, totals=totals, bridges=colocated),
             data_iterator=iter(batch),
             model=[model],
             num_microbatches=len(batch),
@@ -84,11 +85,16 @@ def _groups(bridge: Any) -> list[Any]:
 
 
 def forward_train(
-    batches: Iterator[MicroBatch], model: MimoModel, *, topology: Topology, totals: Totals
+    batches: Iterator[MicroBatch],
+    model: MimoModel,
+    *,
+    topology: Topology,
+    totals: Totals,
+    bridges: Mapping[str, ColocatedBridge],
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
     batch = next(batches)
-    output, _ = model(**_inputs(batch), labels=batch.labels, loss_mask=batch.loss_mask)
+    output = _forward(batch, model, bridges, labels=batch.labels)
     _count_items(batch, topology, totals)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -103,11 +109,16 @@ def forward_train(
 
 
 def forward_evaluate(
-    batches: Iterator[MicroBatch], model: MimoModel, *, topology: Topology, totals: Totals
+    batches: Iterator[MicroBatch],
+    model: MimoModel,
+    *,
+    topology: Topology,
+    totals: Totals,
+    bridges: Mapping[str, ColocatedBridge],
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
     batch = next(batches)
-    output, _ = model(**_inputs(batch), labels=None, loss_mask=batch.loss_mask)
+    output = _forward(batch, model, bridges, labels=None)
     _count_items(batch, topology, totals)
 
     def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -125,13 +136,24 @@ def forward_evaluate(
     return output, score
 
 
-def _inputs(batch: MicroBatch) -> dict[str, Any]:
-    encoders = {module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
-    return {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "modality_inputs": encoders or None,
-    }
+def _forward(
+    batch: MicroBatch, model: MimoModel, bridges: Mapping[str, ColocatedBridge], *, labels: torch.Tensor | None
+) -> Any:
+    """What this rank's modules make of a micro-batch: rows by encoder, hidden states, losses or logits."""
+    for module, bridge in bridges.items():
+        bridge.expect(items=batch.items_per_sample[module], text_rows=batch.rows_per_sample[module])
+    output, _ = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        modality_inputs={module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
+        or None,
+        labels=labels,
+        loss_mask=batch.loss_mask,
+    )
+    if isinstance(output, dict):
+        for module in output.keys() & batch.items_per_sample.keys():
+            output[module] = own_rows(output[module], batch.items_per_sample[module])
+    return output
 
 
 def _positions(batch: MicroBatch) -> dict[str, int]:

@@ -147,6 +147,7 @@ def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice
             dataset=dataset,
             plan=config.plan,
             topology=topology,
+            shape=config.shape,
             seq_length=config.seq_length,
             input_dtype=DTYPES[config.precision],
             device=device.torch_device,

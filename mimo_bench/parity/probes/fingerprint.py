@@ -47,7 +47,9 @@ def _samples(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[SampleSeen]:
 def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
     """Each part of each sample that this rank feeds: its name, the sample's id, its content."""
     for module, inputs in batch.encoder_inputs.items():
-        by_sample = inputs.split(batch.items_per_sample[module])
+        counts = batch.items_per_sample[module]
+        # A blank item, which stands in where no sample has one, is no sample's.
+        by_sample = inputs[: sum(counts)].split(counts)
         for sample_id, items in zip(batch.sample_ids[module], by_sample, strict=True):
             yield f"{module}.inputs", sample_id, items
     if batch.input_ids is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from mimo_bench.errors import ScenarioError
+from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.counter_random import uniform
 from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
@@ -66,6 +66,10 @@ class DigitsDataset:
         if seq_length < (length := shape.vision.num_image_tokens + len(_QUESTION) + 1):
             raise ScenarioError(f"seq_length = {seq_length}: a digit sample has {length} tokens; use at least {length}")
 
+    def num_items(self, module: str, split: Split, sample_id: int) -> int:
+        """One image, and nothing for any other encoder."""
+        return int(module == "vision")
+
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """float32 [1, 3, height, width], normalised: the grey image enlarged to the model's size, in three channels."""
         image = _read().images[self.image_index(split, sample_id)]
@@ -81,7 +85,11 @@ class DigitsDataset:
         return Text(tokens=tokens, is_answer=is_answer)
 
     def image_index(self, split: Split, sample_id: int) -> int:
-        """Which image of the file a sample shows, from 0."""
+        """Which image of the file a sample shows, from 0.
+
+        Raises:
+            DataError: of the test split, which the digits do not have.
+        """
         indices = _indices(split)
         epoch, position = divmod(sample_id, len(indices))
         if split == "train":
@@ -90,6 +98,8 @@ class DigitsDataset:
 
 
 def _indices(split: Split) -> range | list[int]:
+    if split == "test":
+        raise DataError("the digits are split into train and validation; there is no test split")
     num_images = len(_read().labels)
     held_out = range(HELD_OUT_EVERY - 1, num_images, HELD_OUT_EVERY)
     return held_out if split == "validation" else _all_but(held_out, num_images)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from mimo_bench.errors import DataError
 from mimo_bench.layout import LANGUAGE, BatchPlan
+from mimo_bench.model import ModelShape
 from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
 from mimo_bench.trainer.topology import Topology
 
@@ -22,9 +24,12 @@ class MicroBatch:
 
     encoder_inputs: dict[str, torch.Tensor]
     """By encoder, for those whose first stage this rank holds: the items of its replica, such as images
-    [images, 3, height, width], sample by sample."""
+    [images, 3, height, width], sample by sample; one blank item for a replica whose samples have none, as a rank whose
+    encoder does not run would neither meet its peers on the bridge nor finish its gradients."""
     items_per_sample: dict[str, tuple[int, ...]]
-    """For the same encoders: how many of those items each sample has."""
+    """For the same encoders: how many items each sample has; a blank one is nobody's."""
+    rows_per_sample: dict[str, tuple[int, ...]]
+    """By encoder, on ranks that read text: how many positions of each text its rows fill."""
     input_ids: torch.Tensor | None
     """int64 [b, s]; first and last language stages only, like the rest."""
     position_ids: torch.Tensor | None
@@ -48,6 +53,7 @@ class Loader:
     dataset: Dataset
     plan: BatchPlan
     topology: Topology
+    shape: ModelShape
     seq_length: int
     input_dtype: torch.dtype
     """Of what encoders read."""
@@ -82,15 +88,41 @@ class Loader:
         texts = []
         if self.topology.is_first_stage(LANGUAGE) or self.topology.is_last_stage(LANGUAGE):
             texts = [self.dataset.text(split, sample_id) for sample_id in ids[LANGUAGE]]
+        rows = {module: self._rows(module, split, ids[LANGUAGE], texts) for module in self.shape.encoders if texts}
         columns = collate(texts, seq_length=self.seq_length) if texts else dict.fromkeys(_COLUMNS)
         return MicroBatch(
-            encoder_inputs={module: torch.cat(parts).to(self.input_dtype) for module, parts in items.items()},
+            encoder_inputs={module: self._stacked(module, parts) for module, parts in items.items()},
             items_per_sample={module: tuple(len(part) for part in parts) for module, parts in items.items()},
+            rows_per_sample=rows,
             sample_ids=ids,
             num_tokens=sum(len(text.tokens) for text in texts),
             num_token_pairs=sum(len(text.tokens) ** 2 for text in texts),
             **{name: None if column is None else column.to(self.device) for name, column in columns.items()},
         )
+
+    def _stacked(self, module: str, items: list[torch.Tensor]) -> torch.Tensor:
+        """The items of all samples, or a blank one."""
+        stacked = torch.cat(items)
+        if not len(stacked):
+            stacked = stacked.new_zeros(1, *self.shape.encoders[module].item_shape)
+        return stacked.to(self.input_dtype)
+
+    def _rows(self, module: str, split: Split, sample_ids: range, texts: list[Text]) -> tuple[int, ...]:
+        """Positions of each text that the encoder's rows fill.
+
+        Raises:
+            DataError: not as many as the sample's items give.
+        """
+        token, per_item = self.shape.special_tokens[module], self.shape.encoders[module].num_tokens
+        rows = tuple(int((text.tokens == token).sum()) for text in texts)
+        for sample_id, found in zip(sample_ids, rows, strict=True):
+            num_items = self.dataset.num_items(module, split, sample_id)
+            if found != num_items * per_item:
+                raise DataError(
+                    f"sample {sample_id} of {split}: its text holds {found} tokens {token} for {module}, and its "
+                    f"{num_items} items need {num_items * per_item}; write {per_item} for each item"
+                )
+        return rows
 
 
 _COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")

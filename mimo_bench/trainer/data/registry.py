@@ -1,31 +1,22 @@
-"""Datasets by the name that a scenario gives them."""
+"""Datasets by the provider that a scenario names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Final
-
-from mimo_bench.errors import ScenarioError
+from mimo_bench.data_section import Data, DigitsData, SyntheticData
 from mimo_bench.model import ModelShape
-from mimo_bench.suggest import choices
 from mimo_bench.trainer.data.digits import DigitsDataset
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 
-DATASETS: Final[dict[str, Callable[..., Dataset]]] = {
-    "synthetic": SyntheticDataset,
-    "synthetic-filled": partial(SyntheticDataset, shortest_text=1.0),
-    "digits": DigitsDataset,
-}
 
-
-def build_dataset(name: str, *, shape: ModelShape, seq_length: int, seed: int) -> Dataset:
-    """The samples called `name`, made for models of `shape`; nothing is read yet.
+def build_dataset(data: Data, *, shape: ModelShape, seq_length: int, seed: int) -> Dataset:
+    """The samples that a scenario's `data` describes, made for models of `shape`.
 
     Raises:
-        ScenarioError: no dataset has that name, or the model cannot hold its samples.
+        ScenarioError: the model cannot hold them.
     """
-    if (build := DATASETS.get(name)) is None:
-        raise ScenarioError(f"data: {name!r} is not known; {choices(name, DATASETS)}")
-    return build(shape=shape, seq_length=seq_length, seed=seed)
+    match data:
+        case SyntheticData():
+            return SyntheticDataset(data, shape=shape, seq_length=seq_length, seed=seed)
+        case DigitsData():
+            return DigitsDataset(shape=shape, seq_length=seq_length, seed=seed)

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import torch
 
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
 
 CPU = torch.device("cpu")
 
@@ -28,12 +28,16 @@ class Text:
 class Dataset(Protocol):
     """Samples by id. The sides are separate so that a rank makes only what its modules read."""
 
+    def num_items(self, module: str, split: Split, sample_id: int) -> int:
+        """How many items a sample has for the encoder `module`; known without making them."""
+        ...
+
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """What the encoder `module` reads of a sample: its items, stacked; the same bits wherever they are made.
 
         Returns:
             float32 on `device`: `vision` has images, [images, 3, height, width], normalised; `audio` has
-                clips, [clips, mel bands, frames].
+                clips, [clips, mel bands, frames]. A sample may have none.
         """
         ...
 

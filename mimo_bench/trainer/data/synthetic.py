@@ -7,48 +7,78 @@ normalised by a local instead of the global token count.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 
+from mimo_bench.data_section import SyntheticData
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.counter_random import uniform
 from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
 
 
 class SyntheticDataset:
-    """One item of each encoder, a prompt and an answer per sample; about a third of the text is answer."""
+    """Items of each encoder, such as images, in a prompt with an answer; about a third of the text is answer."""
 
-    def __init__(self, *, shape: ModelShape, seq_length: int, seed: int, shortest_text: float = 0.5) -> None:
-        """Samples for models of `shape`, at most `seq_length` tokens long.
-
-        A text takes between the share `shortest_text` and all of the room behind the items.
-        """
-        self._shortest_text = shortest_text
+    def __init__(self, workload: SyntheticData, *, shape: ModelShape, seq_length: int, seed: int) -> None:
+        """Samples as `workload` distributes them, for models of `shape` and at most `seq_length` tokens long."""
+        self._workload = workload
         self._shape = shape
         self._seq_length = seq_length
         self._seed = seed
+        # Words are drawn below every special token.
+        self._num_words = min(shape.special_tokens.values()) - 1
+
+    def num_items(self, module: str, split: Split, sample_id: int) -> int:
+        """How many items the sample has for the encoder `module`."""
+        if self._draw(split, sample_id, "text-only") < self._workload.text_only_share:
+            return 0
+        weights = self._workload.weights(module)
+        drawn = self._draw(split, sample_id, f"{module}.count") * sum(weights)
+        # The last bound is the sum itself, up to rounding.
+        bounds = [*accumulate(weights)][: self._workload.most_items(module)]
+        return sum(drawn >= bound for bound in bounds)
 
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
-        """One item of the module's item shape, in [-1, 1)."""
-        shape = self._shape.encoders[module].item_shape
-        positions = torch.arange(math.prod(shape), device=device).view(1, *shape)
+        """Items of the module's item shape, in [-1, 1)."""
+        shape = (self.num_items(module, split, sample_id), *self._shape.encoders[module].item_shape)
+        positions = torch.arange(math.prod(shape), device=device).view(shape)
         return uniform(self._key(split, sample_id, f"{module}.inputs"), positions) * 2 - 1
 
     def text(self, split: Split, sample_id: int) -> Text:
-        """One item of each encoder and their text, of which the last fifth to half is the answer."""
-        tokens = self._shape.special_tokens
-        items = [torch.full((shape.num_tokens,), tokens[name]) for name, shape in self._shape.encoders.items()]
-        room = self._seq_length - self._shape.num_item_tokens
-        key = self._key(split, sample_id, "text")
-        draws = uniform(key, torch.arange(room + 2))
-        length = int(room * (self._shortest_text + (1 - self._shortest_text) * draws[0]))
-        num_answer = max(1, int(length * (0.2 + 0.3 * draws[1])))
-        # Cubed, so that low tokens are common: a model has something to learn within a few steps.
-        words = 1 + (draws[2 : 2 + length] ** 3 * (min(tokens.values()) - 1)).to(torch.int64)
-        is_answer = torch.zeros(self._shape.num_item_tokens + length, dtype=torch.bool)
+        """A prompt with its items, the first of them at its start, and the last fifth to half as the answer."""
+        items = [
+            torch.full((encoder.num_tokens,), self._shape.special_tokens[module])
+            for module, encoder in self._shape.encoders.items()
+            for _ in range(self.num_items(module, split, sample_id))
+        ]
+        words, num_answer = self._words(split, sample_id, room=self._seq_length - sum(map(len, items)))
+        prompt = words[: len(words) - num_answer].tensor_split(max(1, len(items)))
+        tokens = torch.cat([*_alternate(items, prompt), words[len(words) - num_answer :]])
+        is_answer = torch.zeros(len(tokens), dtype=torch.bool)
         is_answer[-num_answer:] = True
+        return Text(tokens=tokens, is_answer=is_answer)
+
+    def _words(self, split: Split, sample_id: int, *, room: int) -> tuple[torch.Tensor, int]:
+        """Words that fit into `room`, and how many of the last are the answer."""
+        draws = uniform(self._key(split, sample_id, "text"), torch.arange(room + 2))
+        shortest = self._workload.shortest_text
+        share = shortest + (1 - shortest) * draws[0] ** self._workload.length_skew
+        length = max(2, int(room * share))
+        # Cubed, so that low tokens are common: a model has something to learn within a few steps.
+        words = 1 + (draws[2 : 2 + length] ** 3 * self._num_words).to(torch.int64)
         assert PAD not in words, "a word would be taken for padding"
-        return Text(tokens=torch.cat([*items, words]), is_answer=is_answer)
+        return words, max(1, int(length * (0.2 + 0.3 * draws[1])))
+
+    def _draw(self, split: Split, sample_id: int, what: str) -> float:
+        return float(uniform(self._key(split, sample_id, what), torch.zeros(1, dtype=torch.int64)))
 
     def _key(self, split: Split, sample_id: int, part: str) -> str:
         return f"{self._seed}/{split}/{sample_id}/{part}"
+
+
+def _alternate(items: list[torch.Tensor], prompt: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Each item with a piece of the prompt behind it; the whole prompt where there is no item."""
+    pieces = list(prompt)
+    return [part for pair in zip(items, pieces, strict=True) for part in pair] if items else pieces

@@ -1,0 +1,125 @@
+"""What a scenario says about its samples: which provider makes them, and its options.
+
+[scenario] -> layout -> trainer -> meters -> record -> parity -> report
+
+Whatever is written here, a sample depends on these options, the seed and its id alone, never on the layout.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from mimo_bench.errors import ScenarioError
+from mimo_bench.model import ModelShape
+from mimo_bench.suggest import choices
+from mimo_bench.table import NonNegativeFloat, Share, Table
+
+LEAST_TEXT = 8
+"""Positions that every sample keeps for its text, whatever its images take."""
+
+
+class SyntheticData(Table):
+    """Samples drawn from seed and id. Without options: one item for each encoder, text of differing length."""
+
+    provider: Literal["synthetic"] = "synthetic"
+    items_per_sample: dict[str, Annotated[tuple[NonNegativeFloat, ...], Field(strict=False)]] = Field(default={})
+    """By encoder, how often a sample has 0, 1, 2, ... of its items, as weights: `vision = [0, 9, 0, 0, 1]` gives one
+    sample in ten four images and all others one. One item each where an encoder is not named."""
+    text_only_share: Share = 0.0
+    """The share of samples that have no item for any encoder."""
+    shortest_text: Share = 0.5
+    """The shortest text, as a share of the positions that the items leave free."""
+    length_skew: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    """1 spreads lengths evenly between the shortest text and a full sequence; 4 makes most texts short and few long."""
+
+    @field_validator("items_per_sample")
+    @classmethod
+    def _some_weight(cls, weights: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for module, shares in weights.items():
+            if not any(shares):
+                raise ValueError(f"{module}: gives no number of items any weight; use [0, 1] for one item a sample")
+        return weights
+
+    def weights(self, module: str) -> tuple[float, ...]:
+        """How often a sample has 0, 1, 2, ... items for the encoder `module`; text-only samples apart."""
+        return self.items_per_sample.get(module, (0.0, 1.0))
+
+    def most_items(self, module: str) -> int:
+        """The largest number of items that a sample has for the encoder `module`."""
+        return max(count for count, weight in enumerate(self.weights(module)) if weight)
+
+    @property
+    def counts_vary(self) -> bool:
+        """Whether samples differ in how many items they have."""
+        several = any(sum(weight > 0 for weight in weights) > 1 for weights in self.items_per_sample.values())
+        return several or 0 < self.text_only_share < 1
+
+    def check(self, shape: ModelShape, *, seq_length: int) -> None:
+        """Refuse items of encoders that the model lacks, and more of them than the sequence holds.
+
+        Raises:
+            ScenarioError: with key, value and remedy.
+        """
+        for module in self.items_per_sample:
+            if module not in shape.encoders:
+                raise ScenarioError(
+                    f"data.items_per_sample: {module!r} is no encoder; {choices(module, shape.encoders)}"
+                )
+        taken = sum(self.most_items(name) * encoder.num_tokens for name, encoder in shape.encoders.items())
+        if seq_length < (least := taken + LEAST_TEXT):
+            raise ScenarioError(
+                f"seq_length = {seq_length}: the fullest samples have items that take {taken} positions, and their "
+                f"text needs {LEAST_TEXT} more; use at least {least}, or fewer items in data.items_per_sample"
+            )
+
+
+class DigitsData(Table):
+    """The handwritten digits that ship with scikit-learn: a task that a small model learns within a minute."""
+
+    provider: Literal["digits"] = "digits"
+
+    @property
+    def counts_vary(self) -> bool:
+        """Every digit is one image."""
+        return False
+
+    def check(self, shape: ModelShape, *, seq_length: int) -> None:
+        """Refuse to start without the package that ships the digits, or with a model that reads something else.
+
+        Raises:
+            ScenarioError: scikit-learn is missing, or the model has other encoders than vision.
+        """
+        if set(shape.encoders) != {"vision"}:
+            raise ScenarioError('data: the digits are images and nothing else; use "synthetic" for a model with audio')
+        if find_spec("sklearn") is None:
+            raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
+
+
+NAMED: Final[dict[str, dict[str, Any]]] = {
+    "synthetic": {"provider": "synthetic"},
+    "synthetic-filled": {"provider": "synthetic", "shortest_text": 1.0},
+    "digits": {"provider": "digits"},
+}
+"""What a name alone stands for: `data = "digits"`."""
+
+
+def _spelled_out(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in NAMED:
+            raise ValueError(f"is not known; {choices(value, NAMED)}")
+        return NAMED[value]
+    return value
+
+
+Data = Annotated[
+    SyntheticData | DigitsData,
+    Field(discriminator="provider"),
+    BeforeValidator(
+        _spelled_out,
+        json_schema_input_type=Literal["synthetic", "synthetic-filled", "digits"] | SyntheticData | DigitsData,
+    ),
+]
+"""The samples of a scenario: a table with a provider and its options, or a name for one that needs none."""

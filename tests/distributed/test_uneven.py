@@ -1,0 +1,112 @@
+"""Samples with several images, or none, train alike over every kind of bridge, and faults of it are caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.attempt import Attempts
+from mimo_bench.launch import Launcher
+from mimo_bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.parity.planting import Planting
+from mimo_bench.scenario import Scenario
+
+SCENARIO = Scenario.model_validate(
+    {
+        "question": "Do samples without images, and with several, train alike?",
+        "model": "llava-tiny",
+        "data": {
+            "provider": "synthetic",
+            "items_per_sample": {"vision": [0, 2, 1, 1]},
+            "text_only_share": 0.6,
+            "length_skew": 2.0,
+        },
+        "global_batch_size": 16,
+        "global_micro_batch_size": 4,
+        "seq_length": 64,
+        "baseline": "one-rank",
+        "steps": {"parity": 2, "warmup": 1, "timed": 1},
+        "layout": [
+            {"name": "one-rank", "vision": {}, "language": {}},
+            {"name": "colocated-fan-in", "vision": {"dp": 2}, "language": {"tp": 2}},
+            {"name": "colocated-fan-out", "vision": {"tp": 2}, "language": {"dp": 2}},
+            {"name": "disjoint-fan-in", "vision": {"dp": 2}, "language": {"rank_offset": 2}},
+            {"name": "disjoint-fan-out", "vision": {}, "language": {"dp": 2, "rank_offset": 1}},
+            {
+                "name": "overlapped",
+                "vision": {"dp": 2},
+                "language": {"dp": 2},
+                "settings": {"distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
+            },
+        ],
+    }
+)
+
+
+def run(attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> Account:
+    planted = None if fault is None else f"tests.distributed.data_faults:{fault}"
+    runner = LayoutRunner(
+        scenario=SCENARIO,
+        modes=("parity",),
+        attempts=attempts,
+        planting=Planting(fault=planted, layout=layout),
+        on_event=lambda _: None,
+    )
+    return runner.run(layout, reference)
+
+
+@pytest.fixture(scope="module")
+def attempts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
+    SCENARIO.check()
+    return Attempts(
+        launcher,
+        scenario=SCENARIO,
+        directory=tmp_path_factory.mktemp("uneven"),
+        device_kind="cpu",
+        hang_seconds=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(attempts: Attempts) -> Reference:
+    reference = run(attempts, SCENARIO.baseline, None, None).reference
+    assert reference is not None
+    return reference
+
+
+@pytest.mark.parametrize("layout", ["colocated-fan-in", "colocated-fan-out", "disjoint-fan-in", "disjoint-fan-out"])
+def test_uneven_samples_train_alike_over_every_kind_of_bridge(
+    attempts: Attempts, reference: Reference, layout: str
+) -> None:
+    account = run(attempts, layout, None, reference)
+    assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
+
+
+@pytest.mark.parametrize(
+    ("fault", "layout", "check", "words"),
+    [
+        ("rows_of_gradients_split_evenly", "disjoint-fan-in", "gradients", "of the gradients of vision differ"),
+        ("rows_of_images_split_evenly", "colocated-fan-out", "gradients", "gradients of"),
+        ("shards_that_overlap", "overlapped", "static", "samples differ from the baseline's"),
+    ],
+)
+def test_a_fault_of_uneven_samples_is_caught(
+    attempts: Attempts, reference: Reference, fault: str, layout: str, check: str, words: str
+) -> None:
+    account = run(attempts, layout, fault, reference)
+    assert account.parity is not None
+    assert account.parity.failed_check == check
+    assert words in account.reason
+
+
+def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(attempts: Attempts) -> None:
+    assert attempts.run("overlapped", "timing", fault=None).outcome.ended == "finished"
+
+
+def test_an_encoder_that_rests_without_images_stops_the_layout_instead_of_training_on(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    attempts = Attempts(launcher, scenario=SCENARIO, directory=tmp_path, device_kind="cpu", hang_seconds=8)
+    fault = "tests.distributed.data_faults:encoder_rests_without_images"
+    assert attempts.run("overlapped", "timing", fault=fault).outcome.ended in ("crashed", "timeout")
