@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers.models.whisper.modeling_whisper import sinusoids as sinusoids_of_whisper
 
+from mimo_bench.data_section import SyntheticData
 from mimo_bench.errors import LayoutError, ScenarioError
 from mimo_bench.launch import Launcher
 from mimo_bench.layout import Grid, Layout
@@ -50,7 +51,7 @@ def test_positions_are_those_of_whisper() -> None:
 
 
 def test_every_sample_has_a_clip_of_its_own_and_positions_for_it() -> None:
-    dataset = build_dataset("synthetic", shape=SHAPE, seq_length=48, seed=0)
+    dataset = build_dataset(SyntheticData(), shape=SHAPE, seq_length=48, seed=0)
     clips = [dataset.encoder_inputs("audio", "train", index) for index in range(20)]
     assert {clip.shape for clip in clips} == {(1, 16, 64)}
     assert len({tuple(clip.flatten().tolist()) for clip in clips}) == 20

@@ -13,7 +13,7 @@ from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 
 SHAPE = PRESETS["llava-tiny"]
-IMAGE = SHAPE.language.image_token_id
+IMAGE = SHAPE.special_tokens["vision"]
 SEQ_LENGTH = 96
 NUM = 2000
 
@@ -79,3 +79,18 @@ def test_one_image_each_draws_what_it_drew_before_there_were_workloads() -> None
     text = build(SyntheticData()).text("train", 7)
     assert (len(text.tokens), int(text.is_answer.sum()), digest(text.tokens)) == (73, 14, "81c31090b48c5d1a")
     assert digest(build(SyntheticData()).encoder_inputs("vision", "train", 7)) == "13d49bde56411a96"
+
+
+def test_a_sample_may_have_images_and_clips_and_long_audio_is_many_clips() -> None:
+    shape = PRESETS["llava-audio-tiny"]
+    workload = SyntheticData(items_per_sample={"audio": (0.0, 1.0, 0.0, 0.0, 1.0)}, text_only_share=0.2)
+    dataset = SyntheticDataset(workload, shape=shape, seq_length=96, seed=0)
+    seen = set()
+    for i in range(60):
+        counts = tuple(dataset.num_items(module, "train", i) for module in ("vision", "audio"))
+        tokens = dataset.text("train", i).tokens
+        found = [int((tokens == shape.special_tokens[module]).sum()) for module in ("vision", "audio")]
+        assert found == [16 * counts[0], 8 * counts[1]]
+        assert dataset.encoder_inputs("audio", "train", i).shape == (counts[1], 16, 64)
+        seen.add(counts)
+    assert seen == {(0, 0), (1, 1), (1, 4)}
