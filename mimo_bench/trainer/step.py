@@ -94,7 +94,7 @@ def forward_train(
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
     batch = next(batches)
-    output = _forward(batch, model, bridges, labels=batch.labels)
+    output = _forward(batch, model, topology, bridges, labels=batch.labels)
     _count_items(batch, topology, totals)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -118,7 +118,7 @@ def forward_evaluate(
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
     batch = next(batches)
-    output = _forward(batch, model, bridges, labels=None)
+    output = _forward(batch, model, topology, bridges, labels=None)
     _count_items(batch, topology, totals)
 
     def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -137,7 +137,12 @@ def forward_evaluate(
 
 
 def _forward(
-    batch: MicroBatch, model: MimoModel, bridges: Mapping[str, ColocatedBridge], *, labels: torch.Tensor | None
+    batch: MicroBatch,
+    model: MimoModel,
+    topology: Topology,
+    bridges: Mapping[str, ColocatedBridge],
+    *,
+    labels: torch.Tensor | None,
 ) -> Any:
     """What this rank's modules make of a micro-batch: rows by encoder, hidden states, losses or logits."""
     for module, bridge in bridges.items():
@@ -151,8 +156,9 @@ def _forward(
         loss_mask=batch.loss_mask,
     )
     if isinstance(output, dict):
-        for module in output.keys() & batch.items_per_sample.keys():
-            output[module] = own_rows(output[module], batch.items_per_sample[module])
+        for module, items in batch.items_per_sample.items():
+            if topology.is_last_stage(module):
+                output[module] = own_rows(output[module], items)
     return output
 
 
@@ -161,6 +167,6 @@ def _positions(batch: MicroBatch) -> dict[str, int]:
 
 
 def _count_items(batch: MicroBatch, topology: Topology, totals: Totals) -> None:
-    for module, counts in batch.items_per_sample.items():
+    for module in batch.encoder_inputs:
         if topology.speaks_for_replica(module):
-            totals.add(**{items_total(module): sum(counts)})
+            totals.add(**{items_total(module): sum(batch.items_per_sample[module])})

@@ -32,7 +32,7 @@ SCENARIO = Scenario.model_validate(
             {"name": "colocated-fan-in", "vision": {"dp": 2}, "language": {"tp": 2}},
             {"name": "colocated-fan-out", "vision": {"tp": 2}, "language": {"dp": 2}},
             {"name": "disjoint-fan-in", "vision": {"dp": 2}, "language": {"rank_offset": 2}},
-            {"name": "disjoint-fan-out", "vision": {}, "language": {"dp": 2, "rank_offset": 1}},
+            {"name": "disjoint-fan-out", "vision": {"pp": 2}, "language": {"dp": 2, "rank_offset": 2}},
             {
                 "name": "overlapped",
                 "vision": {"dp": 2},

@@ -27,7 +27,7 @@ class MicroBatch:
     [images, 3, height, width], sample by sample; one blank item for a replica whose samples have none, as a rank whose
     encoder does not run would neither meet its peers on the bridge nor finish its gradients."""
     items_per_sample: dict[str, tuple[int, ...]]
-    """For the same encoders: how many items each sample has; a blank one is nobody's."""
+    """By encoder that this rank holds a stage of: how many items each sample has; a blank one is nobody's."""
     rows_per_sample: dict[str, tuple[int, ...]]
     """By encoder, on ranks that read text: how many positions of each text its rows fill."""
     input_ids: torch.Tensor | None
@@ -92,7 +92,11 @@ class Loader:
         columns = collate(texts, seq_length=self.seq_length) if texts else dict.fromkeys(_COLUMNS)
         return MicroBatch(
             encoder_inputs={module: self._stacked(module, parts) for module, parts in items.items()},
-            items_per_sample={module: tuple(len(part) for part in parts) for module, parts in items.items()},
+            items_per_sample={
+                module: tuple(self.dataset.num_items(module, split, sample_id) for sample_id in ids[module])
+                for module in self.topology.modules
+                if module != LANGUAGE
+            },
             rows_per_sample=rows,
             sample_ids=ids,
             num_tokens=sum(len(text.tokens) for text in texts),
