@@ -73,7 +73,7 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     assert lines[2] == f"[1/4] {golden.BASELINE}: parity ..."
     assert lines[-3:] == [
         "2 passed, 1 parity failed, 1 crashed",
-        "best: vision-dp2--language-tp2, 4267 tokens/s, 1.42 times the next",
+        "best: colocated-dp2, 1,506 tokens/s per CPU rank of 2; 41.2 % above the next",
         "report: runs/one/report.html",
     ]
     assert len(lines) == len(events()) + 3
@@ -150,7 +150,7 @@ def test_the_last_picture_has_counts_and_the_report() -> None:
     board.close()
     assert [line.rstrip() for line in drawn(board).rstrip().splitlines()[-3:]] == [
         "2 passed, 1 parity failed, 1 crashed",
-        "best: vision-dp2--language-tp2, 4267 tokens/s, 1.42 times the next",
+        "best: colocated-dp2, 1,506 tokens/s per CPU rank of 2; 41.2 % above the next",
         "report: runs/one/report.html",
     ]
 

@@ -72,7 +72,11 @@ def _read_nvml() -> tuple[str, str, tuple[Device, ...]]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         found = [
-            Device(name=str(pynvml.nvmlDeviceGetName(handle)), uuid=str(pynvml.nvmlDeviceGetUUID(handle)))
+            Device(
+                name=str(pynvml.nvmlDeviceGetName(handle)),
+                uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+                total_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            )
             for handle in handles
         ]
         devices = tuple(device for index, device in enumerate(found) if is_visible(index, device.uuid))

@@ -54,7 +54,8 @@ def _exposed(layout: LayoutRecord) -> Iterator[str]:
 
 def _remedy(part: Communication) -> str:
     """What tends to shorten or hide this group's communication."""
-    group = part.role.rpartition(".")[2]
+    # `language.tp`, and `language.dp-cp` for a group over several axes.
+    group = part.role.rpartition(".")[2].partition("-")[0]
     if part.role.startswith("bridge"):
         return "colocate the modules, or give both the same dp"
     return {

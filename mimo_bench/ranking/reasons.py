@@ -6,37 +6,12 @@ record -> [ranking] -> report: only what was measured is said.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from mimo_bench.ranking.candidates import Candidate
 from mimo_bench.ranking.findings import findings
 from mimo_bench.ranking.uncertainty import rate_interval
-from mimo_bench.record.schema import LayoutRecord, Timing
 
 GIB = 1024**3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """A layout that may be recommended: it passed, and it was timed."""
-
-    layout: LayoutRecord
-    timing: Timing
-
-    @property
-    def name(self) -> str:
-        """The layout's."""
-        return self.layout.name
-
-    @property
-    def rate(self) -> float:
-        """What it is ranked by: tokens per second for each allocated GPU."""
-        return self.timing.tokens_per_second_per_gpu
-
-    @property
-    def peak_allocated_bytes(self) -> int | None:
-        """Of its fullest rank; None on CPU ranks."""
-        memory = self.layout.memory
-        return max(rank.peak_allocated_bytes for rank in memory.ranks) if memory and memory.ranks else None
 
 
 def reason(candidate: Candidate, *, ranked: Sequence[Candidate], tied: Sequence[Candidate]) -> str:
@@ -47,9 +22,13 @@ def reason(candidate: Candidate, *, ranked: Sequence[Candidate], tied: Sequence[
 
 def _pace(candidate: Candidate) -> str:
     unit = "CPU rank" if candidate.timing.clock == "wall" else "GPU"
-    said = f"{candidate.rate:,.0f} tokens/s per {unit} of {candidate.layout.world_size}"
+    said = f"{_rate(candidate.rate)} tokens/s per {unit} of {candidate.layout.world_size}"
     interval = rate_interval(candidate.timing)
-    return said if interval is None else f"{said} (95 %: {interval.low:,.0f} to {interval.high:,.0f})"
+    return said if interval is None else f"{said} (95 %: {_rate(interval.low)} to {_rate(interval.high)})"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
 
 
 def _place(candidate: Candidate, ranked: Sequence[Candidate], tied: Sequence[Candidate]) -> str:

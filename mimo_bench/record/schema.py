@@ -331,6 +331,8 @@ class Device(_Entry):
 
     name: str
     uuid: str
+    total_bytes: Count | None = None
+    """Its memory, by the driver."""
 
 
 class Environment(_Entry):

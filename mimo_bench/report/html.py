@@ -1,41 +1,58 @@
-"""The report as one HTML file that needs nothing else: no script, no font, no image, no network.
+"""The report as one HTML file that needs nothing else: no font, no image, no network, and no script but its own.
 
-record -> [report]: this room lays out what the template shows; the template holds the words around it.
+record -> [report]: this room lays out what the template shows; the template holds the words around it. The page forbids
+itself (by its content security policy) any style and script but those written here, and any request.
 """
 
 from __future__ import annotations
 
-from functools import cache, partial
+import base64
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from mimo_bench.record.schema import LayoutRecord, RunRecord
-from mimo_bench.report import plots, strips, words
+from mimo_bench.ranking import advice
+from mimo_bench.record.schema import RunRecord
+from mimo_bench.report import details, plots, trade, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
-from mimo_bench.scenario import Settings
+from mimo_bench.report.ranks import rank_data
+from mimo_bench.report.strips import axis_strip, dot_strip, strip_scale
 
 GIB = 1024**3
 
 
 def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The whole page."""
+    looks = plots.looks(record)
+    places = {place.name: index for index, place in enumerate(record.ranking, start=1)}
     return _template().render(
         record=record,
         changes=changes,
-        looks=looks(record),
-        figures=_figures(record),
-        timed=_timed(record),
-        launches=_launches(record),
-        remembered=_remembered(record),
+        advice=advice(record.layouts),
+        indices={layout.name: index for index, layout in enumerate(record.layouts)},
+        places=places,
+        ordered=sorted(record.layouts, key=lambda layout: places.get(layout.name, len(places) + 1)),
+        ties={place.name for place in record.ranking if place.tied_with_best},
+        steps=_steps(record),
+        trade=_trade(record, looks),
+        figures=_figures(record, looks),
+        looks=looks,
+        details=details.of_layouts(record),
+        rank_data=rank_data(record),
         definitions=DEFINITIONS,
         words=words,
-        changed_settings=changed_settings,
         swatch=plots.swatch,
         markers=plots.markers(),
+        style=_source("report.css"),
+        script=_source("table.js", "ranks.js"),
+        policy=_policy(),
     )
 
 
@@ -51,83 +68,68 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def looks(record: RunRecord) -> dict[str, str]:
-    """How each layout looks in every chart of the page."""
-    others = [layout.name for layout in record.layouts if layout.name != record.baseline]
-    return {record.baseline: plots.look(None)} | {name: plots.look(index) for index, name in enumerate(others)}
+@cache
+def _source(*names: str) -> Markup:
+    """Style or script as it stands in the package; it is ours, so it is not escaped."""
+    folder = files("mimo_bench.report") / "templates"
+    return Markup("\n" + "".join((folder / name).read_text(encoding="ascii") for name in names))
 
 
-def changed_settings(layout: LayoutRecord) -> dict[str, Any]:
-    """The settings in which a layout departs from the defaults."""
-    defaults = Settings().model_dump()
-    return {name: value for name, value in layout.settings.items() if value != defaults.get(name)}
+@cache
+def _policy() -> str:
+    """What a browser lets the page do: apply this very style and run this very script, and nothing else."""
+
+    def allowed(*names: str) -> str:
+        digest = hashlib.sha256(_source(*names).encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+    return f"default-src 'none'; style-src {allowed('report.css')}; script-src {allowed('table.js', 'ranks.js')}"
 
 
-def _figures(record: RunRecord) -> list[tuple[str, Markup]]:
+def _figures(record: RunRecord, looks: dict[str, str]) -> list[tuple[str, Markup]]:
     """The curves of the parity steps, each with its caption; none where no step was taken."""
-    trained = [layout for layout in record.layouts if layout.losses]
-    if not trained:
+    indices = {layout.name: index for index, layout in enumerate(record.layouts)}
+
+    def curve(name: str, values: Any) -> plots.Curve:
+        return plots.Curve(name=name, index=indices[name], look=looks[name], values=values)
+
+    losses = [curve(layout.name, layout.losses) for layout in record.layouts if layout.losses]
+    if not losses:
         return []
-    look = looks(record)
-    losses = [plots.Curve(name=layout.name, look=look[layout.name], values=layout.losses) for layout in trained]
     figures = [("Loss of every parity step", plots.loss_chart(losses))]
     for caption, bound, differences in (
-        ("Loss, relative difference to the baseline", "loss_rel", loss_differences),
-        ("Gradient norm of the worst module, relative difference", "grad_norm_rel", grad_norm_differences),
+        ("Loss, relative difference to the baseline", "loss_rel", loss_differences(record)),
+        ("Gradient norm of the worst module, relative difference", "grad_norm_rel", grad_norm_differences(record)),
     ):
-        curves = [
-            plots.Curve(name=name, look=look[name], values=values) for name, values in differences(record).items()
-        ]
-        if curves:
-            chart = plots.difference_chart(curves, _bounds(record, bound), label="relative difference")
+        if curves := [curve(name, values) for name, values in differences.items()]:
+            chart = plots.difference_chart(curves, [*_bounds(record, bound)], label="relative difference")
             figures.append((caption, chart))
     return figures
 
 
-def _bounds(record: RunRecord, field: str) -> list[plots.Bound]:
+def _bounds(record: RunRecord, field: str) -> Iterator[plots.Bound]:
     """The tolerances that were applied; one line where all layouts were judged by the same."""
     tolerances = (layout.parity.tolerance for layout in record.layouts if layout.parity)
     values = {getattr(tolerance, field) for tolerance in tolerances if tolerance}
-    return [plots.Bound(value=value, label=f"tolerance {value:.1e}") for value in sorted(values) if value > 0.0]
+    for value in sorted(values):
+        if value > 0.0:
+            yield plots.Bound(value=value, label=f"tolerance {value:.1e}")
 
 
-def _timed(record: RunRecord) -> tuple[Markup, list[tuple[LayoutRecord, Markup]]]:
-    """The axis of the step times, and a strip for every layout that was timed."""
+def _trade(record: RunRecord, looks: dict[str, str]) -> Markup | None:
+    """Speed against memory; None where no ranked layout knows its memory, as on CPU ranks."""
+    points = trade.trade_points(record, looks)
+    totals = [device.total_bytes for device in record.environment.devices if device.total_bytes is not None]
+    limit = min(totals) / GIB if totals else None
+    return trade.trade_chart(points, limit_gib=limit) if points else None
+
+
+def _steps(record: RunRecord) -> tuple[Markup, dict[str, Markup]]:
+    """The axis of the step times, and a strip for every layout that was timed, by name."""
     timed = [(layout, layout.timing) for layout in record.layouts if layout.timing]
-    scale = strips.strip_scale(value for _, timing in timed for value in timing.step_seconds)
-    draw = partial(strips.dot_strip, scale=scale)
-    rows = [
-        (layout, draw(timing.step_seconds, median=timing.step_seconds_median, name=layout.name))
+    scale = strip_scale(value for _, timing in timed for value in timing.step_seconds)
+    strips = {
+        layout.name: dot_strip(timing.step_seconds, median=timing.step_seconds_median, scale=scale, name=layout.name)
         for layout, timing in timed
-    ]
-    return strips.axis_strip(scale), rows
-
-
-def _launches(record: RunRecord) -> tuple[Markup, list[dict[str, object]]]:
-    """The axis of the start-up times, and a strip for every launch."""
-    launches = [(layout.name, launch) for layout in record.layouts for launch in layout.launches]
-    scale = strips.strip_scale(launch.start_seconds + launch.setup_seconds for _, launch in launches)
-    rows: list[dict[str, object]] = []
-    for name, launch in launches:
-        parts = (("start", launch.start_seconds), ("setup", launch.setup_seconds))
-        strip = strips.bar_strip(parts, scale=scale, name=f"{name} {launch.mode}", unit="s")
-        rows.append({"name": name, "launch": launch, "strip": strip})
-    return strips.axis_strip(scale), rows
-
-
-def _remembered(record: RunRecord) -> tuple[Markup, list[dict[str, object]]]:
-    """The axis of device memory in GiB, and a strip for every module of every layout that knows its own."""
-    modules = [
-        (layout.name, name, memory)
-        for layout in record.layouts
-        if layout.memory
-        for name, memory in layout.memory.modules.items()
-    ]
-    scale = strips.strip_scale(memory.peak_reserved_bytes / GIB for _, _, memory in modules)
-    rows: list[dict[str, object]] = []
-    for layout, module, memory in modules:
-        beyond = memory.peak_reserved_bytes - memory.peak_allocated_bytes
-        parts = (("allocated", memory.peak_allocated_bytes / GIB), ("reserved beyond", beyond / GIB))
-        strip = strips.bar_strip(parts, scale=scale, name=f"{layout} {module}", unit="GiB")
-        rows.append({"name": layout, "module": module, "memory": memory, "strip": strip})
-    return strips.axis_strip(scale), rows
+    }
+    return axis_strip(scale), strips

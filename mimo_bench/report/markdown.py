@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from mimo_bench.ranking import advice
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import words
 from mimo_bench.report.changes import Changes
@@ -15,23 +16,36 @@ from mimo_bench.report.changes import Changes
 SIZE_LIMIT = 1024 * 1024
 """Bytes; GitHub refuses a longer summary."""
 
+HEADS = (
+    "place",
+    "layout",
+    "placement",
+    "grids",
+    "status",
+    "loss of bound",
+    "gradient norm of bound",
+    "tokens/s per rank",
+    "step median",
+    "peak memory",
+)
+
 TRUNCATED = "\n\n*Cut here: the whole report is in `report.html`.*\n"
 
 
 def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str:
-    """The report as GitHub-flavoured Markdown of less than 1 MiB."""
+    """The report as GitHub-flavoured Markdown of less than 1 MiB: what matters first, the long lists folded."""
+    places = {place.name: str(index) for index, place in enumerate(record.ranking, start=1)}
     sections = (
         _head(record),
-        _changes(changes),
-        table(
-            ("layout", "placement", "grids", "status", "loss rel", "grad norm rel", "tokens/s", "step median"),
-            (_verdict_row(layout) for layout in record.layouts),
-        ),
+        _recommendation(record),
         _section("Not passed", _reasons(record)),
+        _changes(changes),
+        table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in record.layouts)),
         _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
-        _section("Ranking", _ranking(record)),
-        _section("Start-up", _launches(record)),
-        _section("Environment", _environment(record.environment)),
+        _folded("Every verdict, with its reason and its band", _verdicts(record)),
+        _folded("Ranking", _ranking(record)),
+        _folded("Start-up", _launches(record)),
+        _folded("Environment", _environment(record.environment)),
     )
     return _fit("\n\n".join(section for section in sections if section) + "\n")
 
@@ -52,17 +66,37 @@ def _changes(changes: Changes | None) -> str:
     return _section(f"Since {_escape(changes.since)}", "\n".join(said) or _escape(words.no_changes(changes)))
 
 
-def _verdict_row(layout: LayoutRecord) -> tuple[str, ...]:
-    worst = words.worst_grad_norm(layout.parity)
+def _recommendation(record: RunRecord) -> str:
+    if not record.ranking:
+        return _section("Take", "None: no layout passed and was timed.")
+    best = record.ranking[0]
+    said = [f"**{_escape(best.name)}**: {_escape(best.reason)}.", *map(_escape, advice(record.layouts))]
+    return _section("Take", "\n\n".join(said))
+
+
+def _verdict_row(layout: LayoutRecord, place: str) -> tuple[str, ...]:
+    parity, timing = layout.parity, layout.timing
+    bounds = parity.tolerance if parity else None
+    worst = words.worst_grad_norm(parity)
     return (
+        place,
         layout.name,
         layout.placement,
         words.grids(layout),
         words.STATUS_WORDS[layout.status],
-        words.relative(layout.parity.loss_rel_max if layout.parity else None),
-        f"{words.relative(worst[1])} {worst[0]}" if worst else words.DASH,
-        words.rate(layout.timing.tokens_per_second if layout.timing else None),
-        words.seconds(layout.timing.step_seconds_median if layout.timing else None),
+        words.within(parity.loss_rel_max if parity else None, bounds.loss_rel if bounds else None),
+        words.within(worst[1] if worst else None, bounds.grad_norm_rel if bounds else None),
+        f"{words.rate(timing.tokens_per_second_per_gpu if timing else None)} {words.margin(timing)}".strip(),
+        words.seconds(timing.step_seconds_median if timing else None),
+        words.size(words.peak_allocated(layout)),
+    )
+
+
+def _verdicts(record: RunRecord) -> str:
+    return "\n".join(
+        f"- {_escape(layout.name)}: {_escape(words.first_line(said))}"
+        for layout in record.layouts
+        if (said := words.verdict(layout))
     )
 
 
@@ -105,6 +139,11 @@ def _environment(environment: Environment) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"### {title}\n\n{body}" if body else ""
+
+
+def _folded(title: str, body: str) -> str:
+    """A section that GitHub shows closed; the blank lines let it read the Markdown within."""
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

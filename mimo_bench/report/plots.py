@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from mimo_bench.record.schema import RunRecord
 from mimo_bench.report.scales import Decades, Linear, Scale
 
 NUM_COLOURS = 6
+MOST_LOOKS = 12
+QUIET = "quiet"
 DASHES = ("", "7 3", "2 3")
 MARKERS = (
     "M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0-6.8 0z",  # disc
@@ -40,8 +43,10 @@ class Curve:
     """One layout's values over steps; None where a value is not known or not finite."""
 
     name: str
+    index: int
+    """Of the layout in the record, which the page's script knows it by."""
     look: str
-    """Its classes: colour, marker and dash, from `look`."""
+    """Its classes: colour, marker and dash, from `looks`."""
     values: Sequence[float | None]
 
 
@@ -53,10 +58,23 @@ class Bound:
     label: str
 
 
-def look(index: int | None) -> str:
-    """How the layout at `index` looks everywhere; None is the baseline, which everyone else is held against."""
-    if index is None:
-        return "base"
+def looks(record: RunRecord) -> dict[str, str]:
+    """How each layout looks in every chart of the page.
+
+    Of many layouts only some can be told apart by eye: those that did not pass, and the best of the ranking. The others
+    share one quiet look, and the page's script makes one stand out when it is asked for.
+    """
+    others = [layout for layout in record.layouts if layout.name != record.baseline]
+    chosen = [layout.name for layout in others]
+    if len(others) > MOST_LOOKS:
+        unhappy = [layout.name for layout in others if layout.status != "passed" and layout.losses]
+        best = [place.name for place in record.ranking if place.name != record.baseline]
+        chosen = [*unhappy[: MOST_LOOKS // 2], *best][:MOST_LOOKS]
+    quiet = {layout.name: QUIET for layout in others}
+    return {record.baseline: "base"} | quiet | {name: _look(index) for index, name in enumerate(chosen)}
+
+
+def _look(index: int) -> str:
     return f"c{index % NUM_COLOURS} m{index % len(MARKERS)} d{index // NUM_COLOURS % len(DASHES)}"
 
 
@@ -66,8 +84,9 @@ def markers() -> Markup:
     return Markup('<svg width="0" height="0" aria-hidden="true"><defs>{}</defs></svg>').format(Markup().join(paths))
 
 
-def _marker_of(look: str) -> str:
-    return "m0" if look == "base" else look.split()[1]
+def marker_of(look: str) -> str:
+    """The outline that a look is drawn with."""
+    return look.split()[1] if " " in look else "m0"
 
 
 def swatch(look: str) -> Markup:
@@ -75,7 +94,7 @@ def swatch(look: str) -> Markup:
     return Markup(
         '<svg class="swatch {0}" viewBox="0 0 34 14" width="34" height="14" aria-hidden="true">'
         '<path class="line" d="M1 7H33"/><use href="#{1}" x="17" y="7"/></svg>'
-    ).format(look, _marker_of(look))
+    ).format(look, marker_of(look))
 
 
 def loss_chart(curves: Sequence[Curve]) -> Markup:
@@ -100,7 +119,8 @@ def _chart(curves: Sequence[Curve], *, y: Scale, label: str, form: str, bounds: 
         ),
         *_axes(x, y, label),
         *(_bound(bound, y) for bound in bounds),
-        *(_curve(curve, x, y, form) for curve in curves),
+        # The last drawn lies on top: the quiet ones first.
+        *(_curve(curve, x, y, form) for curve in sorted(curves, key=lambda curve: curve.look != QUIET)),
         Markup("</svg>"),
     ]
     return Markup("\n").join(parts)
@@ -136,20 +156,24 @@ def _curve(curve: Curve, x: Scale, y: Scale, form: str) -> Markup:
         for index, (step, value) in enumerate(points)
         if value is not None
     )
+    # A quiet curve is one of many: it has a name when it is pointed at, and no markers.
+    most = 0 if curve.look == QUIET else MOST_MARKERS
     marks = (
         Markup('<use href="#{}" x="{:.1f}" y="{:.1f}"><title>{}</title></use>').format(
-            _marker_of(curve.look), x(step), y(value), f"{curve.name}, step {step}: {form.format(value)}"
+            marker_of(curve.look), x(step), y(value), f"{curve.name}, step {step}: {form.format(value)}"
         )
-        for step, value in _thinned(curve.values, MOST_MARKERS)
+        for step, value in _thinned(curve.values, most)
         if value is not None
     )
-    return Markup('<g class="{}"><path class="line" d="{}"><title>{}</title></path>{}</g>').format(
-        curve.look, path, curve.name, Markup().join(marks)
+    return Markup('<g class="{}" data-layout="{}"><path class="line" d="{}"><title>{}</title></path>{}</g>').format(
+        curve.look, curve.index, path, curve.name, Markup().join(marks)
     )
 
 
 def _thinned(values: Sequence[float | None], most: int) -> list[tuple[int, float | None]]:
     """At most `most` of the steps with their values: the largest of every stretch, because a spike is the news."""
+    if not most:
+        return []
     stride = max(1, -(-len(values) // most))
     stretches = ([*enumerate(values)][start : start + stride] for start in range(0, len(values), stride))
     return [max(stretch, key=lambda point: -1.0 if point[1] is None else point[1]) for stretch in stretches]

@@ -43,9 +43,9 @@ class Linear:
         return cls(low=low - room, high=high + room, start=start, stop=stop)
 
     @classmethod
-    def from_zero(cls, values: Iterable[float], *, start: float, stop: float) -> Linear:
+    def from_zero(cls, values: Iterable[float], *, start: float, stop: float, num_ticks: int = 4) -> Linear:
         """A scale from zero to the largest of `values`, so that lengths compare."""
-        return cls(low=0.0, high=max(values, default=0.0) * 1.04 or 1.0, start=start, stop=stop)
+        return cls(low=0.0, high=max(values, default=0.0) * 1.04 or 1.0, start=start, stop=stop, num_ticks=num_ticks)
 
     def __call__(self, value: float) -> float:
         """The place of `value`."""

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mimo_bench.report.scales import Linear, Scale
 
-WIDTH = 360
+WIDTH = 220
 HEIGHT = 22
 MOST_DOTS = 20
 """A long run is thinned to these, so that the page stays small."""

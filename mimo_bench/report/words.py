@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mimo_bench.layout import Grid, Layout
-from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status
+from mimo_bench.ranking import rate_interval
+from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status, Timing, Tolerance
 from mimo_bench.report.changes import Changes
 
 ON_CPU_RANKS = "CPU ranks share this machine's cores: no forecast for GPUs."
@@ -66,6 +67,11 @@ def relative(value: float | None) -> str:
     return f"{value:.1e}" if value else "0"
 
 
+def within(value: float | None, bound: float | None) -> str:
+    """A relative difference beside the bound that it was judged by: `2.0e-07 of 1.0e-05`."""
+    return relative(value) if value is None or bound is None else f"{relative(value)} of {relative(bound)}"
+
+
 def seconds(value: float | None) -> str:
     """A duration in the unit that suits it."""
     if value is None:
@@ -109,6 +115,37 @@ def text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return DASH if value is None or value == "" else str(value)
+
+
+def margin(timing: Timing | None) -> str:
+    """Half of the 95 % interval of a layout's rate: `+-1.9 %`; empty where that is not known."""
+    interval = rate_interval(timing) if timing else None
+    if timing is None or interval is None:
+        return ""
+    return f"\N{PLUS-MINUS SIGN}{(interval.high - interval.low) / 2.0 / timing.tokens_per_second_per_gpu * 100.0:.1f} %"
+
+
+def peak_allocated(layout: LayoutRecord) -> int | None:
+    """Bytes at the peak of a layout's fullest rank."""
+    return max((rank.peak_allocated_bytes for rank in layout.memory.ranks), default=None) if layout.memory else None
+
+
+def verdict(layout: LayoutRecord) -> str:
+    """Why a layout passed or failed, with the bands it was judged by; empty where it was not judged."""
+    if (parity := layout.parity) is None:
+        return ""
+    said = [f"{parity.verdict}: {parity.reason}"]
+    if parity.tolerance is not None:
+        said.append(band(parity.tolerance))
+    if (timed := parity.as_timed) is not None:
+        loss = within(timed.loss_rel_max, timed.band.loss_rel if timed.band else None)
+        said.append(f"as timed {timed.verdict}: {timed.reason}, loss {loss}")
+    return "; ".join(said)
+
+
+def band(bounds: Tolerance) -> str:
+    """The bounds of a verdict."""
+    return f"within loss {relative(bounds.loss_rel)}, gradient norm {relative(bounds.grad_norm_rel)}"
 
 
 def worst_grad_norm(parity: Parity | None) -> tuple[str, float] | None:

@@ -1,0 +1,149 @@
+"""What the page says of one layout when it is opened, beside what its script draws.
+
+record -> [report]: rows of words for the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mimo_bench.record.schema import Communication, Difference, LayoutRecord, Parity, RunRecord, Timing, Tolerance
+from mimo_bench.report import words
+from mimo_bench.scenario import Settings
+
+Facts = tuple[tuple[str, str], ...]
+"""What something is called, and what it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows of words under heads; the first `num_names` columns are text, the others numbers."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    num_names: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Details:
+    """One layout, in words."""
+
+    facts: Facts
+    tables: tuple[Table, ...]
+
+
+def of_layouts(record: RunRecord) -> list[Details]:
+    """Every layout of the record, in its order."""
+    return [Details(facts=(*_facts(layout),), tables=(*_tables(layout),)) for layout in record.layouts]
+
+
+def changed_settings(layout: LayoutRecord) -> dict[str, Any]:
+    """The settings in which a layout departs from the defaults."""
+    defaults = Settings().model_dump()
+    return {name: value for name, value in layout.settings.items() if value != defaults.get(name)}
+
+
+def settings(layout: LayoutRecord) -> str:
+    """The declared settings on one line."""
+    chosen = changed_settings(layout).items()
+    return ", ".join(name if value is True else f"{name} = {value}" for name, value in chosen) or "defaults"
+
+
+def _facts(layout: LayoutRecord) -> Iterator[tuple[str, str]]:
+    yield "reason", layout.reason
+    yield "grids", words.grids(layout)
+    yield "settings", settings(layout)
+    if layout.parity is not None:
+        yield from _verdict(layout.parity, layout.reason)
+    if layout.timing is not None:
+        yield from _pace(layout.timing)
+    if (evaluation := layout.evaluation) is not None:
+        right = f"{words.percent(evaluation.answer_accuracy)} of answer tokens right"
+        yield "held out", f"loss {words.decimal(evaluation.loss)}, {right}, {evaluation.num_samples} samples"
+
+
+def _verdict(parity: Parity, reason: str) -> Iterator[tuple[str, str]]:
+    if parity.reason != reason:
+        yield "verdict", parity.reason
+    bounds = parity.tolerance
+    yield "loss", words.within(parity.loss_rel_max, bounds.loss_rel if bounds else None)
+    for module, rel in parity.grad_norm_rel.items():
+        yield f"{module} gradient norm", words.within(rel, bounds.grad_norm_rel if bounds else None)
+    gradient_rel = bounds.gradient_rel if bounds else None
+    yield "worst gradient", _difference(parity.worst_gradient, gradient_rel)
+    if parity.worst_weight is not None:
+        yield "worst weight", _difference(parity.worst_weight, None)
+    same = f"weights {words.text(parity.weights_match_at_start)}, samples {words.text(parity.samples_match)}"
+    yield "same start", same
+    if parity.first_divergence_step is not None:
+        yield "first divergence", f"step {parity.first_divergence_step}"
+    if (timed := parity.as_timed) is not None:
+        loss = words.within(timed.loss_rel_max, timed.band.loss_rel if timed.band else None)
+        yield "as timed", f"{timed.verdict}: {timed.reason}; {timed.num_steps} steps, loss {loss}{_band(timed.band)}"
+
+
+def _band(band: Tolerance | None) -> str:
+    return f"; band of the gradient norms {words.relative(band.grad_norm_rel)}" if band else ""
+
+
+def _difference(found: Difference | None, bound: float | None) -> str:
+    return words.DASH if found is None else f"{words.within(found.rel, bound)} in {found.parameter}"
+
+
+def _pace(timing: Timing) -> Iterator[tuple[str, str]]:
+    clock = "the wall clock" if timing.clock == "wall" else "CUDA events"
+    spread = f"median {words.seconds(timing.step_seconds_median)}, IQR {words.seconds(timing.step_seconds_iqr)}"
+    yield "steps", f"{len(timing.step_seconds)} by {clock}: {spread}"
+    rates = [
+        f"{words.rate(timing.tokens_per_second)} tokens/s",
+        f"{words.rate(timing.samples_per_second)} samples/s",
+        f"{words.rate(timing.images_per_second)} images/s",
+        f"{words.rate(timing.model_tflops_per_gpu)} TFLOP/s per rank",
+        f"MFU {words.percent(timing.mfu)}",
+    ]
+    yield "rates", ", ".join(rates)
+
+
+def _tables(layout: LayoutRecord) -> Iterator[Table]:
+    if layout.communication:
+        yield Table(
+            title="Communication per step, by group",
+            heads=("group", "collective", "calls", "bytes", "time", "transfer", "wait", "exposed", "bus"),
+            rows=tuple(map(_communication, layout.communication)),
+            note="Calls and bytes over all ranks; time on the rank that spends most, waiting for late peers included.",
+            num_names=2,
+        )
+    if layout.launches:
+        yield Table(
+            title="Start-up",
+            heads=("mode", "start", "set-up", "first step", "gap"),
+            rows=tuple(
+                (
+                    launch.mode,
+                    words.seconds(launch.start_seconds),
+                    words.seconds(launch.setup_seconds),
+                    words.seconds(launch.first_step_seconds),
+                    words.seconds(launch.gap_seconds),
+                )
+                for launch in layout.launches
+            ),
+            note="start: until every rank runs its first line; set-up: from there to the first optimizer step; gap: "
+            "between two launches without training.",
+        )
+
+
+def _communication(part: Communication) -> tuple[str, ...]:
+    times = (part.seconds_per_step, part.transfer_seconds, part.wait_seconds, part.exposed_seconds)
+    bus = part.bus_bytes_per_second
+    return (
+        part.role,
+        part.collective,
+        words.rate(part.calls_per_step),
+        words.size(part.bytes_per_step),
+        *map(words.seconds, times),
+        words.DASH if bus is None else f"{words.size(bus)}/s",
+    )
