@@ -76,7 +76,9 @@ def _verdict(parity: Parity, reason: str) -> Iterator[tuple[str, str]]:
     gradient_rel = bounds.gradient_rel if bounds else None
     yield "worst gradient", _difference(parity.worst_gradient, gradient_rel)
     if parity.worst_weight is not None:
-        yield "worst weight", _difference(parity.worst_weight, None)
+        yield "worst update", _difference(parity.worst_weight, bounds.update_rel if bounds else None)
+    if parity.worst_moment is not None:
+        yield "worst moment", _difference(parity.worst_moment, bounds.moment_rel if bounds else None)
     same = f"weights {words.text(parity.weights_match_at_start)}, samples {words.text(parity.samples_match)}"
     yield "same start", same
     if parity.first_divergence_step is not None:
