@@ -1,4 +1,4 @@
-"""Every job of this repository, by name: `nox -s tests`, `nox -s lint`, `nox -s bench`, `nox -s gpu_tests`.
+"""Every job of this repository, by name: `nox -s tests`, `lint`, `bench`, `gpu_tests`, `browser`, `perf`.
 
 torch and its CUDA libraries take minutes and gigabytes to install, so all sessions share one virtual environment: the
 session `environment` makes it, the others ask for it. With `--no-venv` nothing is installed: each session runs
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ nox.needs_version = ">=2025.2.9"  # the first with `requires`
 nox.options.sessions = ["lint", "tests"]
 
 REPOSITORY = Path(__file__).parent
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WHAT_IS_INSTALLED = (REPOSITORY / "pyproject.toml", REPOSITORY / "constraints.txt")
 
 interpreter = [sys.executable]
@@ -53,6 +55,23 @@ def tests(session: nox.Session) -> None:
 def gpu_tests(session: nox.Session) -> None:
     """Run the tests that need GPUs; too few GPUs is a failure."""
     _python(session, "-m", "pytest", "tests/gpu", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def browser(session: nox.Session) -> None:
+    """Try the report's page in a real headless Chromium; `-- --screenshots` takes the README's pictures anew."""
+    if not any(shutil.which(name) for name in CHROMIUMS):
+        session.error(f"none of {', '.join(CHROMIUMS)} is on PATH; install one: apt-get install chromium")
+    if "--screenshots" in session.posargs:
+        _python(session, "-m", "tests.browser.screenshots")
+    else:
+        _python(session, "-m", "pytest", "tests/browser", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def perf(session: nox.Session) -> None:
+    """Render and open a report of 200 layouts on 64 ranks, within its limits of time and size."""
+    _python(session, "-m", "pytest", "-s", "tests/perf/bench_report.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

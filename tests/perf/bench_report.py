@@ -1,0 +1,66 @@
+"""How long the largest report takes, how large it is, and how soon it opens: 200 layouts on 64 ranks.
+
+`nox -s perf`; kept apart from the tests, because a busy machine says nothing about the code.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.record.schema import RunRecord
+from mimo_bench.report import HTML_FILE, MARKDOWN_FILE, render_html, write_report
+from tests import synthetic
+from tests.browser import chromium
+
+MIB = 1024**2
+RENDER_SECONDS, OPEN_SECONDS, PAGE_BYTES, SUMMARY_BYTES, PEAK_BYTES = 10.0, 2.0, 10_000_000, MIB, 256 * MIB
+
+
+@pytest.fixture(scope="module")
+def record() -> RunRecord:
+    return synthetic.run(num_layouts=200, num_ranks=64, num_steps=20)
+
+
+def took(action: Callable[[], object]) -> float:
+    """Seconds of wall time."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def test_rendering_writing_and_their_sizes(record: RunRecord, tmp_path: Path) -> None:
+    seconds = took(lambda: write_report(tmp_path, record))
+    page, summary = ((tmp_path / name).stat().st_size for name in (HTML_FILE, MARKDOWN_FILE))
+    print(f"\nrendered in {seconds:.2f} s: page {page / 1e6:.2f} MB, summary {summary / 1e3:.0f} kB")
+    assert seconds < RENDER_SECONDS
+    assert page < PAGE_BYTES
+    assert summary < SUMMARY_BYTES
+
+
+def test_memory_at_its_peak(record: RunRecord) -> None:
+    tracemalloc.start()
+    try:
+        render_html(record)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(f"\npeak of Python's memory while rendering: {peak / MIB:.0f} MiB")
+    assert peak < PEAK_BYTES
+
+
+@pytest.mark.skipif(chromium.executable() is None, reason="no Chromium")
+def test_opening_it_and_a_layout_of_it(record: RunRecord, tmp_path: Path) -> None:
+    write_report(tmp_path, record)
+    with chromium.running() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        seconds = took(lambda: page.goto((tmp_path / HTML_FILE).as_uri(), wait_until="load"))
+        drawing = took(lambda: page.locator("#layout-150 summary").first.click())
+        sorting = took(lambda: page.locator("thead button").nth(6).click())
+        print(f"\nopened in {seconds:.2f} s, a layout drawn in {drawing:.2f} s, sorted in {sorting:.2f} s")
+        assert page.locator("#layout-150 .ranks li").count() == 64
+    assert seconds < OPEN_SECONDS
