@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.data_section import Data, SyntheticData
@@ -35,6 +35,13 @@ LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Layout names are folder names in a record, so they hold nothing a file system would mind."""
 
 
+_LACKING = {
+    "vpp": "megatron-core 0.19 schedules several modules with one stage a rank, so there are no virtual stages",
+    "ep": "no model here has experts to spread over ranks",
+}
+"""Degrees that somebody who knows megatron-core may ask for, and why there is no such key."""
+
+
 class GridTable(Table):
     """One module's parallel degrees and the first rank of its span."""
 
@@ -44,6 +51,14 @@ class GridTable(Table):
     dp: PositiveInt = 1
     rank_offset: NonNegativeInt = 0
     """First global rank of the span; the name is megatron-core's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_megatron_core_lacks(cls, content: Any) -> Any:
+        for key, reason in _LACKING.items():
+            if isinstance(content, dict) and key in content:
+                raise ValueError(f"{key} = {content[key]}: {reason}; remove it")
+        return content
 
     def grid(self) -> Grid:
         """The checked grid.
@@ -178,6 +193,16 @@ class Scenario(Table):
     # Not min_length: pydantic counts only valid items, and would say of two wrong layouts that there is none.
     layout: Annotated[tuple[LayoutTable, ...], Field(strict=False, json_schema_extra={"minItems": 1})]
     """At least one; the baseline is one of them."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _refuse_fp16(cls, precision: Any) -> Any:
+        if precision == "fp16":
+            raise ValueError(
+                "megatron-core 0.19 scales the loss for each module on its own, and after one of them overflows they "
+                'train apart; use "bf16"'
+            )
+        return precision
 
     @property
     def shape(self) -> ModelShape:

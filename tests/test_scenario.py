@@ -92,7 +92,8 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
         ("seed = 0", "seed = 1.5", "seed: 1.5: should be a valid integer"),
         ("seed = 0", "seed = true", "seed: true: should be a valid integer"),
         ("seed = 0", 'seed = "0"', "seed: '0': should be a valid integer"),
-        ("seed = 0", 'precision = "fp16"', "precision: 'fp16': should be 'fp32' or 'bf16'"),
+        ("seed = 0", 'precision = "fp8"', "precision: 'fp8': should be 'fp32' or 'bf16'"),
+        ("seed = 0", 'precision = "fp16"', "precision: 'fp16': megatron-core 0.19 scales the loss for each module"),
         ("seed = 0", "steps = 5", "steps: 5: is no table; write its keys in braces"),
         ("seed = 0", "steps = { parity = 0 }", "steps.parity: 0: should be greater than or equal to 1"),
         ("seed = 0", "steps = { timde = 5 }", "steps.timde: unknown key; remove it, or did you mean 'timed'?"),
@@ -138,6 +139,11 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
     [
         ("vision = { cp = 2 }\nlanguage = { dp = 2 }", "vision.cp = 2: megatron-core 0.19 has no context parallelism"),
         ("vision = { pp = 2 }\nlanguage = { tp = 2 }", "vision.pp = 2: colocated modules cannot be pipelined"),
+        (
+            "vision = {}\nlanguage = { pp = 2, vpp = 2, rank_offset = 1 }",
+            "language: vpp = 2: megatron-core 0.19 .* no vir",
+        ),
+        ("vision = {}\nlanguage = { dp = 2, ep = 2, rank_offset = 1 }", "language: ep = 2: no model here has experts"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),
         (
             "vision = { dp = 2 }\nlanguage = { rank_offset = 3 }",
