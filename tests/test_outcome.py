@@ -84,3 +84,12 @@ def test_a_moment_that_is_not_finite_fails() -> None:
     assert reason(outcome(first=(broken, *alike()[1:]))) == (
         "first moments of 1 of 2 parameters of vision differ, most vision.a beyond all numbers"
     )
+
+
+def test_a_frozen_parameter_that_moved_is_named() -> None:
+    moved = scaled("vision.b", norm=0.0, scale=1.0, rest=0.01)
+    still = scaled("vision.a", norm=0.0, scale=1.0)
+    found = OptimizerDifferences(first_moments=(), second_moments=(), updates=(still, moved))
+    assert reason(found) == "1 parameters of vision moved that are frozen, first vision.b"
+    frozen = OptimizerDifferences(first_moments=(), second_moments=(), updates=(still,))
+    assert reason(frozen) is None

@@ -82,6 +82,8 @@ class _Outcome:
         )
 
     def explain(self, moment_bound: float, update_bound: float) -> str:
+        if moved := [one.parameter for one in self.updates if one.baseline_norm == 0.0 and one.norm != 0.0]:
+            return f"{len(moved)} parameters of {self.module} moved that are frozen, first {moved[0]}"
         # What is off by most is where it began: the steps since have carried it into everything else.
         if self.moments_off > max(self.updates_off, moment_bound):
             return self._explain_moments(moment_bound)
