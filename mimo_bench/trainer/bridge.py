@@ -22,6 +22,8 @@ from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 
+from mimo_bench.layout import LANGUAGE
+
 
 def rows_by_sample(num_rows: int, items: Sequence[int]) -> list[int]:
     """How many of an encoder's `num_rows` belong to each sample.
@@ -75,7 +77,27 @@ class UnevenBridge(BridgeCommunicator):
 
 
 class UnevenBridges(MultiModulePipelineCommunicator):
-    """The pipeline over disjoint modules, with bridges that take uneven rows."""
+    """The pipeline over disjoint modules, with bridges that take uneven rows.
+
+    An encoder with fewer stages than another begins later, not earlier.
+    """
+
+    @property
+    def current_stage(self) -> int:
+        """The stage of this rank, counted from the last stage of the language model.
+
+        megatron-core counts from the first stage of each encoder. Of two encoders the shorter one then sends a second
+        micro-batch ahead while the language model sends the first one's gradient, and both wait for ever.
+        """
+        name, module = next(iter(self.rank_module_map.items()))
+        behind = 0 if name == LANGUAGE else self._num_stages(LANGUAGE)
+        stage: int = self.total_stages - (module.pp_size - module.pp_rank) - behind
+        return stage
+
+    def _num_stages(self, module: str) -> int:
+        grid = self.module_to_grid_map[module]
+        size: int = grid.shape[grid.dim_names.index("pp")]
+        return size
 
     def _build_bridge_comms(self) -> None:
         self.bridge_comms = [
