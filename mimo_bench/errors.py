@@ -5,6 +5,7 @@ MimoBenchError
         LayoutError  the layouts in it: spans, degrees, batch arithmetic
     WeightsError     weights that are missing, broken or another model's
     DataError        samples that cannot be read, or that the model cannot take
+    CheckpointError  a checkpoint that is missing, broken or of another training
     RecordError      a record that is missing, broken or of an unknown version
     HistoryError     a history, or the file of expectations in it
     LaunchError      ranks could not be started
@@ -26,6 +27,10 @@ class ScenarioError(MimoBenchError):
 
 class LayoutError(ScenarioError):
     """A layout that no set of ranks can hold."""
+
+
+class CheckpointError(MimoBenchError):
+    """A checkpoint that is missing, broken or of another training."""
 
 
 class WeightsError(MimoBenchError):

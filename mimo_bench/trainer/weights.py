@@ -71,6 +71,19 @@ class Shard:
         whole = torch.cat([pieces[rank][k] for k in range(self.stride) for rank in range(len(slices))], dim=self.dim)
         return whole.narrow(self.dim, 0, self.full_shape[self.dim])
 
+    def cut(self, whole: torch.Tensor) -> torch.Tensor:
+        """This rank's slice of a canonical full tensor: what `gather` takes back; padding is zero."""
+        num_ranks = self.tp_group.size()
+        if self.dim is None or num_ranks == 1:
+            return whole
+        if missing := self.parameter.shape[self.dim] * num_ranks - whole.shape[self.dim]:
+            shape = [missing if dim == self.dim else size for dim, size in enumerate(whole.shape)]
+            whole = torch.cat([whole, whole.new_zeros(shape)], dim=self.dim)
+        rank = self.tp_group.rank()
+        return torch.cat(
+            [part.chunk(num_ranks, dim=self.dim)[rank] for part in whole.chunk(self.stride, dim=self.dim)], dim=self.dim
+        )
+
     def positions(self) -> torch.Tensor:
         """The flat position in the full tensor of every element of the slice; int64, in the slice's shape.
 

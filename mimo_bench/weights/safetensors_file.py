@@ -116,7 +116,7 @@ class TensorWriter:
         self._hash = hashlib.sha256()
         self._file = path.open("xb")
         self._num_bytes = 0
-        self._put(_header(self.order, metadata))
+        self._put(header_of(self.order, metadata))
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +154,8 @@ class TensorWriter:
         self._num_bytes += len(chunk)
 
 
-def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None) -> bytes:
+def header_of(specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The header of a file that holds `specs` one behind the other, with its length before it."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for spec in specs:

@@ -14,7 +14,7 @@ from torch.distributed import distributed_c10d
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Precision, Scenario
 from mimo_bench.trainer import grads
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import RankDevice, join
@@ -119,8 +119,8 @@ def count_flops(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     leave(arguments, rank, {"flops": counter.get_total_flops(), "items": items, **fed})
 
 
-def build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Trainer:
-    """The trainer of the layout, in fp32 with the settings that it declares."""
+def build(arguments: Mapping[str, Any], device: RankDevice | None = None, *, precision: Precision = "fp32") -> Trainer:
+    """The trainer of the layout, with the settings that it declares."""
     scenario = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     table = scenario.table(arguments["layout"])
     config = TrainerConfig(
@@ -129,7 +129,7 @@ def build(arguments: Mapping[str, Any], device: RankDevice | None = None) -> Tra
         plan=scenario.batch_plan(table.name),
         settings=table.settings,
         training=scenario.training,
-        precision="fp32",
+        precision=precision,
         seq_length=scenario.seq_length,
         seed=scenario.seed,
     )

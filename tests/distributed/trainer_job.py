@@ -23,14 +23,21 @@ def scenario(layouts: dict[str, tuple[dict[str, int], dict[str, int]]], **change
 
 
 def run_entry(
-    launcher: Launcher, entry: str, made: Scenario, layout: str, folder: Path, *, module: str = "trainer_entries"
+    launcher: Launcher,
+    entry: str,
+    made: Scenario,
+    layout: str,
+    folder: Path,
+    *,
+    module: str = "trainer_entries",
+    **arguments: Any,
 ) -> int:
     """Run an entry of `trainer_entries`, or another `module`, on all ranks of a layout; returns how many there were."""
     world_size = made.table(layout).grids().world_size
     outcome = launcher.launch(
         Job(
             entry=f"tests.distributed.{module}:{entry}",
-            arguments={"scenario": made.model_dump(mode="json"), "layout": layout, "folder": str(folder)},
+            arguments={"scenario": made.model_dump(mode="json"), "layout": layout, "folder": str(folder)} | arguments,
             world_size=world_size,
             log_dir=folder,
             hang_seconds=60.0,

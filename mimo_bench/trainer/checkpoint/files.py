@@ -1,0 +1,141 @@
+"""What a checkpoint is on disk: its manifest, which files are whole, and which of several is the newest that is.
+
+No torch: whether a checkpoint can be used is decided from sizes and hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mimo_bench.errors import CheckpointError
+from mimo_bench.weights.directory import StoredFile
+
+MANIFEST = "checkpoint.json"
+FORMAT_VERSION = 1
+_NAME = re.compile(r"^step-(\d{8,})$")
+_CHUNK_BYTES = 8 << 20
+
+
+class CheckpointManifest(BaseModel):
+    """What a checkpoint holds: `checkpoint.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    num_steps: int
+    """Optimizer steps taken: the next one reads the global batch of this number."""
+    held_fixed: dict[str, Any]
+    """What a training that goes on from here has in common with this one: model, data, seed, batch, `training`."""
+    layout: dict[str, dict[str, int]]
+    """The grids that it was trained on, by module; for people."""
+    files: dict[str, StoredFile]
+    """By name, this file excepted."""
+
+
+def path_of(directory: Path, num_steps: int) -> Path:
+    """Where in `directory` the checkpoint after `num_steps` steps lies."""
+    return directory / f"step-{num_steps:08d}"
+
+
+def saved_in(directory: Path) -> list[Path]:
+    """The checkpoints in `directory`, newest first, whole or not; none where there is no such directory."""
+    if not directory.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def read_manifest(path: Path) -> CheckpointManifest:
+    """The manifest of the checkpoint at `path`, whose files are all there in full size.
+
+    Raises:
+        CheckpointError: naming what is missing, cut short or of an unknown version.
+    """
+    manifest = path / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{manifest}: no such file; name a directory that a training saved to") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{manifest}: cannot be read: {error}") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{manifest}: format_version = {version}; this mimo_bench reads {FORMAT_VERSION}")
+    try:
+        found = CheckpointManifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{manifest}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    for name, stored in found.files.items():
+        if (problem := _wrong_size(path / name, stored)) is not None:
+            raise CheckpointError(problem)
+    return found
+
+
+def damaged(path: Path, files: Mapping[str, StoredFile]) -> str | None:
+    """What is wrong with the first of `files` that is not as it was written, in words; None if all are whole."""
+    for name, stored in files.items():
+        if (problem := _wrong_size(path / name, stored)) is not None:
+            return problem
+        if stored_file(path / name).sha256 != stored.sha256:
+            return f"{path / name}: its SHA-256 is not the one that was written; the file was changed"
+    return None
+
+
+def stored_file(path: Path) -> StoredFile:
+    """Size and SHA-256 of a file, read from the disk and forced onto it."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            found.update(chunk)
+        os.fsync(file.fileno())
+        return StoredFile(num_bytes=file.tell(), sha256=found.hexdigest())
+
+
+def write_json(path: Path, content: BaseModel) -> None:
+    """Write `content` and force it onto the disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content.model_dump(mode="json"), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Force the names in a directory onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def first_difference(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """The first key whose values differ, with both; None if all are equal."""
+    for key in _keys(saved, ours):
+        theirs, mine = saved.get(key), ours.get(key)
+        if isinstance(theirs, dict) and isinstance(mine, dict):
+            if (inner := first_difference(theirs, mine)) is not None:
+                return f"{key}.{inner}"
+        elif theirs != mine:
+            return f"{key} = {mine!r}, and it was {theirs!r}"
+    return None
+
+
+def _keys(*tables: Mapping[str, Any]) -> Iterable[str]:
+    return sorted({key for table in tables for key in table})
+
+
+def _wrong_size(path: Path, stored: StoredFile) -> str | None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return f"{path}: no such file"
+    return None if size == stored.num_bytes else f"{path}: has {size} bytes of {stored.num_bytes}; it was cut short"

@@ -1,0 +1,124 @@
+"""Goes on from a checkpoint, in whatever layout it was trained: every rank cuts its slices out of full tensors.
+
+[load] -> state, files
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+
+from mimo_bench.errors import CheckpointError
+from mimo_bench.trainer.checkpoint.files import CheckpointManifest, damaged, first_difference, read_manifest, saved_in
+from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState
+from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer.weights import shards
+from mimo_bench.weights.directory import check_shape
+from mimo_bench.weights.directory import read_manifest as read_weights_manifest
+
+
+def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) -> int | None:
+    """Take over the newest checkpoint in `directory` that is whole; collective over the world.
+
+    Weights, moments and the schedule are then those of that step, and so is the place in the data, which the step
+    decides; nothing else in a training is random. A checkpoint that is not whole is named in a warning, and the one
+    before it is taken.
+
+    Returns:
+        The number of steps it was saved after; None where `directory` holds no checkpoint.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged, or the newest whole one is of another training.
+    """
+    problems = []
+    for path in saved_in(directory):
+        manifest, problem = _open(path)
+        if manifest is None:
+            problems.append(problem)
+            if dist.get_rank() == 0:
+                warnings.warn(f"{problem}; going on from the checkpoint before it", stacklevel=2)
+            continue
+        if (difference := first_difference(manifest.held_fixed, held_fixed)) is not None:
+            raise CheckpointError(
+                f"{path}: is of another training: {difference}; resume with what it was, save to another directory, or "
+                "start anew from its weights"
+            )
+        load(trainer, path, num_steps=manifest.num_steps)
+        return manifest.num_steps
+    if problems:
+        raise CheckpointError(f"{directory}: no checkpoint is whole: {'; '.join(map(str, problems))}")
+    return None
+
+
+@torch.no_grad()
+def load(trainer: Trainer, path: Path, *, num_steps: int) -> None:
+    """Replace weights, moments and the count of steps by those of the checkpoint at `path`."""
+    state = OptimizerState(trainer.optimizer)
+    readers = _Readers(path)
+    for shard in shards(trainer.model, trainer.topology):
+        tensors = {}
+        for kind in (WEIGHT, *MOMENTS) if shard.parameter.requires_grad else (WEIGHT,):
+            whole = readers.read(shard.module, kind, shard.name)
+            if tuple(whole.shape) != shard.full_shape:
+                raise CheckpointError(
+                    f"{path}: {shard.name} has shape {tuple(whole.shape)}, and the model's is {shard.full_shape}"
+                )
+            tensors[kind] = shard.cut(whole).to(shard.parameter.device)
+        state.write(shard, tensors, num_steps=num_steps)
+    trainer.optimizer.num_steps = num_steps
+
+
+@torch.no_grad()
+def load_weights(trainer: Trainer, path: Path) -> None:
+    """Start from the weights in `path`, a directory of weights or a checkpoint; the optimizer starts anew.
+
+    Raises:
+        WeightsError: no such directory, cut short, or of another model.
+    """
+    check_shape(path, read_weights_manifest(path), trainer.config.shape)
+    state, readers = OptimizerState(trainer.optimizer), _Readers(path)
+    for shard in shards(trainer.model, trainer.topology):
+        whole = readers.read(shard.module, WEIGHT, shard.name)
+        state.write(shard, {WEIGHT: shard.cut(whole).to(shard.parameter.device)}, num_steps=0)
+
+
+class _Readers:
+    """Opened files of a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: dict[str, Any] = {}
+
+    def read(self, module: str, kind: str, name: str) -> torch.Tensor:
+        file = f"{module}.safetensors" if kind == WEIGHT else f"{module}.{kind}.safetensors"
+        if file not in self._opened:
+            self._opened[file] = safe_open(self._path / file, framework="pt")
+        try:
+            found: torch.Tensor = self._opened[file].get_tensor(name)
+        except Exception as error:  # safetensors has one error for everything, made in Rust
+            raise CheckpointError(f"{self._path / file}: {name}: {error}") from None
+        return found
+
+
+def _open(path: Path) -> tuple[CheckpointManifest | None, str | None]:
+    """The manifest of a checkpoint that is whole, or what is wrong with it; the same on every rank. Collective.
+
+    Each rank reads its share of the files against their hashes.
+    """
+    manifest, problem = None, None
+    try:
+        manifest = read_manifest(path)
+        names = sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()]
+        problem = damaged(path, {name: manifest.files[name] for name in names})
+    except (CheckpointError, OSError) as error:
+        problem = str(error)
+    everyone: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, problem)
+    first = next((found for found in everyone if found is not None), None)
+    return (manifest, None) if first is None else (None, first)

@@ -1,0 +1,116 @@
+"""What a rank's optimizer holds of one parameter: the fp32 weight and Adam's moments, read and replaced.
+
+megatron-core keeps them in three ways: at the parameter itself (fp32), at an fp32 copy (bf16), or in flat pieces
+that the distributed optimizer deals out over replicas. Here all three are slices in the parameter's shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from mimo_bench.trainer.optimizer import ScheduledOptimizer
+from mimo_bench.trainer.weights import Shard
+
+WEIGHT: Final = "weight"
+MOMENTS: Final = ("exp_avg", "exp_avg_sq")
+"""By the names of torch's Adam."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Held:
+    """The flat piece of a parameter that this rank's optimizer updates."""
+
+    adam: Any
+    main: torch.Tensor
+    """The fp32 weight that is updated."""
+    piece: slice
+    """Where it lies in the flattened slice of the rank."""
+
+
+class OptimizerState:
+    """The state of one rank's optimizers, by parameter."""
+
+    def __init__(self, optimizer: ScheduledOptimizer) -> None:
+        """Read from and write to `optimizer`."""
+        self._optimizer = optimizer
+
+    def read(self, shard: Shard, *, replicas: dist.ProcessGroup) -> dict[str, torch.Tensor]:
+        """Weight and moments in the shape of the rank's slice; of a frozen parameter its weight alone, as it is held.
+
+        Collective over `replicas`, the module's data-parallel group, where the distributed optimizer deals state out.
+        """
+        if not shard.parameter.requires_grad:
+            return {WEIGHT: shard.parameter.detach()}
+        held, is_dealt_out = self._held(shard), self._is_dealt_out(shard)
+        found = {}
+        for kind in (WEIGHT, *MOMENTS):
+            part = None if held is None else _tensor(held, kind)
+            if not is_dealt_out:
+                assert part is not None
+                found[kind] = part.detach().view(shard.parameter.shape)
+                continue
+            whole = torch.zeros(shard.parameter.numel(), dtype=torch.float32, device=shard.parameter.device)
+            if held is not None and part is not None:
+                whole[held.piece].copy_(part.view(-1))
+            # Each element is one rank's and zero elsewhere; as integers, so that not even a zero loses its sign.
+            dist.all_reduce(whole.view(torch.int32), group=replicas)
+            found[kind] = whole.view(shard.parameter.shape)
+        return found
+
+    def write(self, shard: Shard, tensors: dict[str, torch.Tensor], *, num_steps: int) -> None:
+        """Replace weight and moments by `tensors`, slices in the shape of the rank's; moments may lack.
+
+        A parameter that has moments has taken `num_steps` steps; one that has none starts anew.
+        """
+        shard.parameter.data.copy_(tensors[WEIGHT])
+        if not shard.parameter.requires_grad or (held := self._held(shard)) is None:
+            return
+        if held.main is not shard.parameter:
+            held.main.data.view(-1).copy_(tensors[WEIGHT].reshape(-1)[held.piece])
+        if not all(kind in tensors for kind in MOMENTS):
+            return
+        moments = {kind: tensors[kind].reshape(-1)[held.piece].view(held.main.shape) for kind in MOMENTS}
+        held.adam.state[held.main] = {
+            "step": _step_counter(held, num_steps),
+            **{kind: moment.to(held.main.device, torch.float32, copy=True) for kind, moment in moments.items()},
+        }
+
+    def _held(self, shard: Shard) -> _Held | None:
+        """The piece that this rank updates; None where other replicas update all of the slice."""
+        owner, parameter = self._owner(shard), shard.parameter
+        if not self._is_dealt_out(shard):
+            main = getattr(parameter, "main_param", parameter)
+            return _Held(adam=owner.optimizer, main=main, piece=slice(0, parameter.numel()))
+        if parameter not in owner.model_param_group_index_map:
+            return None
+        group, index = owner.model_param_group_index_map[parameter]
+        owned = owner._get_model_param_range_map(parameter)["param"]
+        main = owner.optimizer.param_groups[group]["params"][index]
+        return _Held(adam=owner.optimizer, main=main, piece=slice(owned.start, owned.end))
+
+    def _is_dealt_out(self, shard: Shard) -> bool:
+        return hasattr(self._owner(shard), "model_param_group_index_map")
+
+    def _owner(self, shard: Shard) -> Any:
+        """megatron-core's optimizer of the parameter's module; without experts there is but one in the chain."""
+        chain = self._optimizer.module_infos[shard.module].optimizer
+        (owner,) = getattr(chain, "chained_optimizers", [chain])
+        return owner
+
+
+def _tensor(held: _Held, kind: str) -> torch.Tensor:
+    if kind == WEIGHT:
+        return held.main
+    # Adam makes its state in the first step.
+    state: dict[str, torch.Tensor] = held.adam.state.get(held.main, {})
+    return state[kind] if kind in state else torch.zeros_like(held.main)
+
+
+def _step_counter(held: _Held, num_steps: int) -> torch.Tensor:
+    """As torch's Adam counts: on the host, but with the fused kernel beside the weight."""
+    is_fused = any(group.get("fused") for group in held.adam.param_groups)
+    return torch.tensor(float(num_steps), dtype=torch.float32, device=held.main.device if is_fused else "cpu")
