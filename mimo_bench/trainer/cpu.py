@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from torch.overrides import TorchFunctionMode
 
@@ -23,6 +24,8 @@ def install() -> None:
     global _installed
     if _installed is not None:
         return
+    # megatron-core compiles small functions; on the host that takes minutes and gains nothing.
+    torch._dynamo.config.disable = True
     _redirect_torch_cuda()
     _redirect_process_groups()
     _redirect_rng_state()

@@ -22,7 +22,7 @@ from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.freezing import freeze_weights
 from mimo_bench.trainer.grads import Totals, finish_gradients, items_total
 from mimo_bench.trainer.models.config import DTYPES
-from mimo_bench.trainer.models.mimo import build_model, compile_layers, wrap_data_parallel
+from mimo_bench.trainer.models.mimo import Provider, build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.topology import Topology, build_topology
@@ -121,10 +121,12 @@ class Trainer:
         )
 
 
-def build_trainer(config: TrainerConfig, *, dataset: Dataset, device: RankDevice) -> Trainer:
+def build_trainer(
+    config: TrainerConfig, *, dataset: Dataset, device: RankDevice, provider: Provider = build_model
+) -> Trainer:
     """Assemble one rank's trainer; collective over the world."""
     topology = build_topology(config.layout, backend=device.backend)
-    model = build_model(config.shape, topology=topology, settings=config.settings, precision=config.precision)
+    model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
     draw_weights(model, topology, seed=config.seed)
     freeze_weights(model, topology, training=config.training)
     if config.settings.compile_layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -20,6 +20,17 @@ from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.encoder import encoder_config, encoder_module
 from mimo_bench.trainer.models.language import language_spec
 from mimo_bench.trainer.topology import Topology
+
+
+class Provider(Protocol):
+    """Builds what one rank holds of a model."""
+
+    def __call__(self, shape: ModelShape, *, topology: Topology, settings: Settings, precision: Precision) -> MimoModel:
+        """This rank's modules, on its device, unwrapped and with undefined weights; collective over the world.
+
+        Weights are drawn, or read, by canonical name afterwards.
+        """
+        ...
 
 
 def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, precision: Precision) -> MimoModel:

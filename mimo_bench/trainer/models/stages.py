@@ -24,13 +24,11 @@ class EncoderStages(VisionModalitySubmodules):
 
         Args:
             encoder_inputs: keyword arguments of the encoder by its name; first stage only.
-            hidden_states: what the stage before gave, [items, positions, h]; [0, h of the language model] for no item.
+            hidden_states: what the stage before gave, [items, positions, h].
 
         Returns:
             [items, positions, h], and on the last stage [items * tokens, h of the language model]; None for no input.
         """
-        if hidden_states is not None and hidden_states.ndim == 2:
-            return hidden_states
         (encoder,) = self.encoders.values()
         if hidden_states is not None:
             return self._continue(encoder, hidden_states)
