@@ -18,12 +18,17 @@ from mimo_bench.parity.planting import Planting
 from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed
 from mimo_bench.record.merge import (
     Trained,
+    merge_account,
     merge_communication,
+    merge_energy,
     merge_memory,
+    merge_modules,
     merge_timing,
     merge_training,
+    merge_unmeasured,
     slowest_rank_seconds,
 )
+from mimo_bench.record.schema import Account as RecordedAccount
 from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RankRecord, Status, Timing, Tolerance
 from mimo_bench.scenario import Scenario
 
@@ -103,10 +108,14 @@ class LayoutRunner:
             known["grad_norms"] = {module: norms[compared] for module, norms in trained.grad_norms.items()}
             known["evaluation"] = trained.evaluation
             known["parity"] = account.parity
+        watched = account.ranks_in("comm")
+        known["account"] = merge_account(watched)
+        known["communication"] = merge_communication(watched)
         if timed := account.ranks_in("timing"):
-            known["timing"] = with_repeats(measure(self.scenario, timed), account.repeats)
+            known["timing"] = with_repeats(measure(self.scenario, timed, known["account"]), account.repeats)
             known["memory"] = merge_memory(timed)
-        known["communication"] = merge_communication(account.ranks_in("comm"))
+            known["energy"] = merge_energy(timed)
+        known["unmeasured"] = merge_unmeasured(account.ranks)
         return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)
 
     def _judge(self, name: str, reference: Reference | None) -> Account:
@@ -199,19 +208,18 @@ def with_repeats(timing: Timing, repeats: Sequence[Attempt]) -> Timing:
     return timing.model_copy(update={"launch_medians": (timing.step_seconds_median, *again)})
 
 
-def measure(scenario: Scenario, ranks: Sequence[RankRecord]) -> Timing:
-    """Timing of the job, with what the model's arithmetic makes of it."""
+def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAccount | None = None) -> Timing:
+    """Timing of the job, with what the model's arithmetic makes of it and, from comm mode, where its time goes."""
     timing = merge_timing(ranks, global_batch_size=scenario.global_batch_size)
     num_timed, first = len(timing.step_seconds), ranks[0]
-    flops = sum(
-        model_flops(
-            scenario.shape,
-            num_items={module: sum(items[-num_timed:]) for module, items in first.items.items()},
-            num_tokens=sum(first.tokens[-num_timed:]),
-            num_token_pairs=sum(first.token_pairs[-num_timed:]),
-            training=scenario.training,
-        ).values()
+    by_module = model_flops(
+        scenario.shape,
+        num_items={module: sum(items[-num_timed:]) for module, items in first.items.items()},
+        num_tokens=sum(first.tokens[-num_timed:]),
+        num_token_pairs=sum(first.token_pairs[-num_timed:]),
+        training=scenario.training,
     )
+    flops = sum(by_module.values())
     flops_per_second = flops / sum(timing.step_seconds)
     return timing.model_copy(
         update={
@@ -223,6 +231,7 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord]) -> Timing:
                 device=first.device,
                 precision=scenario.precision,
             ),
+            "modules": merge_modules(ranks, account, {name: count / num_timed for name, count in by_module.items()}),
         }
     )
 

@@ -86,6 +86,12 @@ class Ledger:
             last = self.record.resumptions[-1].model_copy(update={"kept": (), "reason": reason})
             self._update(resumptions=(*self.record.resumptions[:-1], last))
 
+    def taint(self, reason: str) -> None:
+        """Say why the numbers should not be compared; the first reason stays, further ones follow it."""
+        known = self.record.tainted
+        if known is None or reason not in known:
+            self._update(tainted=reason if known is None else f"{known}; {reason}")
+
     def interrupt(self) -> None:
         """The run stops here, in the middle of one layout or before the first."""
         reasons = {"interrupted": "the run was stopped during it", "not_run": "the run was stopped before it"}

@@ -19,6 +19,7 @@ from mimo_bench.layout_run import LayoutRunner
 from mimo_bench.ledger import Ledger
 from mimo_bench.parity.planting import Planting
 from mimo_bench.record.files import sweep
+from mimo_bench.record.merge import foreign_processes
 from mimo_bench.record.schema import Mode, RunRecord
 from mimo_bench.record.series import write_series
 from mimo_bench.report import write_report
@@ -117,6 +118,8 @@ def train_layouts(
             ledger.start(name)
             account = runner.run(name, reference)
             reference = reference or account.reference
+            if strangers := foreign_processes(account.ranks_in("timing")):
+                ledger.taint(f"while {name} was timed, {strangers}")
             write_series(options.directory, name, account.ranks)
             layout = ledger.enter(runner.record(name, account))
             on_event(LayoutEnded(layout=layout))

@@ -6,6 +6,7 @@ scenario -> layout -> [trainer -> meters -> record] -> parity -> report
 from __future__ import annotations
 
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -39,8 +40,8 @@ class RankLog:
     """Trains, and keeps what every step said; nothing is read from the device beyond what a step returns."""
 
     def __init__(self, clock: StepClock) -> None:
-        """Start empty; `clock` times the steps that are timed."""
-        self._clock = clock
+        """Start empty; `clock` is for the steps of the timed window."""
+        self.clock = clock
         self._results: list[StepResult] = []
         self._first_step_at: float | None = None
         self._first_step_seconds: float | None = None
@@ -51,17 +52,28 @@ class RankLog:
         trainer: Trainer,
         batches: Iterable[Sequence[MicroBatch]],
         *,
-        is_timed: bool = False,
+        clock: StepClock | None = None,
         inspect: Callable[[], None] | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> None:
-        """Train on each of `batches`; `inspect` looks at the gradients of each step."""
-        if is_timed:
-            self._clock.mark()
+        """Train on each of `batches`.
+
+        Args:
+            trainer: what to train.
+            batches: global batches.
+            clock: is told where each step ends.
+            inspect: looks at the gradients of each step.
+            after_step: is called behind each step.
+        """
+        if clock is not None:
+            clock.mark()
         for batch in batches:
             self._first_step_at = self._first_step_at or time.time()
             self._results.append(trainer.train_step(batch, inspect))
-            if is_timed:
-                self._clock.mark()
+            if clock is not None:
+                clock.mark()
+            if after_step is not None:
+                after_step()
             self._last_step_at = time.time()
             if self._first_step_seconds is None:
                 self._first_step_seconds = self._last_step_at - self._first_step_at
@@ -70,7 +82,7 @@ class RankLog:
     def record(self, trainer: Trainer, mode: Mode, *, phases: Phases, **found: Any) -> RankRecord:
         """The rank's record; `found` are the fields that the mode adds."""
         topology, results = trainer.topology, self._results
-        is_on_cpu = self._clock.kind == "wall"
+        is_on_cpu = self.clock.kind == "wall"
         return RankRecord(
             rank=topology.rank,
             mode=mode,
@@ -93,9 +105,10 @@ class RankLog:
             items={
                 module: tuple(result.num_items[module] for result in results) for module in topology.layout.encoders
             },
-            clock=self._clock.kind,
-            step_seconds=self._clock.step_seconds(),
+            clock=self.clock.kind,
+            step_seconds=self.clock.step_seconds(),
             phases=phases.seconds,
+            pid=os.getpid(),
             **found,
         )
 

@@ -57,8 +57,6 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
     modes = parse_modes(asked.modes)
     hang_seconds = parse_hang_limit(asked.hang_limit)
     kind = device_kind(asked.device)
-    if kind == "cpu" and "comm" in modes:
-        raise UsageError("--modes: comm reads NCCL's flight recorder and CPU ranks have none; leave comm out")
     if asked.resume and asked.out is None:
         raise UsageError("--resume: say which run to go on with: --out DIR, as it was given then")
     directories = run_directories(asked.out, asked.files, resume=asked.resume)

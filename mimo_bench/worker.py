@@ -6,6 +6,7 @@ scenario -> layout -> [trainer -> meters -> record] -> parity -> report
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -17,8 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.launch.progress import beat
 from mimo_bench.meters.clock import build_clock
-from mimo_bench.meters.communication import last_record_id, read_communication
-from mimo_bench.meters.memory import read_memory, reset_peaks
+from mimo_bench.meters.comm_watch import watch_communication
+from mimo_bench.meters.memory import snapshot_if_out_of_memory
+from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.parity.faults import FaultContext
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
 from mimo_bench.parity.probes.fingerprint import fingerprint
@@ -29,6 +31,7 @@ from mimo_bench.rank_log import Phases, RankLog, finite
 from mimo_bench.record.files import write_atomically, write_rank
 from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord
 from mimo_bench.scenario import Scenario
+from mimo_bench.timing_window import Window
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import RankDevice, join
@@ -73,7 +76,7 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     trainer = build(asked, device)
     phases.end("build")
     beat()
-    with ExitStack() as undo:
+    with ExitStack() as undo, snapshot_if_out_of_memory(trainer, asked.directory):
         record = _RUNS[asked.mode](trainer, asked, undo=undo, phases=phases)
     assert record.rank == rank
     write_rank(asked.directory / f"rank{rank}.json", record)
@@ -147,25 +150,36 @@ def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
         return log.record(trainer, asked.mode, phases=phases)
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
-    log.train(trainer, batches[: steps.warmup])
-    if asked.device_kind == "cuda":
-        reset_peaks()
-    log.train(trainer, batches[steps.warmup :], is_timed=True)
-    memory = read_memory() if asked.device_kind == "cuda" else None
-    return log.record(trainer, asked.mode, phases=phases, memory=memory)
+    window = Window(trainer, log, device_kind=asked.device_kind)
+    found = window.measure(batches, num_warmup=steps.warmup)
+    return log.record(trainer, asked.mode, phases=phases, **found)
 
 
 def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
-    """The timed steps again, with the flight recorder on; their times are not judged."""
+    """The timed steps again, under instruments that cost time; their times are not judged."""
     steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
     plant(trainer, asked, undo)
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
     log.train(trainer, batches[: steps.warmup])
-    after = last_record_id()
-    log.train(trainer, batches[steps.warmup :])
-    communication = read_communication(after, num_steps=steps.timed)
-    return log.record(trainer, asked.mode, phases=phases, communication=communication)
+    unmeasured = Unmeasured()
+    found = watch_communication(
+        trainer,
+        batches[steps.warmup :],
+        train=lambda part, clock: log.train(trainer, part, clock=clock),
+        device_kind=asked.device_kind,
+        ranks_per_host=int(os.environ["LOCAL_WORLD_SIZE"]),
+        directory=asked.directory,
+        unmeasured=unmeasured,
+    )
+    return log.record(
+        trainer,
+        asked.mode,
+        phases=phases,
+        communication=found.communication,
+        account=found.account,
+        unmeasured=unmeasured.reasons,
+    )
 
 
 _RUNS = {"parity": run_parity, "timing": run_timing, "comm": run_comm}

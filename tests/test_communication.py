@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mimo_bench.meters.communication import summarise
+from mimo_bench.meters.account import summarise
+from mimo_bench.meters.recorder import calls_of
 
 
 def entry(
@@ -35,7 +36,7 @@ def totals(*entries: dict[str, Any], num_steps: int = 1) -> dict[tuple[str, str]
     """Calls, bytes and seconds per step by role and collective."""
     return {
         (found.role, found.collective): (found.calls_per_step, found.bytes_per_step, found.seconds_per_step)
-        for found in summarise(entries, num_steps=num_steps)
+        for found in summarise(calls_of(entries, groups={}), None, num_steps=num_steps)
     }
 
 

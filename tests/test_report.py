@@ -258,9 +258,16 @@ def test_a_definition_can_be_a_functions_docstring() -> None:
 
 def test_memory_and_communication_are_shown_where_they_are_known() -> None:
     gib = 1024**3
-    peaks = {"peak_allocated_bytes": 3 * gib, "peak_reserved_bytes": 5 * gib}
-    rank = RankMemoryOf(rank=0, modules=("vision",), device_uuid="GPU-0", device_used_bytes=6 * gib, **peaks)
-    memory = Memory(modules={"vision": ModuleMemory(**peaks)}, ranks=(rank,))
+    rank = RankMemoryOf(
+        rank=0,
+        modules=("vision",),
+        device_uuid="GPU-0",
+        device_used_bytes=6 * gib,
+        peak_allocated_bytes=3 * gib,
+        peak_reserved_bytes=5 * gib,
+    )
+    module = ModuleMemory(peak_allocated_bytes=3 * gib, peak_reserved_bytes=5 * gib)
+    memory = Memory(modules={"vision": module}, ranks=(rank,))
     part = Communication(
         role="language.tp",
         collective="all_reduce",

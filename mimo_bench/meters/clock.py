@@ -35,6 +35,11 @@ class WallClock:
         """A step ends here."""
         self._marks.append(time.perf_counter())
 
+    @property
+    def window(self) -> tuple[float, float]:
+        """The first and the last mark, as `time.perf_counter` counts."""
+        return self._marks[0], self._marks[-1]
+
     def step_seconds(self) -> tuple[float, ...]:
         """Seconds between consecutive marks."""
         return tuple(later - earlier for earlier, later in zip(self._marks, self._marks[1:], strict=False))

@@ -10,19 +10,33 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pynvml
 
 from mimo_bench.devices import is_visible
 from mimo_bench.record.schema import Device, Environment
 
+_RELEVANT = ("CUBLAS_", "CUDA_", "GLOO_", "MIMO_BENCH_", "NCCL_", "NVIDIA_TF32", "OMP_", "PYTORCH_", "TORCH")
+_SECRET = ("TOKEN", "SECRET", "KEY", "PASSWORD", "CREDENTIAL")
+_ANCESTORS = {
+    pynvml.NVML_TOPOLOGY_INTERNAL: "same board",
+    pynvml.NVML_TOPOLOGY_SINGLE: "one PCIe switch",
+    pynvml.NVML_TOPOLOGY_MULTIPLE: "several PCIe switches",
+    pynvml.NVML_TOPOLOGY_HOSTBRIDGE: "one PCIe host bridge",
+    pynvml.NVML_TOPOLOGY_NODE: "one NUMA node",
+    pynvml.NVML_TOPOLOGY_SYSTEM: "between NUMA nodes",
+}
+"""Where the paths of two devices meet."""
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
-MEASURING = ("meters/*.py", "record/merge.py", "rank_log.py", "worker.py")
+MEASURING = ("meters/*.py", "record/merge.py", "rank_log.py", "timing_window.py", "worker.py")
 """Where it is decided what is timed, counted and added up."""
 
 
@@ -46,7 +60,39 @@ def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
         megatron_core=_version("megatron-core"),
         transformers=_version("transformers"),
         platform=platform.platform(),
+        topology=_read_topology(devices) if len(devices) > 1 else {},
+        variables=relevant_variables(os.environ),
     )
+
+
+def relevant_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """What of the environment may change a measurement; nothing whose name speaks of a secret."""
+    return {
+        name: value
+        for name, value in sorted(variables.items())
+        if name.startswith(_RELEVANT) and not any(word in name for word in _SECRET)
+    }
+
+
+def _read_topology(devices: Sequence[Device]) -> dict[str, str]:
+    """How each pair of devices is connected, as the driver names it; pairs that it does not tell are left out."""
+    pynvml.nvmlInit()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(device.uuid) for device in devices]
+        found = {}
+        for (first, one), (second, other) in combinations(enumerate(handles), 2):
+            with suppress(pynvml.NVMLError):
+                found[f"{first}-{second}"] = _connection(one, other)
+        return found
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _connection(one: Any, other: Any) -> str:
+    status = pynvml.nvmlDeviceGetP2PStatus(one, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+    if status == pynvml.NVML_P2P_STATUS_OK:
+        return "NVLink"
+    return _ANCESTORS.get(pynvml.nvmlDeviceGetTopologyCommonAncestor(one, other), "unknown")
 
 
 def hash_of_code() -> str:

@@ -1,11 +1,31 @@
-"""Device memory of one rank: the allocator's peaks, and what the whole device holds, context and NCCL included."""
+"""Device memory of one rank: the allocator's peaks, what held them, and what the whole device holds.
+
+scenario -> layout -> trainer -> [meters] -> record -> parity -> report
+
+Peaks are the allocator's over the timed window and cost nothing. What they consist of is found in one step after it:
+parameters, gradient buffers and optimizer state are counted by their storages; what a forward pass leaves behind is
+activations; the rest of the busiest moment is workspace.
+"""
 
 from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pynvml
 import torch
 
-from mimo_bench.record.schema import RankMemory
+from mimo_bench.meters.phases import Working, phases
+from mimo_bench.meters.unmeasured import Unmeasured
+from mimo_bench.record.schema import MemoryParts, RankMemory
+from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.trainer import Trainer
 
 
 def reset_peaks() -> None:
@@ -15,15 +35,198 @@ def reset_peaks() -> None:
 
 def read_memory() -> RankMemory:
     """Peaks since the window began, and the device now; one NVML query, nothing waits for the device."""
+    reserved = torch.cuda.max_memory_reserved()
     return RankMemory(
-        device_uuid=_uuid(),
+        device_uuid=device_uuid(),
         peak_allocated_bytes=torch.cuda.max_memory_allocated(),
-        peak_reserved_bytes=torch.cuda.max_memory_reserved(),
+        peak_reserved_bytes=reserved,
         device_used_bytes=_device_used_bytes(),
+        fragmentation_bytes=max(0, reserved - torch.cuda.max_memory_allocated()),
     )
 
 
-def _uuid() -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """Bytes that one module keeps from step to step."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
+
+
+def held_by_module(trainer: Trainer) -> dict[str, Held]:
+    """What each hosted module keeps from step to step, by the storages of its tensors; each storage counts once.
+
+    A storage counts with all of its bytes, padding included: the distributed optimizer keeps parameters in buffers.
+    """
+    seen: set[int] = set()
+    found = {}
+    for name, module in hosted_modules(trainer.model):
+        info = trainer.optimizer.module_infos[name]
+        buffers = (*module.buffers, *module.expert_parallel_buffers)
+        parameters = [*module.parameters(), *(b.param_data for b in buffers if b.param_data is not None)]
+        found[name] = Held(
+            parameters_bytes=_new_bytes(parameters, seen),
+            gradients_bytes=_new_bytes((buffer.grad_data for buffer in buffers), seen),
+            optimizer_bytes=_new_bytes(_optimizer_tensors(info.optimizer), seen),
+        )
+    return found
+
+
+def _optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
+    """Moments and master weights; model parameters among them are known already."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        inner = getattr(part, "optimizer", None)
+        if inner is None:
+            continue
+        for group in inner.param_groups:
+            yield from group["params"]
+        for state in inner.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def _new_bytes(tensors: Iterable[torch.Tensor], seen: set[int]) -> int:
+    total = 0
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() and storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+    return total
+
+
+@dataclass(slots=True)
+class _Moment:
+    """The busiest moment so far of something."""
+
+    peak: int = 0
+    activations: int = 0
+    during: str = ""
+
+    @property
+    def workspace(self) -> int:
+        return self.peak - self.activations
+
+    def take(self, peak: int, activations: int, during: str) -> None:
+        if peak > self.peak:
+            self.peak, self.activations, self.during = peak, activations, during
+
+
+@dataclass(slots=True)
+class MemoryWatch:
+    """Reads the allocator at every change of phase in one step; waits for nothing, costs some 0.1 ms a change."""
+
+    resting: int = 0
+    """Allocated before the step."""
+    working: Working = None
+    begun_with: int = 0
+    busiest: _Moment = field(default_factory=_Moment)
+    by_module: dict[str, _Moment] = field(default_factory=lambda: defaultdict(_Moment))
+    held_activations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    most_activations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def begin(self) -> None:
+        """The step begins."""
+        self.resting = self.begun_with = torch.cuda.memory_allocated()
+        reset_peaks()
+
+    def mark(self, working: Working) -> None:
+        """A phase ends and another begins."""
+        now, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        # A forward pass has activations at its end, a backward pass at its beginning.
+        activations = max(0, max(self.begun_with, now) - self.resting)
+        if self.working is not None:
+            module, phase = self.working
+            if phase in ("forward", "backward"):
+                self.held_activations[module] += now - self.begun_with
+                self.most_activations[module] = max(self.most_activations[module], self.held_activations[module])
+            else:
+                activations = 0
+            self.by_module[module].take(peak - self.resting, activations, f"{module} {phase}")
+            self.busiest.take(peak - self.resting, activations, f"{module} {phase}")
+        else:
+            self.busiest.take(peak - self.resting, activations, "between modules")
+        self.working, self.begun_with = working, now
+        reset_peaks()
+
+
+def watch_step(trainer: Trainer, batch: Sequence[MicroBatch], unmeasured: Unmeasured) -> MemoryWatch:
+    """Take one more step and see what memory each phase of it needs; collective over the world."""
+    watch = MemoryWatch()
+    unmeasured.attempt("memory", watch.begin)
+    mark = unmeasured.guarded("memory", watch.mark)
+    with unmeasured.entered("memory", phases(trainer, mark)):
+        trainer.train_step(batch)
+    mark(None)
+    return watch
+
+
+def with_parts(memory: RankMemory, watch: MemoryWatch, held: Mapping[str, Held]) -> RankMemory:
+    """`memory` with what its peak consists of."""
+    return memory.model_copy(
+        update={
+            "busiest": watch.busiest.during,
+            "parts": _parts_of_rank(held, watch),
+            "modules_parts": {
+                name: MemoryParts(
+                    parameters_bytes=kept.parameters_bytes,
+                    gradients_bytes=kept.gradients_bytes,
+                    optimizer_bytes=kept.optimizer_bytes,
+                    activations_bytes=watch.most_activations[name],
+                    workspace_bytes=max(0, watch.by_module[name].workspace),
+                )
+                for name, kept in held.items()
+            },
+        }
+    )
+
+
+def _parts_of_rank(held: Mapping[str, Held], watch: MemoryWatch) -> MemoryParts:
+    kept = sum(one.total for one in held.values())
+    # What rests between steps and is none of these: batches that wait, tables of positions.
+    others = max(0, watch.resting - kept)
+    return MemoryParts(
+        parameters_bytes=sum(one.parameters_bytes for one in held.values()),
+        gradients_bytes=sum(one.gradients_bytes for one in held.values()),
+        optimizer_bytes=sum(one.optimizer_bytes for one in held.values()),
+        activations_bytes=watch.busiest.activations,
+        workspace_bytes=max(0, watch.busiest.workspace) + others,
+    )
+
+
+@contextmanager
+def snapshot_if_out_of_memory(trainer: Trainer, directory: Path) -> Iterator[None]:
+    """Where the device runs out of memory, leave what held it before the failure goes its way.
+
+    `rank<k>.memory.json` has the bytes of each module, `rank<k>.memory.pickle` every block of the allocator for torch's
+    memory viewer.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        rank = torch.distributed.get_rank()
+        with suppress(Exception):  # the failure to be told is the one of memory
+            (directory / f"rank{rank}.memory.json").write_text(json.dumps(_held_now(trainer), indent=2))
+            torch.cuda.memory._dump_snapshot(str(directory / f"rank{rank}.memory.pickle"))
+        raise
+
+
+def _held_now(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "modules": {name: asdict(held) for name, held in held_by_module(trainer).items()},
+        "allocated_bytes": torch.cuda.memory_allocated(),
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "reserved_bytes": torch.cuda.memory_reserved(),
+        "device_bytes": torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory,
+    }
+
+
+def device_uuid() -> str:
     """The UUID of this rank's device; an index would mean another device under CUDA_VISIBLE_DEVICES."""
     return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 
@@ -31,6 +234,6 @@ def _uuid() -> str:
 def _device_used_bytes() -> int:
     pynvml.nvmlInit()
     try:
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(_uuid())).used)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(device_uuid())).used)
     finally:
         pynvml.nvmlShutdown()

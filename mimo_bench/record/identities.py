@@ -12,11 +12,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from mimo_bench.record.merge import quartiles
-from mimo_bench.record.schema import AsTimed, LayoutRecord, Memory, Mode, Parity, Timing, Tolerance
+from mimo_bench.record.schema import (
+    Account,
+    AsTimed,
+    Communication,
+    LayoutRecord,
+    Memory,
+    Mode,
+    Parity,
+    Timing,
+    Tolerance,
+)
 from mimo_bench.scenario import Scenario
 
 REL_TOLERANCE = 1e-9
 """Room for another order of summation, and for nothing else."""
+ACCOUNT_TOLERANCE = 0.01
+"""Between the parts of a step, by intervals, and the step, by its own clock."""
+PARTS_TOLERANCE = 0.02
+"""Between what memory was held in one step and the peak of the timed window."""
 
 STATUSES_OF_VERDICT = {
     # A layout that was judged can still crash in a later launch; it is then neither passed nor failed.
@@ -35,8 +49,11 @@ def layout_contradictions(layout: LayoutRecord, scenario: Scenario, *, modes: Se
     yield from _series(layout, scenario)
     yield from _launches(layout, modes)
     yield from _proof(layout)
+    yield from _communication(layout.communication)
     if layout.memory is not None:
         yield from _memory(layout.memory)
+    if layout.account is not None:
+        yield from _account(layout.account)
     if layout.parity is not None:
         yield from _parity(layout.parity, num_steps=len(layout.losses))
     if layout.timing is not None:
@@ -107,6 +124,43 @@ def _memory(memory: Memory) -> Iterator[str]:
             worst = max((getattr(rank, field) for rank in memory.ranks if name in rank.modules), default=None)
             if getattr(module, field) != worst:
                 yield f"memory.modules.{name}.{field} = {getattr(module, field)}, but its worst rank has {worst}"
+
+    for rank in memory.ranks:
+        if (parts := rank.parts) is None:
+            continue
+        held = sum(parts.model_dump().values())
+        if not math.isclose(held, rank.peak_allocated_bytes, rel_tol=PARTS_TOLERANCE):
+            yield (
+                f"memory.ranks[{rank.rank}].parts add up to {held}, but peak_allocated_bytes = "
+                f"{rank.peak_allocated_bytes}; they may differ by {PARTS_TOLERANCE:.0%}"
+            )
+
+
+def _account(account: Account) -> Iterator[str]:
+    """Every rank's step is spent on something, and nothing is spent twice."""
+    for rank in account.ranks:
+        spent = rank.compute_seconds + rank.exposed_communication_seconds + rank.idle_seconds
+        if not math.isclose(spent, rank.step_seconds, rel_tol=ACCOUNT_TOLERANCE):
+            yield (
+                f"account.ranks[{rank.rank}]: compute, exposed communication and idle add up to {spent:.6g} s, but "
+                f"step_seconds = {rank.step_seconds:.6g}; they may differ by {ACCOUNT_TOLERANCE:.0%}"
+            )
+        if rank.wait_seconds > rank.idle_seconds * (1 + REL_TOLERANCE):
+            yield f"account.ranks[{rank.rank}]: wait_seconds exceeds idle_seconds, of which it is a part"
+
+
+def _communication(communication: Sequence[Communication]) -> Iterator[str]:
+    """Transfer and wait make up a call; what is exposed is a part of it."""
+    for row in communication:
+        where, seconds = f"communication: {row.role} {row.collective}", row.seconds_per_step
+        if seconds is None:
+            continue
+        if row.transfer_seconds is not None and row.wait_seconds is not None:
+            parts = row.transfer_seconds + row.wait_seconds
+            if not math.isclose(parts, seconds, rel_tol=1e-6, abs_tol=1e-9):
+                yield f"{where}: transfer and wait add up to {parts:.6g} s, but seconds_per_step = {seconds:.6g}"
+        if row.exposed_seconds is not None and row.exposed_seconds > seconds * (1 + 1e-6):
+            yield f"{where}: exposed_seconds = {row.exposed_seconds:.6g} exceeds seconds_per_step = {seconds:.6g}"
 
 
 def _series(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:

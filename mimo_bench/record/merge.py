@@ -5,24 +5,33 @@ scenario -> layout -> trainer -> meters -> [record] -> parity -> report
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median, quantiles
 
 from mimo_bench.record.schema import (
+    Account,
     Communication,
+    Energy,
     EvaluationResult,
     Launch,
     Memory,
+    MemoryParts,
     ModuleMemory,
+    ModuleTiming,
     OptimizerDifferences,
     ParameterDifference,
+    RankAccountOf,
     RankCommunication,
     RankMemoryOf,
     RankRecord,
     Timing,
 )
+
+MIN_ENERGY_WINDOW_SECONDS = 10.0
+"""The driver's energy counter moves in steps that a shorter window would mostly consist of."""
+SETTLED_RATIO = 1.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,12 +92,19 @@ def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timi
         tokens_per_second_per_gpu=tokens / total_seconds / world_size,
         samples_per_second=global_batch_size * num_timed / total_seconds,
         images_per_second=images / total_seconds,
+        warmup_seconds=(warmup := tuple(max(times) for times in zip(*(r.warmup_seconds for r in ranks), strict=True))),
+        settled_after=_settled(ranks, warmup, step_seconds),
     )
 
 
 def slowest_rank_seconds(ranks: Sequence[RankRecord]) -> tuple[float, ...]:
     """Each step of the timed window on its slowest rank, which is how long the job took for it."""
     return tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
+def _settled(ranks: Sequence[RankRecord], warmup: Sequence[float], timed: Sequence[float]) -> int | None:
+    """Where the last rank settled."""
+    found = [settled_after(warmup, rank.reserved_bytes, timed) for rank in ranks]
+    known = [steps for steps in found if steps is not None]
+    return max(known) if len(known) == len(found) else None
 
 
 def merge_memory(ranks: Sequence[RankRecord]) -> Memory | None:
@@ -102,32 +118,156 @@ def merge_memory(ranks: Sequence[RankRecord]) -> Memory | None:
         return None
     modules = dict.fromkeys(module for memory in known for module in memory.modules)
     return Memory(
-        modules={
-            module: ModuleMemory(
-                peak_allocated_bytes=max(m.peak_allocated_bytes for m in known if module in m.modules),
-                peak_reserved_bytes=max(m.peak_reserved_bytes for m in known if module in m.modules),
-            )
-            for module in modules
-        },
+        modules={module: _module_memory(module, [m for m in known if module in m.modules]) for module in modules},
         ranks=tuple(known),
     )
 
 
-def merge_communication(ranks: Sequence[RankRecord]) -> tuple[Communication, ...]:
-    """Totals by group role and collective over all ranks."""
-    parts: dict[tuple[str, str], list[RankCommunication]] = {}
-    for part in (part for rank in ranks for part in rank.communication):
-        parts.setdefault((part.role, part.collective), []).append(part)
-    return tuple(
-        Communication(
-            role=role,
-            collective=collective,
-            calls_per_step=sum(part.calls_per_step for part in found),
-            bytes_per_step=sum(part.bytes_per_step for part in found),
-            seconds_per_step=max(part.seconds_per_step for part in found),
-        )
-        for (role, collective), found in sorted(parts.items())
+def _module_memory(module: str, hosts: Sequence[RankMemoryOf]) -> ModuleMemory:
+    parts = [memory.modules_parts[module] for memory in hosts if module in memory.modules_parts]
+    return ModuleMemory(
+        peak_allocated_bytes=max(memory.peak_allocated_bytes for memory in hosts),
+        peak_reserved_bytes=max(memory.peak_reserved_bytes for memory in hosts),
+        **{name: max((getattr(part, name) for part in parts), default=None) for name in MemoryParts.model_fields},
     )
+
+
+def merge_communication(ranks: Sequence[RankRecord]) -> tuple[Communication, ...]:
+    """Totals by group role and collective over all ranks, with the times of the rank that spends most."""
+    parts: dict[tuple[str, str, bool], list[RankCommunication]] = {}
+    for part in (part for rank in ranks for part in rank.communication):
+        parts.setdefault((part.role, part.collective, part.spans_hosts), []).append(part)
+    return tuple(_communication(found) for _, found in sorted(parts.items()))
+
+
+def _communication(parts: Sequence[RankCommunication]) -> Communication:
+    slowest = max(parts, key=lambda part: part.seconds_per_step)
+    transfer = slowest.transfer_seconds
+    return Communication(
+        role=slowest.role,
+        collective=slowest.collective,
+        group_size=slowest.group_size,
+        spans_hosts=slowest.spans_hosts,
+        calls_per_step=sum(part.calls_per_step for part in parts),
+        bytes_per_step=sum(part.bytes_per_step for part in parts),
+        seconds_per_step=slowest.seconds_per_step,
+        transfer_seconds=transfer,
+        wait_seconds=None if transfer is None else max(0.0, slowest.seconds_per_step - transfer),
+        exposed_seconds=slowest.exposed_seconds,
+        bus_bytes_per_second=slowest.bus_bytes_per_second,
+    )
+
+
+def merge_account(ranks: Sequence[RankRecord]) -> Account | None:
+    """Where every rank's step goes; None unless all of them know."""
+    if not ranks or any(rank.account is None for rank in ranks):
+        return None
+    return Account(
+        ranks=tuple(
+            RankAccountOf(
+                rank=rank.rank,
+                host=rank.host,
+                device=rank.device,
+                modules=rank.modules,
+                **rank.account.model_dump(),
+            )
+            for rank in ranks
+            if rank.account is not None
+        )
+    )
+
+
+def merge_modules(
+    timed: Sequence[RankRecord], account: Account | None, flops: Mapping[str, float]
+) -> dict[str, ModuleTiming]:
+    """Where each module's ranks spend the step.
+
+    Args:
+        timed: the ranks of timing mode.
+        account: of comm mode, if it ran.
+        flops: of each module for a step.
+    """
+    return {module: _module_timing(module, timed, account, flops.get(module)) for module in _modules(timed)}
+
+
+def _module_timing(
+    module: str, timed: Sequence[RankRecord], account: Account | None, flops: float | None
+) -> ModuleTiming:
+    spent = [rank.module_seconds[module] for rank in timed if module in rank.module_seconds]
+    hosts = [rank for rank in account.ranks if module in rank.modules] if account is not None else []
+    return ModuleTiming(
+        compute_seconds=max((rank.compute_seconds_by_module.get(module, 0.0) for rank in hosts), default=None),
+        idle_share=sum(rank.idle_seconds / rank.step_seconds for rank in hosts) / len(hosts) if hosts else None,
+        forward_seconds=max((seconds.forward for seconds in spent), default=None),
+        backward_seconds=max((seconds.backward for seconds in spent), default=None),
+        optimizer_seconds=max((seconds.optimizer for seconds in spent), default=None),
+        model_flops_per_step=flops,
+    )
+
+
+def merge_unmeasured(ranks: Sequence[RankRecord]) -> dict[str, str]:
+    """What meters could not tell, by meter: the first rank's reason, and how many ranks had one."""
+    found: dict[str, list[str]] = {}
+    for rank in ranks:
+        for meter, reason in rank.unmeasured.items():
+            found.setdefault(meter, []).append(f"rank {rank.rank}: {reason}")
+    return {meter: f"{reasons[0]} ({len(reasons)} of {len(ranks)} ranks)" for meter, reasons in found.items()}
+
+
+def merge_energy(ranks: Sequence[RankRecord]) -> Energy | None:
+    """What all devices used over the timed window; None on CPU ranks."""
+    known = [rank.energy for rank in ranks if rank.energy is not None]
+    if not known:
+        return None
+    joules = [device.joules for device in known if device.joules is not None]
+    if len(joules) < len(ranks):
+        shortest = min(device.window_seconds for device in known)
+        reason = f"a window of {shortest:.1f} s; the counter needs at least {MIN_ENERGY_WINDOW_SECONDS:.0f} s"
+        if shortest >= MIN_ENERGY_WINDOW_SECONDS:
+            reason = f"{len(ranks) - len(joules)} of {len(ranks)} devices have no energy counter"
+        return Energy(joules_per_step=None, average_watts=None, reason=reason, devices=tuple(known))
+    num_steps = len(ranks[0].step_seconds)
+    watts = sum(device.joules / device.window_seconds for device in known if device.joules is not None)
+    return Energy(joules_per_step=sum(joules) / num_steps, average_watts=watts, devices=tuple(known))
+
+
+def foreign_processes(ranks: Sequence[RankRecord]) -> str | None:
+    """Who else held memory of the devices, in words; None where nobody did, or the driver names nobody we know.
+
+    A driver may number processes otherwise than we do, as outside of a container: then ours are not among them.
+    """
+    ours = {rank.pid for rank in ranks}
+    seen = {process for rank in ranks for process in rank.processes}
+    if not ours & {process.pid for process in seen}:
+        return None
+    strangers = sorted((process for process in seen if process.pid not in ours), key=lambda process: process.pid)
+    if not strangers:
+        return None
+    held = (
+        f"process {process.pid} holds "
+        + ("memory" if process.used_bytes is None else f"{process.used_bytes / (1 << 20):.0f} MiB")
+        + f" of {process.device_uuid}"
+        for process in strangers
+    )
+    return "; ".join(held)
+
+
+def settled_after(warmup_seconds: Sequence[float], reserved_bytes: Sequence[int], timed: Sequence[float]) -> int | None:
+    """Steps after which nothing changed any more: see `Timing.settled_after`."""
+    steps = [*warmup_seconds, *timed]
+    if not timed:
+        return None
+    bound = SETTLED_RATIO * median(timed)
+    by_time = next((k for k in range(len(steps)) if max(steps[k:]) <= bound), None)
+    # What was reserved behind each warm-up step, and at the end of the window.
+    by_memory = next((k + 1 for k, size in enumerate(reserved_bytes) if size == reserved_bytes[-1]), 0)
+    if by_memory == len(reserved_bytes) > 0:
+        by_memory = len(steps)
+    return None if by_time is None else max(by_time, by_memory)
+
+
+def _modules(ranks: Sequence[RankRecord]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(module for rank in ranks for module in rank.modules))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:

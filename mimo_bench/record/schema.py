@@ -148,7 +148,18 @@ class ModuleTiming(_Entry):
     """Where one module's ranks spend the step."""
 
     compute_seconds: Seconds | None
+    """Time in which anything of the module was computed, per step, on the rank that computes longest; by the account
+    of comm mode, null without it."""
     idle_share: Finite | None
+    """Idle time over step time, mean over the ranks that host the module; by the account of comm mode."""
+    forward_seconds: Seconds | None = None
+    """Per step on the compute stream, collectives inside the module included, on the module's slowest rank."""
+    backward_seconds: Seconds | None = None
+    """The same of the backward passes, recomputation included."""
+    optimizer_seconds: Seconds | None = None
+    """The same of the optimizer step: norms, clipping's reductions, update, gathering of sharded parameters."""
+    model_flops_per_step: Finite | None = None
+    """What the module's arithmetic needs, whatever carries it out."""
 
 
 class Timing(_Entry):
@@ -176,13 +187,22 @@ class Timing(_Entry):
     mfu: Finite | None = None
     """Model FLOPs utilisation: model FLOPs over allocated GPUs times their dense peak times time."""
     modules: dict[str, ModuleTiming] = {}
+    warmup_seconds: tuple[Seconds, ...] = ()
+    """The steps before the timed window, like step_seconds."""
+    settled_after: Count | None = None
+    """Steps after which the allocator reserved no more and every step took less than 1.2 times the timed median; more
+    than the warm-up steps means that the window began too early. Null where it never settled."""
 
 
 class Communication(_Entry):
-    """One collective on one group role, per step."""
+    """One collective on one group role, per step; times are those of the rank that spends most in it."""
 
     role: str
     collective: str
+    group_size: Count = 0
+    """Ranks of the group."""
+    spans_hosts: bool = False
+    """Whether the group has ranks on more than one host."""
     calls_per_step: Finite
     """Over all ranks: a collective of a group of four counts four times."""
     bytes_per_step: Finite
@@ -190,9 +210,13 @@ class Communication(_Entry):
     seconds_per_step: Seconds | None = None
     """On the rank that spends most in it, waiting for late peers included."""
     transfer_seconds: Seconds | None = None
+    """Of these, what the rank of the group that waited least spent, call by call."""
     wait_seconds: Seconds | None = None
+    """The rest: waiting for peers that came later."""
     exposed_seconds: Seconds | None = None
+    """Of these, the time in which the rank computed nothing; the rest was hidden behind computation."""
     bus_bytes_per_second: Finite | None = None
+    """What each link carried during the transfer, by the convention of NCCL's tests and the size of the group."""
 
 
 class RankCommunication(_Entry):
@@ -200,11 +224,72 @@ class RankCommunication(_Entry):
 
     role: str
     collective: str
+    group_size: Count = 0
+    spans_hosts: bool = False
     calls_per_step: Finite
     bytes_per_step: Finite
     """Of the tensors that this rank put in."""
     seconds_per_step: Seconds
-    """On the device, waiting for late peers included."""
+    """On the device, waiting for late peers included; on CPU ranks by the wall clock, while blocked in it."""
+    transfer_seconds: Seconds | None = None
+    exposed_seconds: Seconds | None = None
+    bus_bytes_per_second: Finite | None = None
+
+
+class RankAccount(_Entry):
+    """Where a rank's step goes, mean over the steps that were looked at in comm mode."""
+
+    num_steps: Count
+    step_seconds: Seconds
+    """By the clock of the timed steps, which knows nothing of the parts below."""
+    compute_seconds: Seconds
+    """Time in which anything was computed."""
+    exposed_communication_seconds: Seconds
+    """Time of transfers in which nothing was computed."""
+    idle_seconds: Seconds
+    """Time with neither; waiting for a peer inside a call is idleness."""
+    wait_seconds: Seconds
+    """Of the idle time, what was spent waiting inside a call."""
+    compute_seconds_by_module: dict[str, Seconds] = {}
+
+
+class RankAccountOf(RankAccount):
+    """The same, with the rank it belongs to."""
+
+    rank: int
+    host: str
+    device: str
+    modules: tuple[str, ...]
+
+
+class Account(_Entry):
+    """Where every rank's step goes; compute, exposed communication and idle add up to the step within 1 %."""
+
+    ranks: tuple[RankAccountOf, ...]
+
+
+class PhaseSeconds(_Entry):
+    """What one module's work took on one rank, per step, on its compute stream or by the wall clock."""
+
+    forward: Seconds = 0.0
+    backward: Seconds = 0.0
+    gradients: Seconds = 0.0
+    """Reducing and normalising gradients of all modules of the rank, entered under the first."""
+    optimizer: Seconds = 0.0
+
+
+class MemoryParts(_Entry):
+    """What device memory holds; the parts of a rank add up to its peak within 2 %."""
+
+    parameters_bytes: Count
+    gradients_bytes: Count
+    """The buffers in which gradients are summed and reduced."""
+    optimizer_bytes: Count
+    """Moments, and fp32 copies of the weights where those are bf16."""
+    activations_bytes: Count
+    """What forward passes left for backward passes."""
+    workspace_bytes: Count
+    """Everything else: temporaries of the busiest moment, and the batches that wait on the device."""
 
 
 class RankMemory(_Entry):
@@ -215,6 +300,14 @@ class RankMemory(_Entry):
     peak_reserved_bytes: Count
     device_used_bytes: Count
     """All of the device that is in use at the end, by NVML: context, NCCL and other processes included."""
+    fragmentation_bytes: Count | None = None
+    """Reserved and not allocated, at the peak of what was reserved."""
+    parts: MemoryParts | None = None
+    """At the busiest moment of one step after the timed window."""
+    busiest: str | None = None
+    """What was going on then: `language backward`."""
+    modules_parts: dict[str, MemoryParts] = {}
+    """By module, each at its own busiest moment, so they need not add up."""
 
 
 class RankMemoryOf(RankMemory):
@@ -229,6 +322,54 @@ class ModuleMemory(_Entry):
 
     peak_allocated_bytes: Count
     peak_reserved_bytes: Count
+    parameters_bytes: Count | None = None
+    gradients_bytes: Count | None = None
+    optimizer_bytes: Count | None = None
+    activations_bytes: Count | None = None
+    """What the module's forward passes left for its backward passes, at most."""
+    workspace_bytes: Count | None = None
+    """Temporaries of the module's own busiest moment."""
+
+
+class DeviceState(_Entry):
+    """What the driver says of a device at one moment."""
+
+    temperature_celsius: Count | None = None
+    sm_clock_mhz: Count | None = None
+    memory_clock_mhz: Count | None = None
+    power_watts: Finite | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    """Why clocks are below what was asked for; idle and settings by users left out."""
+
+
+class RankEnergy(_Entry):
+    """What one rank's device used over the timed window."""
+
+    device_uuid: str
+    window_seconds: Seconds
+    joules: Finite | None
+    """By the driver's counter; null over less than 10 s, which its steps are too coarse for."""
+    before: DeviceState
+    after: DeviceState
+
+
+class Energy(_Entry):
+    """What all devices of the layout used over the timed window."""
+
+    joules_per_step: Finite | None
+    average_watts: Finite | None
+    """Of all devices together."""
+    reason: str | None = None
+    """Why there is no figure, where there is none."""
+    devices: tuple[RankEnergy, ...] = ()
+
+
+class DeviceProcess(_Entry):
+    """A process that holds memory of a device, as the driver tells it."""
+
+    device_uuid: str
+    pid: int
+    used_bytes: Count | None
 
 
 class Memory(_Entry):
@@ -291,6 +432,19 @@ class RankRecord(_Entry):
     """Null on CPU ranks."""
     communication: tuple[RankCommunication, ...] = ()
     """Comm mode only."""
+    account: RankAccount | None = None
+    """Comm mode only."""
+    module_seconds: dict[str, PhaseSeconds] = {}
+    """Timing mode only; per step of the timed window, by hosted module."""
+    warmup_seconds: tuple[Seconds, ...] = ()
+    reserved_bytes: tuple[Count, ...] = ()
+    """What the allocator had reserved after each step; none on CPU ranks."""
+    energy: RankEnergy | None = None
+    pid: int | None = None
+    processes: tuple[DeviceProcess, ...] = ()
+    """Everybody on the rank's device after the timed window."""
+    unmeasured: dict[str, str] = {}
+    """Meters that failed, and how; the run went on."""
     first_step_seconds: Seconds | None = None
     phases: dict[str, Seconds] = {}
     gradients: tuple[ParameterDifference, ...] | None = None
@@ -321,8 +475,10 @@ class LayoutRecord(_Entry):
     timing: Timing | None = None
     memory: Memory | None = None
     communication: tuple[Communication, ...] = ()
-    energy: dict[str, Any] | None = None
-    account: dict[str, Any] | None = None
+    energy: Energy | None = None
+    account: Account | None = None
+    unmeasured: dict[str, str] = {}
+    """Meters that could not tell, and why."""
     launches: tuple[Launch, ...] = ()
 
 
@@ -353,6 +509,10 @@ class Environment(_Entry):
     megatron_core: str | None
     transformers: str | None
     platform: str
+    topology: dict[str, str] = {}
+    """How each pair of devices is connected: NVLink, or where their paths meet. Keys such as `0-1` number `devices`."""
+    variables: dict[str, str] = {}
+    """Of the environment, those that may change a measurement; secrets never."""
 
 
 class Interval(_Entry):

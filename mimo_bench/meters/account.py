@@ -1,0 +1,152 @@
+"""Where a rank's step goes: computing, transferring beside no computation, or idle. No torch.
+
+scenario -> layout -> trainer -> [meters] -> record -> parity -> report
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mimo_bench.meters.calls import BATCH, Call, bus_bytes, transfer_spans
+from mimo_bench.meters.intervals import Interval, Intervals, subtract, total, union, within
+from mimo_bench.record.schema import RankAccount, RankCommunication
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """All that a rank did in a window of whole steps; times in seconds on one clock."""
+
+    window: Interval
+    compute: Mapping[str | None, Sequence[Interval]]
+    """When something was computed, by the module it belonged to; None for what belongs to none."""
+    calls: Sequence[Call]
+
+
+def close_account(
+    observed: Observed, transfers: Sequence[float | None], *, step_seconds: Sequence[float]
+) -> RankAccount:
+    """The rank's account per step.
+
+    A call's transfer is its last part. What is left of the step when computation and transfer are taken out is idle,
+    so waiting for a peer is idleness of this rank and no cost of communication.
+
+    Args:
+        observed: what the rank did.
+        transfers: seconds of transfer of each of its calls; all of a call counts where that is not known.
+        step_seconds: of the steps of the window, by another clock than the intervals'.
+    """
+    window, num_steps = observed.window, len(step_seconds)
+    compute = union(within(_all(observed.compute), window))
+    transferring = union(
+        within(
+            (
+                span
+                for call, transfer in zip(observed.calls, transfers, strict=True)
+                for span in transfer_spans(call, call.seconds if transfer is None else transfer)
+            ),
+            window,
+        )
+    )
+    blocked = union(within((span for call in observed.calls for span in call.spans), window))
+    exposed = subtract(transferring, compute)
+    idle = subtract(subtract([window], compute), transferring)
+    return RankAccount(
+        num_steps=num_steps,
+        step_seconds=sum(step_seconds) / num_steps,
+        compute_seconds=total(compute) / num_steps,
+        exposed_communication_seconds=total(exposed) / num_steps,
+        idle_seconds=total(idle) / num_steps,
+        wait_seconds=total(subtract(subtract(blocked, transferring), compute)) / num_steps,
+        compute_seconds_by_module={
+            module: total(union(within(spans, window))) / num_steps
+            for module, spans in observed.compute.items()
+            if module is not None
+        },
+    )
+
+
+def summarise(
+    calls: Sequence[Call],
+    transfers: Sequence[float | None] | None,
+    *,
+    num_steps: int,
+    ranks_per_host: int | None = None,
+    compute: Mapping[str | None, Sequence[Interval]] | None = None,
+) -> tuple[RankCommunication, ...]:
+    """One rank's calls as totals per step, by group role, collective and whether the group spans hosts.
+
+    Messages that were launched together appear as themselves, with calls and bytes, and once as a batch, with time.
+
+    Args:
+        calls: of this rank.
+        transfers: seconds of transfer of each; None where nothing was compared with the other ranks.
+        num_steps: over how many steps.
+        ranks_per_host: tells groups that span hosts from those that do not; None for one host.
+        compute: when something was computed; None where that was not observed.
+    """
+    rows: dict[tuple[str, str, bool], _Row] = defaultdict(_Row)
+    computing = None if compute is None else union(_all(compute))
+    for index, call in enumerate(calls):
+        if len(call.ranks) == 1:
+            continue  # a group of one talks to nobody
+        across = len({rank // ranks_per_host for rank in call.ranks}) > 1 if ranks_per_host else False
+        for part in call.parts:
+            row = rows[call.role, part.collective, across]
+            row.num_calls += 1
+            row.num_bytes += part.num_bytes
+            row.group_size = len(call.ranks)
+        row = rows[call.role, call.collective, across]
+        row.num_calls += call.collective == BATCH
+        row.group_size = len(call.ranks)
+        row.add_time(call, transfers[index] if transfers is not None else None, computing)
+    return tuple(
+        row.entry(role, collective, across, num_steps) for (role, collective, across), row in sorted(rows.items())
+    )
+
+
+@dataclass(slots=True)
+class _Row:
+    """Sums of one row while it grows."""
+
+    num_calls: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    transfer: float | None = 0.0
+    exposed: float | None = 0.0
+    bus_bytes: float = 0.0
+    group_size: int = 0
+
+    def add_time(self, call: Call, transfer: float | None, computing: Intervals | None) -> None:
+        self.seconds += call.seconds
+        self.transfer = None if self.transfer is None or transfer is None else self.transfer + transfer
+        if computing is None or self.exposed is None:
+            self.exposed = None
+        else:
+            self.exposed += total(subtract(union(call.spans), computing))
+        # A batch is timed as one and carries what its larger direction carries.
+        sent = sum(part.num_bytes for part in call.parts if part.collective != "recv")
+        came = sum(part.num_bytes for part in call.parts if part.collective == "recv")
+        kind = "send" if call.messages else call.collective
+        self.bus_bytes += bus_bytes(kind, num_bytes=max(sent, came), num_ranks=len(call.ranks)) or 0.0
+
+    def entry(self, role: str, collective: str, across: bool, num_steps: int) -> RankCommunication:
+        is_timed = self.seconds > 0.0
+        transfer = self.transfer if is_timed else None
+        return RankCommunication(
+            role=role,
+            collective=collective,
+            group_size=self.group_size,
+            spans_hosts=across,
+            calls_per_step=self.num_calls / num_steps,
+            bytes_per_step=self.num_bytes / num_steps,
+            seconds_per_step=self.seconds / num_steps,
+            transfer_seconds=None if transfer is None else transfer / num_steps,
+            exposed_seconds=None if self.exposed is None or not is_timed else self.exposed / num_steps,
+            bus_bytes_per_second=self.bus_bytes / transfer if transfer and self.bus_bytes else None,
+        )
+
+
+def _all(spans: Mapping[str | None, Sequence[Interval]]) -> Intervals:
+    return [span for some in spans.values() for span in some]

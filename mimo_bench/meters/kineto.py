@@ -1,0 +1,157 @@
+"""What a trace of torch's profiler shows of one rank: kernels, whose they were, and when. No torch.
+
+scenario -> layout -> trainer -> [meters] -> record -> parity -> report
+
+A kernel's role is not told by its name, and batched messages carry no metadata at all. So launches are looked up: a
+kernel belongs to the call, and to the module, in whose range it was launched. Communication is what NCCL's kernels do,
+on whatever stream; everything else on the device is computation, copies included.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.errors import RecordError
+from mimo_bench.meters.account import Observed
+from mimo_bench.meters.calls import Call, Part
+from mimo_bench.meters.intervals import Interval
+from mimo_bench.meters.json_stream import read_array
+
+RANGE = "mimo_bench.call "
+"""The range around a launch is called this and the number of the call."""
+STEP = "mimo_bench.steps"
+"""The range around the traced steps."""
+TURN = "mimo_bench.turn "
+"""A marker where a rank turns to a module; the name behind it is the module's, or nothing."""
+
+_ON_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
+_LAUNCHES = {"cuda_runtime", "cuda_driver"}
+_MICROSECOND = 1e-6
+
+
+@dataclass(slots=True)
+class _Range:
+    begin: float
+    end: float
+    number: int
+
+
+@dataclass(slots=True)
+class _Kernel:
+    span: Interval
+    correlation: int | None
+    is_communication: bool
+    said: dict[str, Any]
+    """What the profiler knew of a communication kernel."""
+
+
+@dataclass(slots=True)
+class _Read:
+    """What of a trace is kept: a few numbers for each kernel and launch."""
+
+    window: Interval | None = None
+    kernels: list[_Kernel] = field(default_factory=list)
+    launches: dict[int, float] = field(default_factory=dict)
+    """When, by correlation."""
+    ranges: list[_Range] = field(default_factory=list)
+    """Of calls. They never overlap, also not between threads: one waits while the other runs a backward pass."""
+    turns: list[tuple[float, str | None]] = field(default_factory=list)
+
+
+def observe(path: Path, calls: Sequence[Call]) -> Observed:
+    """What a trace shows of the rank that left it.
+
+    Args:
+        path: the trace.
+        calls: what the rank called while it was traced, in order; their times are replaced by those of their kernels.
+
+    Raises:
+        RecordError: it is no such trace, or was cut short.
+    """
+    read = _read(path)
+    if read.window is None:
+        raise RecordError(f"{path}: holds no range {STEP!r}; the profiler kept nothing of the steps: run again")
+    read.turns.sort(key=lambda turn: turn[0])
+    read.ranges.sort(key=lambda one: one.begin)
+    spans: dict[int, list[Interval]] = defaultdict(list)
+    compute: dict[str | None, list[Interval]] = defaultdict(list)
+    nobodys: list[Call] = []
+    for kernel in read.kernels:
+        at = None if kernel.correlation is None else read.launches.get(kernel.correlation)
+        if not kernel.is_communication:
+            compute[_module(read.turns, at)].append(kernel.span)
+        elif (number := _number(read.ranges, at)) is not None and number < len(calls):
+            spans[number].append(kernel.span)
+        else:
+            nobodys.append(_unasked(kernel))
+    found = [replace(call, spans=tuple(sorted(spans[number]))) for number, call in enumerate(calls)]
+    return Observed(window=read.window, compute=compute, calls=found + nobodys)
+
+
+def _read(path: Path) -> _Read:
+    read = _Read()
+    for event in read_array(path, "traceEvents"):
+        if event.get("ph") != "X":
+            continue
+        category, name = event.get("cat"), str(event.get("name", ""))
+        begin = float(event["ts"]) * _MICROSECOND
+        end = begin + float(event.get("dur", 0)) * _MICROSECOND
+        said = event.get("args") or {}
+        if category in _ON_DEVICE:
+            is_communication = category == "kernel" and "nccl" in name.lower()
+            read.kernels.append(
+                _Kernel(
+                    span=(begin, end),
+                    correlation=said.get("correlation"),
+                    is_communication=is_communication,
+                    said=said if is_communication else {},
+                )
+            )
+        elif category in _LAUNCHES and "correlation" in said:
+            read.launches[said["correlation"]] = begin
+        elif category == "user_annotation":
+            _take_range(read, name, begin, end)
+    return read
+
+
+def _take_range(read: _Read, name: str, begin: float, end: float) -> None:
+    if name == STEP:
+        read.window = begin, end
+    elif name.startswith(RANGE):
+        read.ranges.append(_Range(begin, end, int(name.removeprefix(RANGE))))
+    elif name.startswith(TURN):
+        read.turns.append((begin, name.removeprefix(TURN) or None))
+
+
+def _number(ranges: Sequence[_Range], at: float | None) -> int | None:
+    """The call in whose range a launch at `at` lies."""
+    if at is None:
+        return None
+    index = bisect.bisect_right(ranges, at, key=lambda one: one.begin) - 1
+    return ranges[index].number if index >= 0 and at <= ranges[index].end else None
+
+
+def _module(turns: Sequence[tuple[float, str | None]], at: float | None) -> str | None:
+    """The module that the rank had turned to when it launched something at `at`."""
+    if at is None:
+        return None
+    index = bisect.bisect_right(turns, at, key=lambda turn: turn[0]) - 1
+    return turns[index][1] if index >= 0 else None
+
+
+def _unasked(kernel: _Kernel) -> Call:
+    """A communication kernel that no call asked for, with what the profiler says of it."""
+    said = kernel.said
+    collective = str(said.get("Collective name") or "unknown")
+    return Call(
+        role=str(said.get("Process Group Description") or "unknown"),
+        collective=collective,
+        ranks=(),
+        parts=(Part(collective=collective, num_bytes=0),),
+        spans=(kernel.span,),
+    )

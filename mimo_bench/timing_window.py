@@ -1,0 +1,100 @@
+"""Timing mode on one rank: warm-up, then the timed window with next to nothing in it, then what can wait until after.
+
+scenario -> layout -> [trainer -> meters -> record] -> parity -> report
+
+In the window only events of the compute stream are recorded. Peaks and energy are the driver's and the allocator's own
+counters, read at its edges. What memory consists of is found in one more step behind the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from mimo_bench.meters.clock import build_clock
+from mimo_bench.meters.energy import EnergyMeter, processes_on
+from mimo_bench.meters.memory import (
+    MemoryWatch,
+    device_uuid,
+    held_by_module,
+    read_memory,
+    reset_peaks,
+    watch_step,
+    with_parts,
+)
+from mimo_bench.meters.phase_clock import PhaseClock
+from mimo_bench.meters.phases import phases
+from mimo_bench.meters.unmeasured import Unmeasured
+from mimo_bench.rank_log import RankLog
+from mimo_bench.record.schema import RankMemory
+from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.trainer import Trainer
+
+Batches = Sequence[Sequence[MicroBatch]]
+
+
+class Window:
+    """One rank's warm-up and timed window."""
+
+    def __init__(self, trainer: Trainer, log: RankLog, *, device_kind: Literal["cpu", "cuda"]) -> None:
+        """Nothing has been trained yet."""
+        self._trainer = trainer
+        self._log = log
+        self._device_kind = device_kind
+        self._unmeasured = Unmeasured()
+
+    def measure(self, batches: Batches, *, num_warmup: int) -> dict[str, Any]:
+        """Train on all of `batches`, the first `num_warmup` as warm-up; the fields of the rank's record."""
+        warmup_clock, reserved = build_clock(self._device_kind), list[int]()
+        self._log.train(
+            self._trainer, batches[:num_warmup], clock=warmup_clock, after_step=lambda: self._keep_reserved(reserved)
+        )
+        phase_clock = PhaseClock(self._device_kind)
+        mark = self._unmeasured.guarded("modules", phase_clock.mark)
+        with self._unmeasured.entered("modules", phases(self._trainer, mark)):
+            on_device = self._time(batches[num_warmup:])
+        self._keep_reserved(reserved)
+        num_timed = len(batches) - num_warmup
+        return {
+            **on_device,
+            **self._look_at_memory(batches[-1], on_device.get("memory")),
+            "module_seconds": self._unmeasured.attempt("modules", lambda: phase_clock.seconds(num_timed)) or {},
+            "warmup_seconds": warmup_clock.step_seconds(),
+            "reserved_bytes": tuple(reserved),
+            "unmeasured": self._unmeasured.reasons,
+        }
+
+    def _time(self, batches: Batches) -> dict[str, Any]:
+        """The timed window, and on GPUs what counters say at its edges."""
+        if self._device_kind == "cpu":
+            self._log.train(self._trainer, batches, clock=self._log.clock)
+            return {}
+        attempt = self._unmeasured.attempt
+        torch.cuda.synchronize()
+        meter = attempt("energy", lambda: EnergyMeter(device_uuid()))
+        reset_peaks()
+        self._log.train(self._trainer, batches, clock=self._log.clock)
+        torch.cuda.synchronize()
+        return {
+            "energy": attempt("energy", meter.read) if meter is not None else None,
+            "memory": attempt("memory", read_memory),
+            "processes": attempt("processes", lambda: processes_on(device_uuid())) or (),
+        }
+
+    def _look_at_memory(self, batch: Sequence[MicroBatch], memory: RankMemory | None) -> dict[str, Any]:
+        """What the peak consisted of; every rank takes the step, also one whose peak is unknown."""
+        if self._device_kind == "cpu":
+            return {}
+        watch = watch_step(self._trainer, batch, self._unmeasured)
+        if memory is None:
+            return {}
+        return {"memory": self._unmeasured.attempt("memory", lambda: self._with_parts(memory, watch)) or memory}
+
+    def _with_parts(self, memory: RankMemory, watch: MemoryWatch) -> RankMemory:
+        return with_parts(memory, watch, held_by_module(self._trainer))
+
+    def _keep_reserved(self, reserved: list[int]) -> None:
+        if self._device_kind == "cuda":
+            reserved.append(torch.cuda.memory_reserved())
