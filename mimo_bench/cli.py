@@ -128,8 +128,13 @@ def _options(
 def check(
     files: Files,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say whether the files are valid.")] = False,
+    device_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", min=0.0, help="Memory of each device.", show_default="of this machine's GPUs"),
+    ] = None,
 ) -> None:
-    """Validate scenarios and print which rank holds what. Starts nothing."""
+    """Validate scenarios and print which rank holds what, and the memory it needs. Starts nothing."""
+    from mimo_bench.devices import device_memory_bytes
     from mimo_bench.rank_map import describe
     from mimo_bench.scenario import load_scenario
 
@@ -144,7 +149,8 @@ def check(
         print(f"{file}: valid, {len(scenario.layout)} layouts of {scenario.model}")
         if not quiet:
             print(f"{scenario.question}\n")
-            print("\n".join(describe(scenario)))
+            device_bytes = device_memory_bytes() if device_memory is None else round(device_memory * (1 << 30))
+            print("\n".join(describe(scenario, device_bytes=device_bytes)))
     if is_bad:
         raise typer.Exit(BAD_INPUT)
 

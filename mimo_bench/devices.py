@@ -46,3 +46,21 @@ def _num_by_nvml() -> int | None:
         return int(pynvml.nvmlDeviceGetCount())
     finally:
         pynvml.nvmlShutdown()
+
+
+def device_memory_bytes() -> int | None:
+    """Memory of the smallest visible GPU; None where there is none, or the driver does not tell."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        visible = [
+            handle for index, handle in enumerate(handles) if is_visible(index, str(pynvml.nvmlDeviceGetUUID(handle)))
+        ]
+        return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in visible), default=None)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()

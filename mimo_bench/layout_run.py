@@ -16,6 +16,7 @@ from mimo_bench.ledger import describe
 from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.parity.planting import Planting
 from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed
+from mimo_bench.prediction import predict_memory
 from mimo_bench.record.merge import (
     Trained,
     merge_account,
@@ -113,7 +114,8 @@ class LayoutRunner:
         known["communication"] = merge_communication(watched)
         if timed := account.ranks_in("timing"):
             known["timing"] = with_repeats(measure(self.scenario, timed, known["account"]), account.repeats)
-            known["memory"] = merge_memory(timed)
+            predicted = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
+            known["memory"] = merge_memory(timed, predicted)
             known["energy"] = merge_energy(timed)
         known["unmeasured"] = merge_unmeasured(account.ranks)
         return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)

@@ -1,4 +1,4 @@
-"""What `mimo-bench check` prints: for every layout, which rank holds what and which samples it is dealt.
+"""What `mimo-bench check` prints: for every layout, which rank holds what, samples and memory.
 
 [scenario -> layout] -> trainer -> ...: integers and text only, so a laptop answers in milliseconds.
 """
@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimo_bench.layout import BatchPlan, Layout
+from mimo_bench.memory_table import describe_memory
 from mimo_bench.scenario import LayoutTable, Scenario
 
 
-def describe(scenario: Scenario) -> Iterator[str]:
-    """The scenario's layouts as lines of text: a heading and a rank map for each."""
+def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
+    """The scenario's layouts as lines of text: a heading, a rank map and the memory that each rank needs.
+
+    Args:
+        scenario: a valid one.
+        device_bytes: memory of each device; None where that is not known.
+    """
     for table in scenario.layout:
         layout, plan = table.grids(), scenario.batch_plan(table.name)
         yield f"{table.name}{' (baseline)' if table.name == scenario.baseline else ''}"
@@ -20,6 +26,7 @@ def describe(scenario: Scenario) -> Iterator[str]:
         if chosen := _chosen_settings(table):
             yield f"  settings: {', '.join(chosen)}"
         yield from _aligned(_rows(layout, plan))
+        yield from describe_memory(scenario, table.name, device_bytes=device_bytes)
         yield ""
 
 

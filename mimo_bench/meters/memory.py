@@ -87,7 +87,8 @@ def _optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
         for group in inner.param_groups:
             yield from group["params"]
         for state in inner.state.values():
-            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+            # Step counters are single numbers, and lie on the host.
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor) and value.dim())
 
 
 def _new_bytes(tensors: Iterable[torch.Tensor], seen: set[int]) -> int:

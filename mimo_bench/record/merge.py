@@ -100,6 +100,8 @@ def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timi
 def slowest_rank_seconds(ranks: Sequence[RankRecord]) -> tuple[float, ...]:
     """Each step of the timed window on its slowest rank, which is how long the job took for it."""
     return tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
+
+
 def _settled(ranks: Sequence[RankRecord], warmup: Sequence[float], timed: Sequence[float]) -> int | None:
     """Where the last rank settled."""
     found = [settled_after(warmup, rank.reserved_bytes, timed) for rank in ranks]
@@ -107,10 +109,16 @@ def _settled(ranks: Sequence[RankRecord], warmup: Sequence[float], timed: Sequen
     return max(known) if len(known) == len(found) else None
 
 
-def merge_memory(ranks: Sequence[RankRecord]) -> Memory | None:
+def merge_memory(ranks: Sequence[RankRecord], predicted_peak_bytes: Mapping[int, int] | None = None) -> Memory | None:
     """Peaks of every rank, and of the worst rank that hosts each module; None on CPU ranks."""
+    expected = predicted_peak_bytes or {}
     known = [
-        RankMemoryOf(rank=rank.rank, modules=rank.modules, **rank.memory.model_dump())
+        RankMemoryOf(
+            rank=rank.rank,
+            modules=rank.modules,
+            predicted_peak_bytes=expected.get(rank.rank),
+            **rank.memory.model_dump(),
+        )
         for rank in ranks
         if rank.memory is not None
     ]

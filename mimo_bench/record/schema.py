@@ -315,6 +315,8 @@ class RankMemoryOf(RankMemory):
 
     rank: int
     modules: tuple[str, ...]
+    predicted_peak_bytes: Count | None = None
+    """What `mimo-bench check` expects of peak_allocated_bytes, from shapes alone."""
 
 
 class ModuleMemory(_Entry):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.distributed import distributed_c10d
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mimo_bench.meters.interception import Interceptor
+from mimo_bench.meters.memory import held_by_module
 from mimo_bench.scenario import Precision, Scenario
 from mimo_bench.trainer import grads
 from mimo_bench.trainer.data.registry import build_dataset
@@ -117,6 +120,24 @@ def count_flops(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     fed = {name: round(totals[name]) for name in ("tokens", "token_pairs")}
     items = {name: round(totals[grads.items_total(name)]) for name in trainer.topology.layout.encoders}
     leave(arguments, rank, {"flops": counter.get_total_flops(), "items": items, **fed})
+
+
+def meter_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave what the rank holds from step to step by module, and every call that the second step made."""
+    trainer = build(arguments, precision=arguments["scenario"]["precision"])
+    batch = trainer.loader.global_batch("train", 0)
+    # Adam makes its moments in the first step.
+    trainer.train_step(batch)
+    held = held_by_module(trainer)
+    interceptor = Interceptor()
+    with interceptor.watching():
+        trainer.train_step(batch)
+    calls = [
+        {"role": call.role, "collective": call.collective, "ranks": call.ranks, "bytes": call.num_bytes}
+        for call in interceptor.calls
+        if len(call.ranks) > 1
+    ]
+    leave(arguments, rank, {"held": {module: asdict(kept) for module, kept in held.items()}, "calls": calls})
 
 
 def build(arguments: Mapping[str, Any], device: RankDevice | None = None, *, precision: Precision = "fp32") -> Trainer:

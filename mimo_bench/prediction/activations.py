@@ -1,0 +1,166 @@
+"""What forward passes leave for backward passes, and what else the busiest moment of a micro-batch takes. Formulas.
+
+In elements for each position of a layer, with hidden size h, MLP width f, TP t:
+
+    decoder, gated MLP   4h/s + (3q + 3g + 5f)/t
+    encoder, plain MLP   4h + (4h + 2f)/t
+
+4h: the layer's input, the outputs of its two norms, the residual between. Then queries, keys and values, before and,
+in a decoder, after rotation; what attention gives; the MLP's products, five where it is gated. q is the width of all
+heads, g of all key-value groups, s is t under sequence parallelism and else 1. Compiled decoder layers recompute the
+cheap products: 3f instead of 5f. Attention kernels keep their output and one number for each head and position; the
+plain one keeps every score. With recomputation a layer leaves only its input, and one layer's worth comes back in the
+backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mimo_bench.layout import LANGUAGE, Grid
+from mimo_bench.model import AudioShape, LanguageShape, ModelShape, VisionShape
+from mimo_bench.prediction.parameters import words_per_rank
+from mimo_bench.prediction.state import ELEMENT_BYTES
+from mimo_bench.scenario import Precision, Settings
+
+_FP32 = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActivationBytes:
+    """Of one module on one rank."""
+
+    kept: int
+    """Of each micro-batch, from its forward pass to its backward pass."""
+    loss: int
+    """Further, in the moment of the loss; on last language stages only."""
+    layer: int
+    """Further, while one layer runs backward."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layer:
+    """A transformer layer's elements for each of its positions, and its attention."""
+
+    kept: float
+    entered: float
+    """What enters it: all that is left under recomputation."""
+    widest: float
+    """Elements of the gradients that live at once in its backward pass."""
+    heads: int
+
+
+def activation_bytes(
+    shape: ModelShape,
+    module: str,
+    grid: Grid,
+    *,
+    stage: int,
+    samples: int,
+    seq_length: int,
+    settings: Settings,
+    precision: Precision,
+) -> ActivationBytes:
+    """What one micro-batch of a module takes on one rank.
+
+    Args:
+        shape: the model.
+        module: its name in the layout.
+        grid: its degrees.
+        stage: of the rank.
+        samples: of the micro-batch on this replica.
+        seq_length: of the language model.
+        settings: of the layout.
+        precision: of activations.
+    """
+    element = ELEMENT_BYTES[precision]
+    if module == LANGUAGE:
+        layer = _decoder_layer(shape.language, grid.tp, settings)
+        stack = _stack(layer, shape.language.num_layers // grid.pp, samples, seq_length, element, settings, precision)
+        return _with_ends(stack, shape.language, grid, stage, samples * seq_length, element)
+    encoder = shape.encoders[module]
+    assert isinstance(encoder, VisionShape | AudioShape), f"no activations are known of {encoder}"
+    stack = _stack(
+        _encoder_layer(encoder, grid.tp),
+        encoder.num_layers,
+        samples,
+        encoder.num_positions,
+        element,
+        settings,
+        precision,
+    )
+    ends = _encoder_ends(encoder, shape.language.hidden_size, grid.tp, samples) * element
+    return ActivationBytes(kept=stack.kept + ends, loss=0, layer=stack.layer)
+
+
+def _decoder_layer(shape: LanguageShape, tp: int, settings: Settings) -> _Layer:
+    h, ffn = shape.hidden_size, shape.ffn_hidden_size / tp
+    q, g = (n * shape.head_size / tp for n in (shape.num_attention_heads, shape.num_query_groups))
+    split = tp if settings.sequence_parallel else 1
+    products = 3 if settings.compile_layers else 5
+    return _Layer(
+        kept=4 * h / split + 3 * q + 3 * g + products * ffn,
+        entered=h / split,
+        widest=5 * ffn,
+        heads=shape.num_attention_heads // tp,
+    )
+
+
+def _encoder_layer(shape: VisionShape | AudioShape, tp: int) -> _Layer:
+    h, ffn = shape.hidden_size, shape.ffn_hidden_size / tp
+    return _Layer(kept=4 * h + 4 * h / tp + 2 * ffn, entered=h, widest=2 * ffn, heads=shape.num_attention_heads // tp)
+
+
+def _stack(
+    layer: _Layer,
+    num_layers: int,
+    samples: int,
+    positions: int,
+    element: int,
+    settings: Settings,
+    precision: Precision,
+) -> ActivationBytes:
+    """A stage's layers."""
+    rows = samples * positions
+    scores = _attention_bytes(layer, samples, positions, element, settings, precision)
+    whole = round(rows * layer.kept * element) + scores
+    backward = round(rows * layer.widest * element)
+    if settings.recompute_activations:
+        kept = round(rows * layer.entered * element)
+        return ActivationBytes(kept=num_layers * kept, loss=0, layer=whole + backward)
+    return ActivationBytes(kept=num_layers * whole, loss=0, layer=backward)
+
+
+def _attention_bytes(
+    layer: _Layer, samples: int, positions: int, element: int, settings: Settings, precision: Precision
+) -> int:
+    """What attention keeps beside its inputs and its output."""
+    # Fused kernels take bf16 only; in fp32 PyTorch's own choice is a fused kernel too, which keeps as little.
+    if settings.attention == "math":
+        return samples * layer.heads * positions * positions * element
+    return samples * layer.heads * positions * _FP32
+
+
+def _with_ends(
+    stack: ActivationBytes, shape: LanguageShape, grid: Grid, stage: int, rows: int, element: int
+) -> ActivationBytes:
+    """A language stage with what stands before its layers and behind them."""
+    h, is_last = shape.hidden_size, stage == grid.pp - 1
+    # What came from the stage before, or the embedding with the images put in.
+    kept = stack.kept + rows * h * element
+    if not is_last:
+        # What went to the next stage.
+        return ActivationBytes(kept=kept + rows * h * element, loss=0, layer=stack.layer)
+    words = words_per_rank(shape, grid.tp)
+    # The final norm's output, and probabilities in fp32.
+    kept += rows * h * element + rows * words * _FP32
+    # The logits, beside the probabilities that are made of them; in fp32 both are one.
+    return ActivationBytes(kept=kept, loss=rows * words * element if element < _FP32 else 0, layer=stack.layer)
+
+
+def _encoder_ends(shape: VisionShape | AudioShape, width: int, tp: int, samples: int) -> int:
+    """Elements that what stands before the layers leaves, and the projector: its input, products and output."""
+    h, positions = shape.hidden_size, samples * shape.num_positions
+    # Patches with positions; or two convolutions, each with its activation, over twice as many frames and over these.
+    before = positions * h if isinstance(shape, VisionShape) else positions * h * 7
+    return before + samples * shape.num_tokens * (shape.output_size + 2 * width // tp + width)

@@ -1,0 +1,148 @@
+"""Predicted memory, worked out by hand for a model of a few numbers, and held against peaks measured on GPUs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.layout import LANGUAGE, Grid
+from mimo_bench.memory_table import describe_memory, size
+from mimo_bench.model import PRESETS
+from mimo_bench.prediction import predict_memory
+from mimo_bench.prediction.memory import num_in_flight
+from mimo_bench.prediction.parameters import Parameter, stage_parameters
+from mimo_bench.prediction.state import state_bytes
+from mimo_bench.record.files import read_run
+from mimo_bench.scenario import Scenario, Settings, load_scenario
+from tests.distributed.trainer_job import scenario
+
+REPOSITORY = Path(__file__).parents[1]
+SHARDED = Settings(distributed_optimizer=True)
+
+# 100 + 30 elements; the buffer holds the last one first.
+WEIGHT = Parameter(name="weight", num_elements=100, num_dims=2)
+BIAS = Parameter(name="bias", num_elements=30, num_dims=1)
+
+
+def test_a_replica_keeps_weights_fp32_gradients_two_moments_and_a_master_copy() -> None:
+    state = state_bytes([WEIGHT, BIAS], grid=Grid(dp=2), stage=0, dp_rank=1, settings=Settings(), precision="bf16")
+    # 2 bytes a weight, 4 a gradient, 4 + 4 a moment, 4 a copy; the update takes roots of the larger group: 100 x 4.
+    assert (state.parameters, state.gradients, state.optimizer, state.update) == (260, 520, 1560, 400)
+
+
+def test_fp32_weights_are_their_own_master_copy() -> None:
+    state = state_bytes([WEIGHT, BIAS], grid=Grid(), stage=0, dp_rank=0, settings=Settings(), precision="fp32")
+    assert (state.parameters, state.gradients, state.optimizer) == (520, 520, 1040)
+
+
+@pytest.mark.parametrize(
+    ("dp_rank", "owned"),
+    # The bias lies at 0-30, the weight at 64-164, the end is padded from 164 to 256 = lcm(2, 128): halves of 128.
+    [(0, 30 + 64), (1, 36)],
+)
+def test_a_shard_holds_its_own_range_of_a_padded_buffer(dp_rank: int, owned: int) -> None:
+    state = state_bytes([WEIGHT, BIAS], grid=Grid(dp=2), stage=0, dp_rank=dp_rank, settings=SHARDED, precision="bf16")
+    assert (state.parameters, state.gradients, state.optimizer) == (256 * 2, 256 * 4, owned * 12)
+
+
+def test_one_kernel_for_the_update_needs_no_copy() -> None:
+    fused = Settings(fused_optimizer=True)
+    assert state_bytes([WEIGHT], grid=Grid(), stage=0, dp_rank=0, settings=fused, precision="bf16").update == 0
+
+
+def test_overlapped_reduction_splits_a_large_module_into_buckets_and_pads_each() -> None:
+    large = [Parameter(name=f"{k}.weight", num_elements=40_000_001, num_dims=2) for k in range(2)]
+    settings = Settings(distributed_optimizer=True, overlap_grad_reduce=True)
+    state = state_bytes(large, grid=Grid(dp=3), stage=0, dp_rank=0, settings=settings, precision="fp32")
+    # 40 000 001 up to a multiple of 384, twice.
+    assert state.parameters == 2 * 40_000_128 * 4
+
+
+def test_a_vocabulary_is_padded_and_a_tied_embedding_stands_on_both_ends() -> None:
+    shape = PRESETS["siglip-qwen2-tiny"]
+    first, last = (stage_parameters(shape, LANGUAGE, Grid(tp=2, pp=2), stage=stage) for stage in (0, 1))
+    # 251 words on 2 ranks: 126 rows of 64.
+    assert {one.name: one.num_elements for one in first if one.is_shared} == {
+        "embedding.word_embeddings.weight": 126 * 64
+    }
+    assert {one.name: one.num_elements for one in last if one.is_shared} == {"output_layer.weight": 126 * 64}
+    alone = stage_parameters(shape, LANGUAGE, Grid(), stage=0)
+    assert "output_layer.weight" not in {one.name for one in alone}
+
+
+def test_stages_hold_as_many_micro_batches_as_there_are_stages_behind_them() -> None:
+    layout = scenario({"a": ({}, {}), "b": ({}, {"pp": 2, "rank_offset": 1})}).table("b").grids()
+    assert [num_in_flight(layout, module, rank, 8) for rank, module in enumerate(("vision", LANGUAGE, LANGUAGE))] == [
+        3, 2, 1,
+    ]  # fmt: skip
+    assert num_in_flight(layout, "vision", 0, 2) == 2
+
+
+def changed(**settings: bool | str) -> Scenario:
+    """The 7B widths on one GPU, plain but for `settings`."""
+    known = load_scenario(REPOSITORY / "scenarios" / "gpu1.toml").model_dump(mode="json")
+    table = known["layout"][0] | {"settings": settings, "global_micro_batch_size": 4}
+    return Scenario.model_validate_json(json.dumps(known | {"layout": [table]}))
+
+
+def test_recomputation_compilation_and_kernels_change_activations_alone() -> None:
+    def language(**settings: bool | str) -> tuple[int, int]:
+        (rank,) = predict_memory(changed(**settings), "plain")
+        found = rank.modules[LANGUAGE]
+        return found.activations_bytes, found.parameters_bytes + found.gradients_bytes + found.optimizer_bytes
+
+    plain, state = language()
+    # A layer leaves 10 h + 5 f of 2 bytes for each of 4 x 1024 positions; compiled 2 f less; recomputed only h.
+    positions, h, f, layers = 4 * 1024, 4096, 11008, 8
+    assert plain - language(compile_layers=True)[0] == layers * positions * 2 * f * 2
+    statistics = 4 * 32 * 1024 * 4
+    assert plain - language(recompute_activations=True)[0] == layers * (positions * (9 * h + 5 * f) * 2 + statistics)
+    # 32 heads keep every score of 1024 x 1024 instead of a number for each position.
+    assert language(attention="math")[0] - plain == layers * (4 * 32 * 1024 * 1024 * 2 - statistics)
+    assert language(compile_layers=True)[1] == state
+
+
+REPORTS = sorted(path.parent for path in (REPOSITORY / "reports").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda path: path.name)
+def test_measured_peaks_of_committed_runs_are_within_5_percent_and_2_on_average(report: Path) -> None:
+    record = read_run(report)
+    run = Scenario.model_validate_json(json.dumps(record.scenario))
+    errors = [
+        abs(predicted.peak_bytes / measured.peak_allocated_bytes - 1)
+        for layout in record.layouts
+        if layout.memory is not None
+        for predicted, measured in zip(predict_memory(run, layout.name), layout.memory.ranks, strict=True)
+    ]
+    assert errors
+    assert max(errors) <= 0.05
+    assert sum(errors) / len(errors) <= 0.02
+
+
+def test_the_table_says_what_each_rank_needs_and_whether_it_fits() -> None:
+    known = changed()
+    lines = list(describe_memory(known, "plain", device_bytes=48 << 30))
+    assert lines[0].split() == [
+        "rank", "module", "parameters", "gradients", "optimizer", "activations", "workspace", "peak",
+    ]  # fmt: skip
+    assert [line.split()[:2] for line in lines[1:3]] == [["0", "vision"], ["language", "3.51"]]
+    assert "does NOT fit 48 GiB" in lines[3]
+    assert list(describe_memory(known, "plain", device_bytes=80 << 30))[3].endswith("fits 80 GiB")
+    assert "fit" not in list(describe_memory(known, "plain", device_bytes=None))[3]
+
+
+def test_ranks_that_need_as_much_share_a_row() -> None:
+    two = scenario({"a": ({"dp": 2}, {"dp": 2}), "b": ({}, {"dp": 2, "rank_offset": 1})})
+    assert [line.split()[0] for line in describe_memory(two, "a", device_bytes=None)][1] == "0-1"
+    rows = [line.split()[0] for line in describe_memory(two, "b", device_bytes=None)]
+    assert rows[1:3] == ["0", "1-2"]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "shown"), [(0, "0 B"), (1023, "0.999 KiB"), (1 << 20, "1 MiB"), (3 << 29, "1.5 GiB")]
+)
+def test_sizes_have_three_digits(num_bytes: int, shown: str) -> None:
+    assert size(num_bytes) == shown
