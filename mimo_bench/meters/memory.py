@@ -67,13 +67,13 @@ def held_by_module(trainer: Trainer) -> dict[str, Held]:
     seen: set[int] = set()
     found = {}
     for name, module in hosted_modules(trainer.model):
-        info = trainer.optimizer.module_infos[name]
+        optimizer = trainer.optimizer.module_infos[name].optimizer
         buffers = (*module.buffers, *module.expert_parallel_buffers)
         parameters = [*module.parameters(), *(b.param_data for b in buffers if b.param_data is not None)]
         found[name] = Held(
             parameters_bytes=_new_bytes(parameters, seen),
             gradients_bytes=_new_bytes((buffer.grad_data for buffer in buffers), seen),
-            optimizer_bytes=_new_bytes(_optimizer_tensors(info.optimizer), seen),
+            optimizer_bytes=_new_bytes(_optimizer_tensors(optimizer), seen),
         )
     return found
 

@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.layout import LANGUAGE, Layout
@@ -219,6 +220,23 @@ def slow_rank(context: FaultContext) -> None:
         _, module = next(hosted_modules(context.trainer.model))
         handle = unwrap(module).register_forward_pre_hook(lambda *_: time.sleep(DAWDLE_SECONDS))
         context.undo.callback(handle.remove)
+
+
+def bridge_bytes_doubled(context: FaultContext) -> None:
+    """Everything that crosses the bridge between disjoint modules crosses it twice; every number stays right."""
+    sends, receives = ("send_forward", "send_backward"), ("recv_forward", "recv_backward")
+    for name in (*sends, *receives, "send_forward_recv_backward", "send_backward_recv_forward"):
+        _twice(context, name)
+
+
+def _twice(context: FaultContext, name: str) -> None:
+    method = getattr(BridgeCommunicator, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        method(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    _replace(context, BridgeCommunicator, name, call)
 
 
 def exhaust_memory(context: FaultContext) -> None:

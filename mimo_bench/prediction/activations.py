@@ -22,6 +22,7 @@ from mimo_bench.model import AudioShape, LanguageShape, ModelShape, VisionShape
 from mimo_bench.prediction.parameters import words_per_rank
 from mimo_bench.prediction.state import ELEMENT_BYTES
 from mimo_bench.scenario import Precision, Settings
+from mimo_bench.training import Training
 
 _FP32 = 4
 
@@ -60,6 +61,7 @@ def activation_bytes(
     seq_length: int,
     settings: Settings,
     precision: Precision,
+    training: Training,
 ) -> ActivationBytes:
     """What one micro-batch of a module takes on one rank.
 
@@ -72,34 +74,46 @@ def activation_bytes(
         seq_length: of the language model.
         settings: of the layout.
         precision: of activations.
+        training: what of it is frozen.
     """
     element = ELEMENT_BYTES[precision]
     if module == LANGUAGE:
-        layer = _decoder_layer(shape.language, grid.tp, settings)
+        layer = _decoder_layer(shape.language, grid.tp, settings, is_frozen=training.is_frozen(LANGUAGE))
         stack = _stack(layer, shape.language.num_layers // grid.pp, samples, seq_length, element, settings, precision)
         return _with_ends(stack, shape.language, grid, stage, samples * seq_length, element)
     encoder = shape.encoders[module]
     assert isinstance(encoder, VisionShape | AudioShape), f"no activations are known of {encoder}"
+    if training.is_frozen(module):
+        # Nothing runs backward.
+        return ActivationBytes(kept=0, loss=0, layer=0)
+    is_trained, is_last = training.trains(f"{module}.encoder"), stage == grid.pp - 1
     stack = _stack(
         _encoder_layer(encoder, grid.tp),
-        encoder.num_layers,
+        encoder.num_layers // grid.pp if is_trained else 0,
         samples,
         encoder.num_positions,
         element,
         settings,
         precision,
     )
-    ends = _encoder_ends(encoder, shape.language.hidden_size, grid.tp, samples) * element
+    positions = samples * encoder.num_positions * encoder.hidden_size
+    ends = _before_layers(encoder, positions) if stage == 0 and is_trained else positions
+    ends += _projector_products(encoder, shape.language.hidden_size, grid.tp, samples) if is_last else positions
+    ends *= element
     return ActivationBytes(kept=stack.kept + ends, loss=0, layer=stack.layer)
 
 
-def _decoder_layer(shape: LanguageShape, tp: int, settings: Settings) -> _Layer:
+def _decoder_layer(shape: LanguageShape, tp: int, settings: Settings, *, is_frozen: bool) -> _Layer:
     h, ffn = shape.hidden_size, shape.ffn_hidden_size / tp
     q, g = (n * shape.head_size / tp for n in (shape.num_attention_heads, shape.num_query_groups))
     split = tp if settings.sequence_parallel else 1
     products = 3 if settings.compile_layers else 5
+    inputs = 4
+    if is_frozen:
+        # A matrix product whose weights need no gradient keeps no input: norms' outputs, and the last of the MLP.
+        products, inputs = products - 1, 2
     return _Layer(
-        kept=4 * h / split + 3 * q + 3 * g + products * ffn,
+        kept=inputs * h / split + 3 * q + 3 * g + products * ffn,
         entered=h / split,
         widest=5 * ffn,
         heads=shape.num_attention_heads // tp,
@@ -158,9 +172,11 @@ def _with_ends(
     return ActivationBytes(kept=kept, loss=rows * words * element if element < _FP32 else 0, layer=stack.layer)
 
 
-def _encoder_ends(shape: VisionShape | AudioShape, width: int, tp: int, samples: int) -> int:
-    """Elements that what stands before the layers leaves, and the projector: its input, products and output."""
-    h, positions = shape.hidden_size, samples * shape.num_positions
-    # Patches with positions; or two convolutions, each with its activation, over twice as many frames and over these.
-    before = positions * h if isinstance(shape, VisionShape) else positions * h * 7
-    return before + samples * shape.num_tokens * (shape.output_size + 2 * width // tp + width)
+def _before_layers(shape: VisionShape | AudioShape, positions: int) -> int:
+    """Elements of patches with positions; or of two convolutions with their activations, the first twice as long."""
+    return positions if isinstance(shape, VisionShape) else 7 * positions
+
+
+def _projector_products(shape: VisionShape | AudioShape, width: int, tp: int, samples: int) -> int:
+    """Elements of its input, its two products and its output."""
+    return samples * shape.num_tokens * (shape.output_size + 2 * width // tp + width)

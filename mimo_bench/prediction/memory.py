@@ -91,9 +91,8 @@ def num_in_flight(layout: Layout, module: str, rank: int, num_micro_batches: int
     if layout.placement == "colocated":
         return 1
     grid = layout.modules[module]
-    depth = grid.coordinate(rank).pp + (1 if module == LANGUAGE else 0)
-    num_stages = 1 + layout.language.pp
-    return min(num_stages - depth, num_micro_batches)
+    num_behind = grid.pp - 1 - grid.coordinate(rank).pp + (0 if module == LANGUAGE else layout.language.pp)
+    return min(num_behind + 1, num_micro_batches)
 
 
 def _place(layout: Layout, module: str, rank: int) -> tuple[object, ...]:
@@ -106,6 +105,7 @@ def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int)
     at, settings = grid.coordinate(rank), scenario.table(name).settings
     state = state_bytes(
         stage_parameters(scenario.shape, module, grid, stage=at.pp),
+        trains=lambda parameter: scenario.training.trains(f"{module}.{parameter}"),
         grid=grid,
         stage=at.pp,
         dp_rank=at.dp,
@@ -121,6 +121,7 @@ def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int)
         seq_length=scenario.seq_length,
         settings=settings,
         precision=scenario.precision,
+        training=scenario.training,
     )
     return state, activations
 

@@ -6,7 +6,7 @@ The order matters: buffers are laid out in it, and the distributed optimizer pad
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mimo_bench.layout import LANGUAGE, Grid
 from mimo_bench.model import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
@@ -21,8 +21,8 @@ class Parameter:
     num_dims: int
     is_shared: bool = False
     """Whether another pipeline stage holds the same weight; such a parameter gets a bucket of its own."""
-    is_trained: bool = True
-    """Whether it has a gradient."""
+    is_fixed: bool = False
+    """Whether it is a table that nobody trains."""
 
     @property
     def decays(self) -> bool:
@@ -42,14 +42,15 @@ def stage_parameters(shape: ModelShape, module: str, grid: Grid, *, stage: int) 
     if module == LANGUAGE:
         return tuple(_language(shape.language, grid, stage))
     encoder = shape.encoders[module]
-    projector = _projector(encoder, shape.language.hidden_size, grid.tp)
     match encoder:
         case VisionShape():
-            return (*_vision(encoder, grid.tp), *projector)
+            inner = _vision(encoder, grid, stage)
         case AudioShape():
-            return (*_audio(encoder, grid.tp), *projector)
+            inner = _audio(encoder, grid, stage)
         case _:
             raise AssertionError(f"no parameters are known of {encoder}")
+    projector = _projector(encoder, shape.language.hidden_size, grid.tp) if stage == grid.pp - 1 else ()
+    return (*(replace(one, name=f"encoder.{one.name}") for one in inner), *projector)
 
 
 def _matrix(name: str, rows: int, columns: int, is_shared: bool = False) -> Parameter:
@@ -90,35 +91,39 @@ def _language(shape: LanguageShape, grid: Grid, stage: int) -> Iterator[Paramete
             yield _matrix("output_layer.weight", words, h, is_shared=is_tied_over_stages)
 
 
-def _vision(shape: VisionShape, tp: int) -> Iterator[Parameter]:
-    h, patch = shape.hidden_size, 3 * shape.patch_size**2
-    if shape.has_class_token:
-        yield Parameter(name="class_token", num_elements=h, num_dims=3)
-        yield _vector("ln_pre.weight", h)
-        yield _vector("ln_pre.bias", h)
-    yield Parameter(name="conv1.weight", num_elements=h * patch, num_dims=4)
-    if not shape.has_class_token:
-        yield _vector("conv1.bias", h)
-    yield _matrix("position_embeddings.weight", shape.num_positions, h)
-    for layer in range(shape.num_layers):
-        yield from _encoder_layer(f"decoder.layers.{layer}", h, shape.ffn_hidden_size // tp, tp, biased=3 * h)
-
-
-def _audio(shape: AudioShape, tp: int) -> Iterator[Parameter]:
+def _vision(shape: VisionShape, grid: Grid, stage: int) -> Iterator[Parameter]:
     h = shape.hidden_size
-    yield Parameter(name="embed_positions", num_elements=shape.num_positions * h, num_dims=2, is_trained=False)
-    yield Parameter(name="conv1.weight", num_elements=h * shape.num_mels * 3, num_dims=3)
-    yield _vector("conv1.bias", h)
-    yield Parameter(name="conv2.weight", num_elements=h * h * 3, num_dims=3)
-    yield _vector("conv2.bias", h)
-    for layer in range(shape.num_layers):
+    if stage == 0:
+        if shape.has_class_token:
+            yield Parameter(name="class_token", num_elements=h, num_dims=3)
+            yield _vector("ln_pre.weight", h)
+            yield _vector("ln_pre.bias", h)
+        yield Parameter(name="conv1.weight", num_elements=h * 3 * shape.patch_size**2, num_dims=4)
+        if not shape.has_class_token:
+            yield _vector("conv1.bias", h)
+        yield _matrix("position_embeddings.weight", shape.num_positions, h)
+    for layer in range(shape.num_layers // grid.pp):
+        yield from _encoder_layer(f"decoder.layers.{layer}", shape, grid.tp, biased=3 * h)
+
+
+def _audio(shape: AudioShape, grid: Grid, stage: int) -> Iterator[Parameter]:
+    h = shape.hidden_size
+    if stage == 0:
+        yield Parameter(name="embed_positions", num_elements=shape.num_positions * h, num_dims=2, is_fixed=True)
+        yield Parameter(name="conv1.weight", num_elements=h * shape.num_mels * 3, num_dims=3)
+        yield _vector("conv1.bias", h)
+        yield Parameter(name="conv2.weight", num_elements=h * h * 3, num_dims=3)
+        yield _vector("conv2.bias", h)
+    for layer in range(shape.num_layers // grid.pp):
         # Keys have no bias.
-        yield from _encoder_layer(f"decoder.layers.{layer}", h, shape.ffn_hidden_size // tp, tp, biased=2 * h)
-    yield _vector("decoder.final_layernorm.weight", h)
-    yield _vector("decoder.final_layernorm.bias", h)
+        yield from _encoder_layer(f"decoder.layers.{layer}", shape, grid.tp, biased=2 * h)
+    if stage == grid.pp - 1:
+        yield _vector("decoder.final_layernorm.weight", h)
+        yield _vector("decoder.final_layernorm.bias", h)
 
 
-def _encoder_layer(at: str, h: int, ffn: int, tp: int, *, biased: int) -> Iterator[Parameter]:
+def _encoder_layer(at: str, shape: VisionShape | AudioShape, tp: int, *, biased: int) -> Iterator[Parameter]:
+    h, ffn = shape.hidden_size, shape.ffn_hidden_size // tp
     yield _vector(f"{at}.input_layernorm.weight", h)
     yield _vector(f"{at}.input_layernorm.bias", h)
     yield _matrix(f"{at}.self_attention.linear_proj.weight", h, h // tp)

@@ -9,7 +9,7 @@ and copies only of a rank's own range.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mimo_bench.layout import Grid
@@ -49,12 +49,20 @@ class _Bucket:
 
 
 def state_bytes(
-    parameters: Sequence[Parameter], *, grid: Grid, stage: int, dp_rank: int, settings: Settings, precision: Precision
+    parameters: Sequence[Parameter],
+    *,
+    trains: Callable[[str], bool] = lambda _: True,
+    grid: Grid,
+    stage: int,
+    dp_rank: int,
+    settings: Settings,
+    precision: Precision,
 ) -> StateBytes:
     """What one rank keeps of one module.
 
     Args:
         parameters: of its stage, in order.
+        trains: whether a parameter of that name is trained.
         grid: of the module.
         stage: of the rank.
         dp_rank: of the rank.
@@ -63,10 +71,10 @@ def state_bytes(
     """
     element = ELEMENT_BYTES[precision]
     is_sharded = settings.distributed_optimizer
-    trained = [one for one in parameters if one.is_trained]
-    num_fixed = sum(one.num_elements for one in parameters if not one.is_trained)
+    trained = [one for one in parameters if not one.is_fixed and trains(one.name)]
+    num_frozen = sum(one.num_elements for one in parameters) - sum(one.num_elements for one in trained)
     buckets = list(_buckets(trained, dp=grid.dp, stage=stage, settings=settings))
-    padded = buckets[-1].end
+    padded = buckets[-1].end if buckets else 0
     owned = [
         (parameter, end - begin)
         for bucket in buckets
@@ -75,7 +83,7 @@ def state_bytes(
     num_owned = sum(size for _, size in owned)
     kept_per_element = 2 * _FP32 + (_FP32 if precision == "bf16" else 0)
     return StateBytes(
-        parameters=(num_fixed + (padded if is_sharded else sum(one.num_elements for one in trained))) * element,
+        parameters=(num_frozen + (padded if is_sharded else sum(one.num_elements for one in trained))) * element,
         gradients=padded * _FP32,
         optimizer=num_owned * kept_per_element,
         # AdamW over lists of tensors takes the square root of all second moments of a group before it uses any.

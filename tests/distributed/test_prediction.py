@@ -26,6 +26,7 @@ LAYOUTS = [
     ("cpu_smoke", "vision-dp2--language-tp2-pp2"),
     ("cpu_smoke", "vision-tp2--language-dp2"),
     ("cpu_smoke", "vision-tp2-dp2--language-tp2-pp2"),
+    ("cpu_smoke", "vision-pp2-dp2--language-tp2"),
     ("siglip_qwen2", "colocated-vision-dp2-language-tp2"),
     ("siglip_qwen2", "vision-dp2--language-pp2"),
     ("siglip_qwen2", "vision-1--language-dp2-pp2"),
@@ -54,6 +55,9 @@ vision = {}
 audio = { tp = 2, rank_offset = 1 }
 language = { dp = 2, rank_offset = 3 }
 settings = { distributed_optimizer = true }
+
+[training]
+freeze = ["vision.encoder"]
 """
 
 

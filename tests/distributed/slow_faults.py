@@ -1,0 +1,13 @@
+"""Faults of speed, large enough to stand out on a machine that does other things too."""
+
+from __future__ import annotations
+
+from mimo_bench.parity import faults
+
+DAWDLE_SECONDS = 0.5
+
+
+def very_slow_rank(context: faults.FaultContext) -> None:
+    """The last rank stands still for half a second before each forward pass."""
+    faults.DAWDLE_SECONDS = DAWDLE_SECONDS
+    faults.slow_rank(context)
