@@ -57,7 +57,7 @@ def activation_bytes(
     grid: Grid,
     *,
     stage: int,
-    samples: int,
+    num_items: int,
     seq_length: int,
     settings: Settings,
     precision: Precision,
@@ -70,7 +70,7 @@ def activation_bytes(
         module: its name in the layout.
         grid: its degrees.
         stage: of the rank.
-        samples: of the micro-batch on this replica.
+        num_items: samples of the micro-batch on this replica, or their images.
         seq_length: of the language model.
         settings: of the layout.
         precision: of activations.
@@ -79,8 +79,8 @@ def activation_bytes(
     element = ELEMENT_BYTES[precision]
     if module == LANGUAGE:
         layer = _decoder_layer(shape.language, grid.tp, settings, is_frozen=training.is_frozen(LANGUAGE))
-        stack = _stack(layer, shape.language.num_layers // grid.pp, samples, seq_length, element, settings, precision)
-        return _with_ends(stack, shape.language, grid, stage, samples * seq_length, element)
+        stack = _stack(layer, shape.language.num_layers // grid.pp, num_items, seq_length, element, settings, precision)
+        return _with_ends(stack, shape.language, grid, stage, num_items * seq_length, element)
     encoder = shape.encoders[module]
     assert isinstance(encoder, VisionShape | AudioShape), f"no activations are known of {encoder}"
     if training.is_frozen(module):
@@ -90,15 +90,15 @@ def activation_bytes(
     stack = _stack(
         _encoder_layer(encoder, grid.tp),
         encoder.num_layers // grid.pp if is_trained else 0,
-        samples,
+        num_items,
         encoder.num_positions,
         element,
         settings,
         precision,
     )
-    positions = samples * encoder.num_positions * encoder.hidden_size
+    positions = num_items * encoder.num_positions * encoder.hidden_size
     ends = _before_layers(encoder, positions) if stage == 0 and is_trained else positions
-    ends += _projector_products(encoder, shape.language.hidden_size, grid.tp, samples) if is_last else positions
+    ends += _projector_products(encoder, shape.language.hidden_size, grid.tp, num_items) if is_last else positions
     ends *= element
     return ActivationBytes(kept=stack.kept + ends, loss=0, layer=stack.layer)
 

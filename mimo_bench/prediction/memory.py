@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mimo_bench.data_section import SyntheticData
 from mimo_bench.layout import LANGUAGE, Grid, Layout
 from mimo_bench.prediction.activations import ActivationBytes, activation_bytes
 from mimo_bench.prediction.parameters import stage_parameters
@@ -117,13 +118,20 @@ def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int)
         module,
         grid,
         stage=at.pp,
-        samples=scenario.batch_plan(name).micro_batch_size[module],
+        num_items=_items_per_sample(scenario, module) * scenario.batch_plan(name).micro_batch_size[module],
         seq_length=scenario.seq_length,
         settings=settings,
         precision=scenario.precision,
         training=scenario.training,
     )
     return state, activations
+
+
+def _items_per_sample(scenario: Scenario, module: str) -> int:
+    """What the fullest sample has for a module: one text for the language model, or so many images."""
+    if module == LANGUAGE or not isinstance(scenario.data, SyntheticData):
+        return 1
+    return scenario.data.most_items(module)
 
 
 def _rank(
@@ -166,5 +174,6 @@ def _waiting_bytes(scenario: Scenario, name: str, rank: int) -> int:
             total += samples * scenario.seq_length * (3 * 8 + 4)
         else:
             encoder = scenario.shape.encoders[module]
-            total += samples * math.prod(encoder.item_shape) * ELEMENT_BYTES[scenario.precision]
+            items = samples * _items_per_sample(scenario, module)
+            total += items * math.prod(encoder.item_shape) * ELEMENT_BYTES[scenario.precision]
     return total
