@@ -41,6 +41,7 @@ model = "llava-audio-tiny"
 global_batch_size = 4
 global_micro_batch_size = 2
 seq_length = 64
+precision = "bf16"
 baseline = "colocated"
 
 [[layout]]
