@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mimo_bench.trainer.trainer import EvaluationTotals, StepResult
+if TYPE_CHECKING:  # whoever reads metrics need not import torch
+    from mimo_bench.trainer.trainer import EvaluationTotals, StepResult
 
 METRICS = "metrics.jsonl"
 
