@@ -143,19 +143,28 @@ class Layout:
                     f"{name}.dp = {grid.dp} and language.dp = {self.language.dp}: "
                     "the bridge splits or joins whole replicas; let one dp divide the other"
                 )
-            if any(other.ranks == grid.ranks for other_name, other in self.encoders.items() if other_name < name) and (
-                grid.ranks != self.language.ranks
-            ):
+            if grid.ranks == self.language.ranks and self.placement == "disjoint":
+                apart = next(other for other, its in self.encoders.items() if its.ranks != grid.ranks)
                 raise LayoutError(
-                    f"{name} shares {_span(grid.ranks)} with another encoder while the language model is elsewhere; "
-                    "give each encoder ranks of its own, or colocate all modules"
+                    f"{name} shares {_span(grid.ranks)} with the language model while {apart} is elsewhere: between "
+                    "spans, a rank of megatron-core 0.19 runs encoders or the language model, never both; "
+                    f"give {name} ranks of its own, those of {apart} for example, or colocate all modules"
                 )
+        self._refuse_shared_stages()
         pipelined = next((name for name, grid in self.modules.items() if grid.pp > 1), None)
         if self.placement == "colocated" and pipelined is not None:
             raise LayoutError(
                 f"{pipelined}.pp = {self.modules[pipelined].pp}: colocated modules cannot be pipelined in "
                 f"megatron-core 0.19; use {pipelined}.pp = 1 or give the encoder ranks of its own"
             )
+
+    def _refuse_shared_stages(self) -> None:
+        for (name, grid), (other_name, other) in combinations(self.encoders.items(), 2):
+            if grid.ranks == other.ranks and grid.pp != other.pp:
+                raise LayoutError(
+                    f"{name}.pp = {grid.pp} and {other_name}.pp = {other.pp} on the same ranks: a rank of "
+                    "megatron-core 0.19 stands at one stage of the pipeline, whichever module it runs; use the same pp"
+                )
 
 
 def _span(ranks: range) -> str:

@@ -142,6 +142,8 @@ def _module_norms(gradients: Tensors) -> dict[str, float]:
 
 
 def _module(name: str) -> str:
+    if name.startswith("model.audio_"):
+        return "audio"
     return "language" if name.startswith(("model.language_model.", "lm_head.")) else "vision"
 
 

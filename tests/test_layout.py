@@ -156,10 +156,24 @@ def test_a_layout_that_cannot_be_trained_is_refused(vision: Grid, language: Grid
         Layout(modules={"vision": vision, "language": language})
 
 
-def test_two_encoders_share_ranks_only_where_the_language_model_is_too() -> None:
-    Layout(modules={"audio": Grid(), "vision": Grid(), "language": Grid()})
-    with pytest.raises(LayoutError, match="vision shares rank 0 with another encoder"):
-        Layout(modules={"audio": Grid(), "vision": Grid(), "language": Grid(rank_offset=1)})
+def test_two_encoders_may_share_ranks_wherever_the_language_model_is() -> None:
+    assert Layout(modules={"audio": Grid(), "vision": Grid(), "language": Grid()}).placement == "colocated"
+    shared = Layout(modules={"vision": Grid(dp=2), "audio": Grid(tp=2), "language": Grid(rank_offset=2)})
+    assert shared.placement == "disjoint"
+    assert shared.modules_of(0) == shared.modules_of(1) == ("vision", "audio")
+
+
+def test_encoders_on_the_same_ranks_have_the_same_stages() -> None:
+    with pytest.raises(LayoutError, match=r"vision\.pp = 2 and audio\.pp = 1 on the same ranks: .* use the same pp"):
+        Layout(modules={"vision": Grid(pp=2), "audio": Grid(dp=2), "language": Grid(rank_offset=2)})
+
+
+@pytest.mark.parametrize("first", ["vision", "audio"])
+def test_an_encoder_shares_ranks_with_the_language_model_only_if_all_do(first: str) -> None:
+    apart = {"vision": "audio", "audio": "vision"}[first]
+    complaint = f"{first} shares rank 0 with the language model while {apart} is elsewhere: .* never both; give {first}"
+    with pytest.raises(LayoutError, match=complaint):
+        Layout(modules={first: Grid(), apart: Grid(rank_offset=1), "language": Grid()})
 
 
 def test_every_layout_places_the_language_model() -> None:

@@ -12,11 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
-from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo, get_mimo_optimizer
+from megatron.core.models.mimo.optimizer import MimoOptimizer, ModuleOptimizerInfo
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import ChainedOptimizer, Float16OptimizerWithFloat16Params, FP32Optimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
+from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.models.config import DTYPES
+from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.topology import Topology
 from mimo_bench.training import Training
 
 
@@ -109,37 +114,98 @@ def _is_fused(part: Any) -> bool:
 
 
 def build_optimizer(
-    model: MimoModel, *, training: Training, settings: Settings, precision: Precision
+    model: MimoModel, *, topology: Topology, training: Training, settings: Settings, precision: Precision
 ) -> ScheduledOptimizer:
-    """The optimizer of this rank's modules; weights must be final, as master weights are copied from them."""
-    built = get_mimo_optimizer(
-        model,
-        OptimizerConfig(
-            optimizer="adam",
-            decoupled_weight_decay=True,
-            lr=training.learning_rate,
-            min_lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            adam_beta1=training.adam_beta1,
-            adam_beta2=training.adam_beta2,
-            adam_eps=training.adam_epsilon,
-            clip_grad=training.clip_grad_norm,
-            bf16=precision == "bf16",
-            params_dtype=DTYPES[precision],
-            use_distributed_optimizer=settings.distributed_optimizer,
-            overlap_param_gather=settings.overlap_param_gather,
-        ),
+    """The optimizer of this rank's modules; weights must be final, as master weights are copied from them.
+
+    megatron-core's own `get_mimo_optimizer` gathers over the whole world once for each hosted module, so it hangs where
+    ranks host different numbers of modules. Nothing here talks.
+    """
+    config = OptimizerConfig(
+        optimizer="adam",
+        decoupled_weight_decay=True,
+        lr=training.learning_rate,
+        min_lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_epsilon,
+        clip_grad=training.clip_grad_norm,
+        bf16=precision == "bf16",
+        params_dtype=DTYPES[precision],
+        use_distributed_optimizer=settings.distributed_optimizer,
+        overlap_param_gather=settings.overlap_param_gather,
     )
-    if settings.fused_optimizer:
-        for info in built.module_infos.values():
-            if info.is_active and info.optimizer:
-                fuse(info.optimizer)
-    return ScheduledOptimizer(built.module_infos, built.config, training=training)
+    hosted = {
+        name: _optimizer_of(module, config, topology.groups[name], is_fused=settings.fused_optimizer)
+        for name, module in hosted_modules(model)
+    }
+    # Every rank lists every module in the same order: norms are reduced by place.
+    infos = {
+        name: ModuleOptimizerInfo(
+            optimizer=hosted.get(name),
+            grid=topology.grids[name],
+            pg_collection=topology.groups.get(name),
+            is_active=name in hosted,
+        )
+        for name in topology.layout.modules
+    }
+    return ScheduledOptimizer(infos, config, training=training)
 
 
-def fuse(optimizer: Any) -> None:
-    """Let each AdamW inside do its update in one kernel that reads every number once."""
-    for part in _parts(optimizer):
-        if part.optimizer is not None:
-            for group in part.optimizer.param_groups:
-                group.update(fused=True, foreach=False)
+def _optimizer_of(
+    module: Any, config: OptimizerConfig, groups: ProcessGroupCollection, *, is_fused: bool
+) -> ChainedOptimizer:
+    """AdamW over one module, with whatever precision and sharding the configuration asks for."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    adam = torch.optim.AdamW(
+        [{"params": parameters, **_GROUP, "max_lr": config.lr, "min_lr": config.min_lr}],
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+    )
+    if config.use_distributed_optimizer:
+        optimizer = DistributedOptimizer(
+            adam,
+            config,
+            None,
+            _start_moments,
+            model_chunks=[module],
+            per_model_buffers={0: module.buffers},
+            data_parallel_group=groups.dp_cp,
+            data_parallel_group_gloo=None,
+            data_parallel_group_idx=groups.mp.rank(),
+            distributed_optimizer_instance_id=0,
+        )
+        # Each rank holds a piece of the reduced gradients, so their norm is summed over the whole module.
+        optimizer.grad_stats_parallel_group = groups.intra_dist_opt
+    else:
+        if config.bf16:
+            optimizer = Float16OptimizerWithFloat16Params(adam, config, None, _start_moments)
+        else:
+            optimizer = FP32Optimizer(adam, config, _start_moments)
+        optimizer.grad_stats_parallel_group = groups.mp
+    # A parameter that ranks share is counted in the norm by one of them alone.
+    optimizer.tp_group, optimizer.expert_tp_group = groups.tp, groups.expt_tp
+    if is_fused:
+        fuse(adam)
+    return ChainedOptimizer([optimizer])
+
+
+_GROUP = {"wd_mult": 1.0, "lr_mult": 1.0, "is_expert_parallel": False, "is_decoupled_lr": False, "default_config": True}
+"""What megatron-core's optimizers expect to read in a group of parameters."""
+
+
+def _start_moments(adam: torch.optim.Optimizer, _: object = None) -> None:
+    """Give every parameter the state that AdamW gives it on its first step, so that there is something to load into."""
+    for parameter in (parameter for group in adam.param_groups for parameter in group["params"]):
+        state = adam.state[parameter]
+        if not state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+
+
+def fuse(adam: torch.optim.Optimizer) -> None:
+    """Let AdamW do its update in one kernel that reads every number once."""
+    for group in adam.param_groups:
+        group.update(fused=True, foreach=False)

@@ -143,7 +143,11 @@ def build_trainer(
         topology=topology,
         model=model,
         optimizer=build_optimizer(
-            model, training=config.training, settings=config.settings, precision=config.precision
+            model,
+            topology=topology,
+            training=config.training,
+            settings=config.settings,
+            precision=config.precision,
         ),
         loader=Loader(
             dataset=dataset,

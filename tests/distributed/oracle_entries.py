@@ -27,15 +27,19 @@ def one_pass(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> Non
     trainer.totals.reset()
     trainer.schedule(trainer.loader.global_batch("train", 0), forward_only=False)
     totals = trainer.totals.read()
-    weights, gradients = {}, {}
+    full: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "gradients": {}}
     for shard in shards(trainer.model, trainer.topology):
         # Gathering is collective over the tensor-parallel group, so every rank does it.
-        weight, gradient = (shard.gather(part.detach()) for part in (shard.parameter, shard.parameter.main_grad))  # type: ignore[attr-defined]
+        held = {"weights": shard.parameter.detach()}
+        if shard.parameter.requires_grad:
+            held["gradients"] = shard.parameter.main_grad  # type: ignore[attr-defined]
         where = trainer.topology.layout.modules[shard.module].coordinate(rank)
-        if (where.tp, where.dp) == (0, 0):
-            weights[shard.name], gradients[shard.name] = weight, gradient
+        for kind, tensor in held.items():
+            whole = shard.gather(tensor)
+            if (where.tp, where.dp) == (0, 0):
+                full[kind][shard.name] = whole
     torch.save(
-        {"loss": totals["loss"] / totals["scored_tokens"], "weights": weights, "gradients": gradients},
+        {"loss": totals["loss"] / totals["scored_tokens"], **full},
         Path(arguments["folder"]) / f"rank{rank}.pt",
     )
 

@@ -1,0 +1,253 @@
+"""Vision, audio and language are right together: what `transformers` makes of the same weights and samples, we make.
+
+No class of `transformers` reads images and sound, so its LLaVA gets the output of its Whisper encoder and of Voxtral's
+projector among its embeddings. Six layouts, fp32 on the CPU against float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+
+import pytest
+import torch
+from transformers import LlavaConfig, LlavaForConditionalGeneration, VoxtralConfig, WhisperConfig
+from transformers.models.voxtral.modeling_voxtral import VoxtralMultiModalProjector
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from mimo_bench.launch import Job, Launcher
+from mimo_bench.scenario import GridTable, LayoutTable, Scenario, Settings
+from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.trainer.data.sample import PAD
+from tests import oracle
+
+BOUND = 1e-5
+"""On the relative error of the loss and of each parameter's gradient."""
+
+ONE_RANK = "one-rank"
+ONE = GridTable()
+LAYOUTS = (
+    LayoutTable(name=ONE_RANK, vision=ONE, audio=ONE, language=ONE),
+    LayoutTable(
+        name="one-span",
+        vision=GridTable(dp=2),
+        audio=GridTable(tp=2),
+        language=GridTable(tp=2),
+        settings=Settings(sequence_parallel=True),
+    ),
+    LayoutTable(name="one-span-fan-out", vision=GridTable(tp=2), audio=GridTable(dp=2), language=GridTable(dp=2)),
+    LayoutTable(
+        name="three-spans", vision=ONE, audio=GridTable(rank_offset=1), language=GridTable(dp=2, rank_offset=2)
+    ),
+    LayoutTable(
+        name="encoders-on-one-span",
+        vision=GridTable(dp=2),
+        audio=GridTable(tp=2),
+        language=GridTable(tp=2, rank_offset=2),
+    ),
+    LayoutTable(
+        name="language-first-pp2",
+        language=GridTable(pp=2),
+        vision=GridTable(rank_offset=2),
+        audio=GridTable(rank_offset=2),
+    ),
+)
+SCENARIO = Scenario(
+    question="Do three modules compute what transformers computes?",
+    model="llava-audio-tiny",
+    global_batch_size=8,
+    global_micro_batch_size=4,
+    seq_length=48,
+    baseline=ONE_RANK,
+    layout=LAYOUTS,
+)
+AUDIO_TOKEN = 254
+WIDTH, MLP, NUM_HEADS = 64, 256, 4
+Samples = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
+"""Image, clip, tokens and labels of each sample."""
+Run = Callable[[str], tuple[oracle.Pass, oracle.Tensors]]
+
+
+class Referee(torch.nn.Module):
+    """LLaVA of `transformers`, with what its Whisper and its Voxtral make of clips among the embeddings."""
+
+    def __init__(self, **audio: int) -> None:
+        """The model of llava-audio-tiny; `audio` are fields of Whisper's configuration to set differently."""
+        super().__init__()
+        vision = {"hidden_size": WIDTH, "intermediate_size": 128, "image_size": 16, "patch_size": 4}
+        depth = {"num_hidden_layers": 4, "num_attention_heads": 4}
+        text = {"hidden_size": WIDTH, "intermediate_size": 128, "vocab_size": 256, "rms_norm_eps": 1e-5}
+        heads = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+        self.llava = LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config={"model_type": "clip_vision_model", **vision, **depth},
+                text_config={"model_type": "llama", "max_position_embeddings": 512, **text, **heads},
+                image_token_index=255,
+                vision_feature_layer=-1,
+            )
+        )
+        sizes = {"d_model": WIDTH, "encoder_ffn_dim": MLP, "encoder_layers": 4, "encoder_attention_heads": NUM_HEADS}
+        frames = {"num_mel_bins": 16, "max_source_positions": 32}
+        self.audio_tower = WhisperEncoder(WhisperConfig.from_dict({**sizes, **frames, **audio}))
+        joined = {"audio_config": {"hidden_size": WIDTH, "intermediate_size": MLP}, "text_config": {**text, **heads}}
+        self.audio_projector = VoxtralMultiModalProjector(VoxtralConfig.from_dict(joined))
+
+    def forward(self, samples: Samples) -> torch.Tensor:
+        """The mean loss over all answer tokens."""
+        images, clips, tokens, labels = zip(*samples, strict=True)
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = pad(list(tokens), batch_first=True, padding_value=PAD)
+        embeddings = self.llava.get_input_embeddings()(ids)
+        heard = self.audio_tower(torch.cat(clips).double()).last_hidden_state.reshape(-1, MLP)
+        is_audio = (ids == AUDIO_TOKEN)[..., None].expand_as(embeddings)
+        output = self.llava(
+            inputs_embeds=embeddings.masked_scatter(is_audio, self.audio_projector(heard)),
+            pixel_values=torch.cat(images).double(),
+            labels=pad(list(labels), batch_first=True, padding_value=oracle.NOT_SCORED),
+        )
+        loss: torch.Tensor = output.loss
+        return loss
+
+
+def run_referee(weights: oracle.Tensors, samples: Samples, **audio: int) -> oracle.Pass:
+    """Forward and backward of `transformers` over all samples at once, in float64."""
+    model = Referee(**audio).double()
+    names = {_shared(name): parameter for name, parameter in model.named_parameters()}
+    assert set(names) == set(weights) | UNREAD
+    with torch.no_grad():
+        for name, weight in weights.items():
+            names[name].copy_(weight)
+    loss = model(samples)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in names.items() if parameter.grad is not None}
+    return oracle.Pass(loss=loss.item(), gradients=gradients)
+
+
+UNREAD = {f"model.vision_tower.post_layernorm.{kind}" for kind in ("weight", "bias")}
+"""Of CLIP's pooling, which LLaVA leaves out."""
+
+
+def _shared(name: str) -> str:
+    return name.removeprefix("llava.") if name.startswith("llava.") else f"model.{name}"
+
+
+def to_transformers(tensors: oracle.Tensors) -> dict[str, torch.Tensor]:
+    """Our full tensors under the names of the referee."""
+    audio = {name: tensor for name, tensor in tensors.items() if name.startswith("audio.")}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in audio}
+    theirs = oracle.to_transformers(SCENARIO.shape, rest)
+    for name, parts in audio_names().items():
+        if name in audio:
+            tensor = audio.pop(name)
+            theirs |= zip(parts, _split(tensor, len(parts)) if len(parts) > 1 else [tensor], strict=True)
+    assert not audio, audio.keys()
+    return theirs
+
+
+def _split(tensor: torch.Tensor, num_parts: int) -> Iterable[torch.Tensor]:
+    # Head by head: query, key and value of the weights, query and value of the biases.
+    return (
+        (part.flatten(0, 1) for part in tensor.unflatten(0, (4, num_parts, -1)).unbind(1))
+        if num_parts > 1
+        else [tensor]
+    )
+
+
+def audio_names() -> dict[str, tuple[str, ...]]:
+    """Our parameters of the audio module, and those of `transformers` that are stacked in each."""
+    ours, theirs = "audio.encoder", "model.audio_tower"
+    names: dict[str, tuple[str, ...]] = {f"{ours}.embed_positions": (f"{theirs}.embed_positions.weight",)}
+    for index in (1, 2):
+        names[f"audio.projector.linear_fc{index}.weight"] = (f"model.audio_projector.linear_{index}.weight",)
+    whole = {"conv1": "conv1", "conv2": "conv2", "decoder.final_layernorm": "layer_norm"}
+    for index in range(4):
+        layer, attention = f"{ours}.decoder.layers.{index}", f"{theirs}.layers.{index}.self_attn"
+        names[f"{layer}.self_attention.linear_qkv.weight"] = tuple(f"{attention}.{part}_proj.weight" for part in "qkv")
+        names[f"{layer}.self_attention.linear_qkv.query_value_bias"] = tuple(
+            f"{attention}.{part}_proj.bias" for part in "qv"
+        )
+        parts = {
+            "input_layernorm": "self_attn_layer_norm",
+            "self_attention.linear_proj": "self_attn.out_proj",
+            "pre_mlp_layernorm": "final_layer_norm",
+            "mlp.linear_fc1": "fc1",
+            "mlp.linear_fc2": "fc2",
+        }
+        whole |= {f"decoder.layers.{index}.{one}": f"layers.{index}.{other}" for one, other in parts.items()}
+    for kind in ("weight", "bias"):
+        names |= {f"{ours}.{one}.{kind}": (f"{theirs}.{other}.{kind}",) for one, other in whole.items()}
+    return names
+
+
+@pytest.fixture(scope="module")
+def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The pass and the weights of a layout by the names of the referee, run once for all tests."""
+
+    @cache
+    def run_once(layout: str) -> tuple[oracle.Pass, oracle.Tensors]:
+        folder = tmp_path_factory.mktemp(layout)
+        outcome = launcher.launch(
+            Job(
+                entry="tests.distributed.oracle_entries:one_pass",
+                arguments={"scenario": SCENARIO.model_dump(mode="json"), "layout": layout, "folder": str(folder)},
+                world_size=SCENARIO.table(layout).grids().world_size,
+                log_dir=folder,
+                hang_seconds=120.0,
+            )
+        )
+        assert outcome.ended == "finished", outcome
+        parts = [torch.load(path) for path in sorted(folder.glob("rank*.pt"))]
+        (loss,) = {part["loss"] for part in parts}
+        weights, gradients = (to_transformers(_whole(parts, kind)) for kind in ("weights", "gradients"))
+        return oracle.Pass(loss=loss, gradients=gradients), weights
+
+    return run_once
+
+
+def _whole(parts: Iterable[Mapping[str, oracle.Tensors]], kind: str) -> oracle.Tensors:
+    return {name: tensor for part in parts for name, tensor in part[kind].items()}
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    """The samples of the global batch."""
+    dataset = build_dataset("synthetic", shape=SCENARIO.shape, seq_length=SCENARIO.seq_length, seed=SCENARIO.seed)
+    made = []
+    for index in range(SCENARIO.global_batch_size):
+        image, clip = (dataset.encoder_inputs(module, "train", index) for module in ("vision", "audio"))
+        text = dataset.text("train", index)
+        made.append((image, clip, text.tokens, text.tokens.where(text.is_answer, oracle.NOT_SCORED)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def referee(run: Run, samples: Samples) -> oracle.Pass:
+    """What `transformers` gets from the weights of the one-rank layout."""
+    return run_referee(run(ONE_RANK)[1], samples)
+
+
+@pytest.mark.parametrize("layout", SCENARIO.names)
+def test_three_modules_get_the_loss_and_every_gradient_that_transformers_gets(
+    layout: str, run: Run, referee: oracle.Pass
+) -> None:
+    ours, weights = run(layout)
+    for name, weight in run(ONE_RANK)[1].items():
+        assert torch.equal(weights[name], weight), name
+    deviation = oracle.deviation(ours, referee)
+    assert deviation.loss <= BOUND
+    assert deviation.worst_gradient[1] <= BOUND, deviation.worst_gradient
+
+
+def test_fixed_positions_get_no_gradient_and_keys_have_no_bias(run: Run, referee: oracle.Pass) -> None:
+    ours, weights = run(ONE_RANK)
+    assert set(weights) - set(ours.gradients) == {"model.audio_tower.embed_positions.weight"}
+    assert not any("audio_tower" in name for name in referee.zero_gradients)
+
+
+def test_clips_of_the_neighbour_and_another_whisper_are_seen(run: Run, samples: Samples) -> None:
+    ours, weights = run(ONE_RANK)
+    clips = [clip for _, clip, _, _ in samples]
+    rolled = zip(samples, [clips[-1], *clips[:-1]], strict=True)
+    swapped = [(image, clip, tokens, labels) for (image, _, tokens, labels), clip in rolled]
+    for mistaken in (run_referee(weights, swapped), run_referee(weights, samples, encoder_attention_heads=8)):
+        assert oracle.deviation(ours, mistaken).worst_gradient[1] > 100 * BOUND
