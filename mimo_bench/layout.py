@@ -160,7 +160,7 @@ class Layout:
 
     def _refuse_shared_stages(self) -> None:
         for (name, grid), (other_name, other) in combinations(self.encoders.items(), 2):
-            if grid.ranks == other.ranks and grid.pp != other.pp:
+            if self.placement == "disjoint" and grid.ranks == other.ranks and grid.pp != other.pp:
                 raise LayoutError(
                     f"{name}.pp = {grid.pp} and {other_name}.pp = {other.pp} on the same ranks: a rank of "
                     "megatron-core 0.19 stands at one stage of the pipeline, whichever module it runs; use the same pp"

@@ -12,6 +12,7 @@ import hashlib
 import json
 import tomllib
 from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from mimo_bench.errors import LayoutError, ScenarioError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS, ModelShape, read_model_shape
+from mimo_bench.model.provider import extend
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeInt, PositiveInt, Share, Table
 from mimo_bench.training import Training
@@ -111,6 +113,15 @@ class Settings(Table):
         return self.model_copy(update={**dict.fromkeys(off, False), "attention": "math"})
 
 
+class EncoderTable(Table):
+    """An encoder that another package provides through the entry-point group `mimo_bench.providers`."""
+
+    token_id: PositiveInt
+    """The token whose positions its output fills."""
+    options: Mapping[str, Any] = {}
+    """Fields of the provider's class."""
+
+
 class LayoutTable(Table):
     """One layout: a grid for each module, and its settings."""
 
@@ -119,6 +130,8 @@ class LayoutTable(Table):
     """The grid of the vision encoder; given if and only if the model has one, like every encoder's."""
     audio: GridTable | None = None
     language: GridTable
+    encoders: Mapping[str, GridTable] = {}
+    """The grids of encoders that other packages provide, by name."""
     global_micro_batch_size: PositiveInt | None = None
     """Overrides the scenario's; samples per micro-batch over all replicas."""
     settings: Settings = Settings()
@@ -130,8 +143,8 @@ class LayoutTable(Table):
             LayoutError: the grids overlap in part, leave a gap, or need what megatron-core lacks.
         """
         grids = {}
-        for module in ("vision", "audio", "language"):
-            table: GridTable | None = getattr(self, module)
+        tables = {"vision": self.vision, "audio": self.audio, **self.encoders, "language": self.language}
+        for module, table in tables.items():
             if table is None:
                 continue
             try:
@@ -176,6 +189,8 @@ class Scenario(Table):
     """A preset's name, or the path of a config.json that `transformers` wrote: beside the scenario, or from here."""
     configured: Annotated[ModelShape | None, SkipJsonSchema(), Field(exclude_if=lambda shape: shape is None)] = None
     # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
+    encoders: Mapping[str, EncoderTable] = {}
+    """Encoders of other packages, added to the model under the names that they are registered by."""
     data: Data = SyntheticData()
     """A provider's name, or a table that names it and its options."""
     seed: NonNegativeInt = 0
@@ -206,8 +221,16 @@ class Scenario(Table):
 
     @property
     def shape(self) -> ModelShape:
-        """The model's shape."""
-        return PRESETS[self.model] if self.configured is None else self.configured
+        """The model's shape.
+
+        Raises:
+            ScenarioError: an encoder of another package cannot be had.
+        """
+        return extend(
+            PRESETS[self.model] if self.configured is None else self.configured,
+            options={name: table.options for name, table in self.encoders.items()},
+            tokens={name: table.token_id for name, table in self.encoders.items()},
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

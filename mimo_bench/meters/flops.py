@@ -10,9 +10,11 @@ factors are both inputs, twice the forward. Recomputation is not counted, nor no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
+from mimo_bench.model.provider import EncoderProvider
 from mimo_bench.training import Training
 
 DENSE_BF16_PEAK_FLOPS = {
@@ -66,7 +68,8 @@ def _per_item(module: str, shape: EncoderShape, width: int, training: Training) 
         case AudioShape():
             operations = _clip(shape, is_trained=encoder)
         case _:
-            raise AssertionError(f"no operations are known of {shape}")
+            # Of another package: the scenario has checked that it is a provider.
+            operations = cast(EncoderProvider, shape).flops_per_item(is_trained=encoder)
     first, second = (shape.num_tokens * 2 * size * width for size in (shape.output_size, width))
     operations += _passes(inputs=encoder, weights=projector) * first
     return float(operations + _passes(inputs=encoder or projector, weights=projector) * second)

@@ -5,6 +5,7 @@ presets, transformers_config -> [encoder], shape
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,18 +34,8 @@ class EncoderShape(Protocol):
         ...
 
     @property
-    def ffn_hidden_size(self) -> int:
-        """Width inside the MLPs, which tensor parallelism splits, like the attention heads and their groups."""
-        ...
-
-    @property
-    def num_attention_heads(self) -> int:
-        """Heads of each layer."""
-        ...
-
-    @property
-    def num_query_groups(self) -> int:
-        """Key-value groups of the attention."""
+    def split_over_tp(self) -> Mapping[str, int]:
+        """What tensor parallelism must divide, by a name that a message can use."""
         ...
 
     @property
@@ -101,6 +92,6 @@ class AudioShape:
         return False
 
     @property
-    def num_query_groups(self) -> int:
-        """Key-value groups of the attention; one per head here."""
-        return self.num_attention_heads
+    def split_over_tp(self) -> Mapping[str, int]:
+        """What tensor parallelism must divide."""
+        return {"attention heads": self.num_attention_heads, "the MLP width": self.ffn_hidden_size}

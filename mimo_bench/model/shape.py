@@ -88,6 +88,11 @@ class VisionShape:
         """Key-value groups of the attention; one per head here."""
         return self.num_attention_heads
 
+    @property
+    def split_over_tp(self) -> Mapping[str, int]:
+        """What tensor parallelism must divide."""
+        return {"attention heads": self.num_attention_heads, "the MLP width": self.ffn_hidden_size}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearRope:
@@ -133,6 +138,15 @@ class LanguageShape:
     audio_token_id: int | None = None
     """The token whose positions a clip's tokens fill; None without audio."""
 
+    @property
+    def split_over_tp(self) -> Mapping[str, int]:
+        """What tensor parallelism must divide; the vocabulary need not, as it is padded."""
+        return {
+            "attention heads": self.num_attention_heads,
+            "key-value groups": self.num_query_groups,
+            "the MLP width": self.ffn_hidden_size,
+        }
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
@@ -150,12 +164,20 @@ class ModelShape:
     @property
     def encoders(self) -> Mapping[str, EncoderShape]:
         """Every module but the language model."""
-        known: dict[str, EncoderShape | None] = {"vision": self.vision, "audio": self.audio}
-        return {name: shape for name, shape in known.items() if shape is not None}
+        return self.own_encoders()
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
         """The token of each encoder, whose positions are filled by what it makes of an item."""
+        return self.own_tokens()
+
+    def own_encoders(self) -> dict[str, EncoderShape]:
+        """Those of the encoders that no other package brings."""
+        known: dict[str, EncoderShape | None] = {"vision": self.vision, "audio": self.audio}
+        return {name: shape for name, shape in known.items() if shape is not None}
+
+    def own_tokens(self) -> dict[str, int]:
+        """Their tokens."""
         known = {"vision": self.language.image_token_id, "audio": self.language.audio_token_id}
         return {name: token for name, token in known.items() if name in self.encoders and token is not None}
 
@@ -195,11 +217,9 @@ class ModelShape:
             raise LayoutError(f"module {unknown[0]!r} is not in the model, which has {sorted(self.modules)}; remove it")
         for name, shape in self.modules.items():
             grid = layout.modules[name]
-            _divides(name, "tp", grid.tp, "attention heads", shape.num_attention_heads)
-            _divides(name, "tp", grid.tp, "key-value groups", shape.num_query_groups)
-            _divides(name, "tp", grid.tp, "the MLP width", shape.ffn_hidden_size)
+            for what, size in shape.split_over_tp.items():
+                _divides(name, "tp", grid.tp, what, size)
             _divides(name, "pp", grid.pp, "layers", shape.num_layers)
-        # The vocabulary need not divide: it is padded, and the padding never enters the softmax.
         for name in self.encoders:
             _divides(name, "tp", layout.modules[name].tp, "the projector's width", self.language.hidden_size)
 

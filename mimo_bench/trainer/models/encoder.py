@@ -5,12 +5,15 @@ vision, audio -> stages -> [encoder] -> mimo
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.model import AudioShape, EncoderShape, VisionShape
+from mimo_bench.model.provider import EncoderProvider
 from mimo_bench.trainer.models.audio import audio_encoder
 from mimo_bench.trainer.models.build import Build
 from mimo_bench.trainer.models.config import ENCODER
@@ -49,7 +52,9 @@ def _encoder(shape: EncoderShape, build: Build) -> ModuleSpec:
         case AudioShape():
             return audio_encoder(shape, build)
         case _:
-            raise AssertionError(f"nothing builds {shape}")
+            # Of another package: the scenario has checked that it is a provider.
+            spec: ModuleSpec = cast(EncoderProvider, shape).encoder_spec(build)
+            return spec
 
 
 def _projector(shape: EncoderShape, *, width: int, build: Build) -> ModuleSpec:
@@ -61,7 +66,8 @@ def _projector(shape: EncoderShape, *, width: int, build: Build) -> ModuleSpec:
                 num_layers=1,
                 hidden_size=width,
                 ffn_hidden_size=width,
-                num_attention_heads=shape.num_attention_heads,
+                # There is no attention; megatron-core wants heads that TP divides.
+                num_attention_heads=build.layout.modules[build.module].tp,
                 activation_func=torch.nn.functional.gelu,
                 add_bias_linear=shape.projector_bias,
             ),
