@@ -211,7 +211,7 @@ def _whole(parts: Iterable[Mapping[str, oracle.Tensors]], kind: str) -> oracle.T
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     """The samples of the global batch."""
-    dataset = build_dataset("synthetic", shape=SCENARIO.shape, seq_length=SCENARIO.seq_length, seed=SCENARIO.seed)
+    dataset = build_dataset(SCENARIO.data, shape=SCENARIO.shape, seq_length=SCENARIO.seq_length, seed=SCENARIO.seed)
     made = []
     for index in range(SCENARIO.global_batch_size):
         image, clip = (dataset.encoder_inputs(module, "train", index) for module in ("vision", "audio"))
