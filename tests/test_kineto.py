@@ -37,7 +37,9 @@ def write(path: Path, events: Iterable[dict[str, Any]]) -> Path:
 # Two steps from 1 to 9 s. The host runs ahead: what it launches from 1 to 2 s runs until 8 s.
 TRACE = [
     {"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "python"}},
-    event("user_annotation", "mimo_bench.steps", 1e6, 9e6),
+    event("user_annotation", "mimo_bench.mark", 1e6, 1.001e6),
+    event("user_annotation", "mimo_bench.mark", 5e6, 5.001e6),
+    event("user_annotation", "mimo_bench.mark", 9e6, 9.001e6),
     event("user_annotation", "mimo_bench.turn vision", 1.0e6, 1.01e6),
     event("cuda_runtime", "cudaLaunchKernel", 1.1e6, 1.11e6, correlation=11),
     event("user_annotation", "mimo_bench.turn ", 1.2e6, 1.21e6),
@@ -48,7 +50,7 @@ TRACE = [
     event("user_annotation", "mimo_bench.call 1", 1.7e6, 1.8e6),
     event("cuda_runtime", "cudaLaunchKernelExC", 1.75e6, 1.76e6, correlation=14),
     event("cpu_op", "aten::mm", 1.6e6, 1.7e6),
-    event("gpu_user_annotation", "mimo_bench.steps", 1e6, 8e6),
+    event("gpu_user_annotation", "mimo_bench.mark", 1e6, 8e6),
     event("kernel", "sm90_gemm", 2e6, 3e6, correlation=11),
     event("kernel", "ncclDevKernel_SendRecv(ncclDevKernelArgsStorage<4096ul>)", 3e6, 5e6, correlation=12),
     event("gpu_memcpy", "Memcpy DtoD", 5e6, 6e6, correlation=13),
@@ -97,7 +99,7 @@ def test_a_call_without_a_kernel_took_no_time(tmp_path: Path) -> None:
 
 
 def test_a_trace_without_the_steps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"holds no range 'mimo_bench\.steps'"):
+    with pytest.raises(RecordError, match=r"holds 1 of the markers 'mimo_bench\.mark'"):
         observe(write(tmp_path / "a.json", TRACE[3:]), ASKED)
 
 

@@ -23,10 +23,10 @@ from mimo_bench.meters.calls import Call, Signature, transfer_seconds
 from mimo_bench.meters.clock import StepClock, WallClock, build_clock
 from mimo_bench.meters.cpu_compute import ComputeSpans
 from mimo_bench.meters.interception import Interceptor
-from mimo_bench.meters.kineto import STEP, observe
+from mimo_bench.meters.kineto import observe
 from mimo_bench.meters.phases import Working, phases
 from mimo_bench.meters.recorder import last_record_id, read_calls
-from mimo_bench.meters.tracing import Tracing
+from mimo_bench.meters.tracing import TracedClock, Tracing
 from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.record.schema import RankAccount, RankCommunication
 from mimo_bench.trainer.data.loader import MicroBatch
@@ -117,7 +117,7 @@ def _on_gpu(
         summarise(counted, None, num_steps=len(batches), ranks_per_host=ranks_per_host),
         summarise(timed, compared(timed, unmeasured), num_steps=len(batches), ranks_per_host=ranks_per_host),
     )
-    clock = build_clock("cuda")
+    clock = TracedClock()
     traced = batches[-NUM_TRACED_STEPS:]
     path = directory / f"rank{dist.get_rank()}.trace.json.gz"
     observed = _trace(trainer, traced, train, clock, path, unmeasured)
@@ -157,7 +157,6 @@ def _trace(
         tracing.running(unmeasured),
         unmeasured.entered("modules", phases(trainer, unmeasured.guarded("modules", tracing.mark))),
         interceptor.watching(),
-        torch.profiler.record_function(STEP),
     ):
         train(batches, clock)
         torch.cuda.synchronize()

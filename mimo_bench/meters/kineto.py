@@ -24,8 +24,8 @@ from mimo_bench.meters.json_stream import read_array
 
 RANGE = "mimo_bench.call "
 """The range around a launch is called this and the number of the call."""
-STEP = "mimo_bench.steps"
-"""The range around the traced steps."""
+MARK = "mimo_bench.mark"
+"""A marker where the clock of the traced steps is told that one begins or ends."""
 TURN = "mimo_bench.turn "
 """A marker where a rank turns to a module; the name behind it is the module's, or nothing."""
 
@@ -54,7 +54,7 @@ class _Kernel:
 class _Read:
     """What of a trace is kept: a few numbers for each kernel and launch."""
 
-    window: Interval | None = None
+    marks: list[float] = field(default_factory=list)
     kernels: list[_Kernel] = field(default_factory=list)
     launches: dict[int, float] = field(default_factory=dict)
     """When, by correlation."""
@@ -74,8 +74,8 @@ def observe(path: Path, calls: Sequence[Call]) -> Observed:
         RecordError: it is no such trace, or was cut short.
     """
     read = _read(path)
-    if read.window is None:
-        raise RecordError(f"{path}: holds no range {STEP!r}; the profiler kept nothing of the steps: run again")
+    if len(read.marks) < 2:
+        raise RecordError(f"{path}: holds {len(read.marks)} of the markers {MARK!r}, which part the steps: run again")
     read.turns.sort(key=lambda turn: turn[0])
     read.ranges.sort(key=lambda one: one.begin)
     spans: dict[int, list[Interval]] = defaultdict(list)
@@ -90,7 +90,7 @@ def observe(path: Path, calls: Sequence[Call]) -> Observed:
         else:
             nobodys.append(_unasked(kernel))
     found = [replace(call, spans=tuple(sorted(spans[number]))) for number, call in enumerate(calls)]
-    return Observed(window=read.window, compute=compute, calls=found + nobodys)
+    return Observed(window=(min(read.marks), max(read.marks)), compute=compute, calls=found + nobodys)
 
 
 def _read(path: Path) -> _Read:
@@ -120,8 +120,8 @@ def _read(path: Path) -> _Read:
 
 
 def _take_range(read: _Read, name: str, begin: float, end: float) -> None:
-    if name == STEP:
-        read.window = begin, end
+    if name == MARK:
+        read.marks.append(begin)
     elif name.startswith(RANGE):
         read.ranges.append(_Range(begin, end, int(name.removeprefix(RANGE))))
     elif name.startswith(TURN):

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from mimo_bench.meters.kineto import TURN
+from mimo_bench.meters.clock import CudaClock
+from mimo_bench.meters.kineto import MARK, TURN
 from mimo_bench.meters.phases import Working
 from mimo_bench.meters.unmeasured import Unmeasured
 
@@ -49,3 +50,13 @@ class Tracing:
 def _started(profiler: torch.profiler.profile) -> torch.profiler.profile:
     profiler.start()
     return profiler
+
+
+class TracedClock(CudaClock):
+    """A clock that leaves a marker in the trace wherever it takes the time, so that both speak of the same window."""
+
+    def mark(self) -> None:
+        """A step begins or ends here."""
+        super().mark()
+        with torch.profiler.record_function(MARK):
+            pass

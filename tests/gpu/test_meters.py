@@ -1,0 +1,71 @@
+"""What meters say on real GPUs: the account closes, memory has its parts, and no meter failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimo_bench.record.identities import ACCOUNT_TOLERANCE, PARTS_TOLERANCE
+from mimo_bench.record.schema import RunRecord
+from tests.gpu.test_run import SCENARIO, by_name, run
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    folder = tmp_path_factory.mktemp("meters")
+    path = folder / "three.toml"
+    path.write_text(SCENARIO, encoding="utf-8")
+    status, found = run(path, folder / "out", "--device", "cuda", "--modes", "timing,comm")
+    assert status == 0
+    return found
+
+
+@pytest.mark.gpu(2)
+def test_no_meter_fails(record: RunRecord) -> None:
+    assert {layout.name: layout.unmeasured for layout in record.layouts} == {
+        layout.name: {} for layout in record.layouts
+    }
+    assert record.tainted is None
+
+
+@pytest.mark.gpu(2)
+def test_every_ranks_account_closes_and_every_module_computes(record: RunRecord) -> None:
+    for layout in record.layouts:
+        assert layout.account is not None, layout.name
+        for rank in layout.account.ranks:
+            parts = rank.compute_seconds + rank.exposed_communication_seconds + rank.idle_seconds
+            assert parts == pytest.approx(rank.step_seconds, rel=ACCOUNT_TOLERANCE), (layout.name, rank.rank)
+            assert all(rank.compute_seconds_by_module[module] > 0 for module in rank.modules)
+
+
+@pytest.mark.gpu(2)
+def test_calls_are_split_into_transfer_and_wait(record: RunRecord) -> None:
+    disjoint = by_name(record)["disjoint"]
+    bridge = {row.collective: row for row in disjoint.communication if row.role == "bridge.vision->language"}
+    assert {"send", "recv"} <= set(bridge)
+    timed = [row for row in bridge.values() if row.seconds_per_step]
+    assert timed
+    assert all(row.transfer_seconds is not None and row.wait_seconds is not None for row in timed)
+    assert any(row.exposed_seconds for row in timed)
+
+
+@pytest.mark.gpu(2)
+def test_parts_of_memory_add_up_to_the_peak(record: RunRecord) -> None:
+    for layout in record.layouts:
+        assert layout.memory is not None
+        for rank in layout.memory.ranks:
+            assert rank.parts is not None
+            held = sum(rank.parts.model_dump().values())
+            assert held == pytest.approx(rank.peak_allocated_bytes, rel=PARTS_TOLERANCE), (layout.name, rank.busiest)
+            assert rank.predicted_peak_bytes
+
+
+@pytest.mark.gpu(2)
+def test_devices_are_read_at_the_edges_and_a_short_window_has_no_energy(record: RunRecord) -> None:
+    for layout in record.layouts:
+        assert layout.energy is not None
+        assert layout.energy.joules_per_step is None
+        assert layout.energy.reason is not None
+        assert "10 s" in layout.energy.reason
+        for device in layout.energy.devices:
+            assert device.before.temperature_celsius
+            assert device.after.sm_clock_mhz
