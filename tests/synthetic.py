@@ -13,6 +13,7 @@ from typing import Any
 from mimo_bench.layout import Grid, Layout
 from mimo_bench.ranking import rank_layouts
 from mimo_bench.record.schema import (
+    Account,
     AsTimed,
     Communication,
     Device,
@@ -20,8 +21,11 @@ from mimo_bench.record.schema import (
     Launch,
     LayoutRecord,
     Memory,
+    MemoryParts,
     ModuleMemory,
+    ModuleTiming,
     Parity,
+    RankAccountOf,
     RankMemoryOf,
     RunRecord,
     Status,
@@ -77,6 +81,10 @@ def _layout(index: int, num_ranks: int, num_steps: int) -> LayoutRecord:
         steps = tuple(pace * (1.0 + 0.01 * draw.gauss(0.0, 1.0)) for _ in range(num_steps))
         known["timing"] = golden.timing(steps, world_size=num_ranks).model_copy(update={"clock": "cuda_events"})
         known["memory"] = _memory(grids, draw)
+        known["account"] = Account(ranks=tuple(_rank_account(rank, grids, pace) for rank in range(grids.world_size)))
+        known["timing"] = known["timing"].model_copy(
+            update={"modules": {name: _module(name) for name in grids.modules}}
+        )
         known["communication"] = (*_communication(grids, pace),)
         known["evaluation"] = EvaluationResult(loss=4.8, answer_accuracy=0.12, num_samples=64)
     return LayoutRecord(
@@ -163,6 +171,37 @@ def _memory(layout: Layout, draw: random.Random) -> Memory:
     return Memory(modules=modules, ranks=ranks)
 
 
+def _module(name: str) -> ModuleTiming:
+    seconds = 0.04 if name == "vision" else 0.2
+    return ModuleTiming(
+        compute_seconds=seconds,
+        idle_share=0.61 if name == "vision" else 0.12,
+        forward_seconds=seconds * 0.3,
+        backward_seconds=seconds * 0.6,
+        optimizer_seconds=seconds * 0.1,
+    )
+
+
+def _rank_account(rank: int, layout: Layout, pace: float) -> RankAccountOf:
+    """An encoder's own ranks mostly wait; the others mostly compute."""
+    hosted = layout.modules_of(rank)
+    compute = pace * (0.75 if "language" in hosted else 0.2)
+    exposed = pace * 0.08
+    return RankAccountOf(
+        rank=rank,
+        host=f"host-{rank // 8}",
+        device=_uuid(rank),
+        modules=hosted,
+        num_steps=10,
+        step_seconds=pace,
+        compute_seconds=compute,
+        exposed_communication_seconds=exposed,
+        idle_seconds=pace - compute - exposed,
+        wait_seconds=(pace - compute - exposed) * 0.7,
+        compute_seconds_by_module={name: compute / len(hosted) for name in hosted},
+    )
+
+
 def _rank_memory(rank: int, layout: Layout, draw: random.Random) -> RankMemoryOf:
     hosted = layout.modules_of(rank)
     peak = int((10 + (50 if "language" in hosted else 0) + 20 * draw.random()) * GIB)
@@ -173,6 +212,13 @@ def _rank_memory(rank: int, layout: Layout, draw: random.Random) -> RankMemoryOf
         peak_allocated_bytes=peak,
         peak_reserved_bytes=peak + GIB,
         device_used_bytes=peak + 4 * GIB,
+        parts=MemoryParts(
+            parameters_bytes=peak * 2 // 10,
+            gradients_bytes=peak * 2 // 10,
+            optimizer_bytes=peak * 3 // 10,
+            activations_bytes=peak * 2 // 10,
+            workspace_bytes=peak // 10,
+        ),
     )
 
 

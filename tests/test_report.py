@@ -14,8 +14,17 @@ from typing import Any
 import pytest
 
 from mimo_bench.ranking import advice
-from mimo_bench.record.schema import Communication, Memory, ModuleMemory, RankMemoryOf, RunRecord
-from mimo_bench.report import Change, Changes, plots, render_html, render_markdown, words, write_report
+from mimo_bench.record.schema import (
+    Account,
+    Communication,
+    Energy,
+    Memory,
+    ModuleMemory,
+    RankAccountOf,
+    RankMemoryOf,
+    RunRecord,
+)
+from mimo_bench.report import Change, Changes, plots, render_html, render_markdown, step_parts, words, write_report
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS, of_functions
 from mimo_bench.report.markdown import SIZE_LIMIT
@@ -171,7 +180,7 @@ def test_an_unfinished_run_says_so() -> None:
 
 
 def test_the_page_stays_small_for_a_dozen_layouts_over_many_steps() -> None:
-    assert len(render_html(synthetic.run(num_layouts=12, num_steps=600))) < 200_000
+    assert len(render_html(synthetic.run(num_layouts=12, num_steps=600))) < 250_000
 
 
 def test_of_many_layouts_only_some_are_told_apart_by_eye() -> None:
@@ -221,8 +230,74 @@ def test_the_ranks_of_a_layout_know_their_memory_and_the_devices_limit() -> None
     assert memory is not None
     drawn = rank_numbers(render_html(record))["layouts"][0]["memory"]
     assert drawn["limit"] == 140.0
-    allocated = [rank.peak_allocated_bytes / 1024**3 for rank in memory.ranks]
-    assert drawn["parts"][0]["values"] == pytest.approx(allocated, rel=1e-3)
+    names = ("parameters", "gradients", "optimizer", "activations", "workspace", "reserved beyond")
+    assert tuple(part["name"] for part in drawn["parts"]) == names
+    reserved = [rank.peak_reserved_bytes / 1024**3 for rank in memory.ranks]
+    assert [sum(each) for each in zip(*(part["values"] for part in drawn["parts"]), strict=True)] == pytest.approx(
+        reserved, rel=1e-3
+    )
+
+
+def test_memory_that_is_not_broken_down_is_drawn_as_one() -> None:
+    record = synthetic.run(num_layouts=1, num_ranks=2)
+    memory = record.layouts[0].memory
+    assert memory is not None
+    ranks = tuple(rank.model_copy(update={"parts": None}) for rank in memory.ranks)
+    layout = record.layouts[0].model_copy(update={"memory": memory.model_copy(update={"ranks": ranks})})
+    drawn = rank_numbers(render_html(record.model_copy(update={"layouts": (layout,)})))["layouts"][0]["memory"]
+    assert [part["name"] for part in drawn["parts"]] == ["allocated", "reserved beyond"]
+    assert drawn["parts"][0]["values"] == pytest.approx(
+        [rank.peak_allocated_bytes / 1024**3 for rank in ranks], rel=1e-3
+    )
+
+
+def rank_account(rank: int, modules: tuple[str, ...], **seconds: float) -> RankAccountOf:
+    known: dict[str, Any] = {f"{name}_seconds": value for name, value in seconds.items()}
+    return RankAccountOf(
+        rank=rank, host="bench-1", device="cpu", modules=modules, num_steps=3, step_seconds=1.0, **known
+    )
+
+
+def test_a_step_is_told_by_rank_and_by_module() -> None:
+    ranks = (
+        rank_account(0, ("vision",), compute=0.2, exposed_communication=0.1, idle=0.7, wait=0.6),
+        rank_account(1, ("vision",), compute=0.4, exposed_communication=0.1, idle=0.5, wait=0.3),
+        rank_account(2, ("language",), compute=0.9, exposed_communication=0.1, idle=0.0, wait=0.0),
+    )
+    record = with_layout(1, account=Account(ranks=ranks))
+    parts = rank_numbers(render_html(record))["layouts"][1]["time"]["parts"]
+    # Rank 3 is not in the account.
+    assert {part["name"]: part["values"] for part in parts} == {
+        "compute": [200.0, 400.0, 900.0, None],
+        "exposed communication": [100.0, 100.0, 100.0, None],
+        "wait": [600.0, 300.0, 0.0, None],
+        "idle": [100.0, 200.0, 0.0, None],
+    }
+    account = record.layouts[1].account
+    assert account is not None
+    assert step_parts.of_module(account, "vision") == pytest.approx((0.3, 0.0, 0.1, 0.45, 0.15))
+    assert step_parts.of_module(account, "audio") is None
+    text = Page(render_html(record)).text
+    assert "Where a step goes, by module" in text
+    assert "vision, wait: 0.45 s" in text
+    assert "Where a step goes" not in Page(render_html(golden.record())).text
+
+
+def test_colocated_modules_share_a_step() -> None:
+    shared = rank_account(0, ("vision", "language"), compute=0.8, exposed_communication=0.1, idle=0.1, wait=0.0)
+    account = Account(
+        ranks=(shared.model_copy(update={"compute_seconds_by_module": {"vision": 0.2, "language": 0.6}}),)
+    )
+    assert step_parts.of_module(account, "vision") == pytest.approx((0.2, 0.6, 0.1, 0.0, 0.1))
+
+
+def test_energy_and_what_no_meter_could_tell_are_said() -> None:
+    energy = Energy(joules_per_step=None, average_watts=None, reason="the window is shorter than 10 s")
+    text = Page(render_html(with_layout(1, energy=energy, unmeasured={"memory": "no breakdown"}))).text
+    assert "the window is shorter than 10 s" in text
+    assert "not measured: memory" in text
+    known = Energy(joules_per_step=512.0, average_watts=1024.0)
+    assert "512 J a step, 1,024 W over all devices" in Page(render_html(with_layout(1, energy=known))).text
 
 
 def test_only_ranked_layouts_are_drawn_for_speed_against_memory() -> None:

@@ -12,7 +12,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pydantic import BaseModel
 
 from mimo_bench.meters.flops import mfu, model_flops
-from mimo_bench.record.schema import Communication, EvaluationResult, Launch, ModuleMemory, Parity, RankMemory, Timing
+from mimo_bench.record.schema import (
+    Communication,
+    Energy,
+    EvaluationResult,
+    Launch,
+    MemoryParts,
+    ModuleMemory,
+    ModuleTiming,
+    Parity,
+    RankAccount,
+    Ranked,
+    RankMemory,
+    Timing,
+)
 
 Definition = tuple[str, str]
 """A name as the record spells it, and what it means."""
@@ -35,10 +48,15 @@ def of_functions(functions: Iterable[Callable[..., object]]) -> Iterator[Definit
 DEFINITIONS: tuple[Definition, ...] = (
     *of_fields("parity", Parity),
     *of_fields("timing", Timing),
+    *of_fields("timing.modules", ModuleTiming),
     *of_functions([model_flops, mfu]),
+    *of_fields("ranking", Ranked),
     *of_fields("memory.modules", ModuleMemory),
     *of_fields("memory.ranks", RankMemory),
+    *of_fields("memory.ranks.parts", MemoryParts),
     *of_fields("communication", Communication),
+    *of_fields("account.ranks", RankAccount),
+    *of_fields("energy", Energy),
     *of_fields("launches", Launch),
     *of_fields("evaluation", EvaluationResult),
 )

@@ -9,23 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mimo_bench.record.schema import Communication, Difference, LayoutRecord, Parity, RunRecord, Timing, Tolerance
+from mimo_bench.record.schema import Difference, Energy, LayoutRecord, Parity, RunRecord, Timing, Tolerance
 from mimo_bench.report import words
+from mimo_bench.report.tables import StepDrawing, Table, tables_of
 from mimo_bench.scenario import Settings
 
 Facts = tuple[tuple[str, str], ...]
 """What something is called, and what it is."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """Rows of words under heads; the first `num_names` columns are text, the others numbers."""
-
-    title: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    num_names: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +28,8 @@ class Details:
 
 def of_layouts(record: RunRecord) -> list[Details]:
     """Every layout of the record, in its order."""
-    return [Details(facts=(*_facts(layout),), tables=(*_tables(layout),)) for layout in record.layouts]
+    draw = StepDrawing.over(record.layouts)
+    return [Details(facts=(*_facts(layout),), tables=(*tables_of(layout, draw),)) for layout in record.layouts]
 
 
 def changed_settings(layout: LayoutRecord) -> dict[str, Any]:
@@ -61,6 +52,10 @@ def _facts(layout: LayoutRecord) -> Iterator[tuple[str, str]]:
         yield from _verdict(layout.parity, layout.reason)
     if layout.timing is not None:
         yield from _pace(layout.timing)
+    if (energy := layout.energy) is not None:
+        yield "energy", _energy(energy)
+    for meter, why in layout.unmeasured.items():
+        yield f"not measured: {meter}", why
     if (evaluation := layout.evaluation) is not None:
         right = f"{words.percent(evaluation.answer_accuracy)} of answer tokens right"
         yield "held out", f"loss {words.decimal(evaluation.loss)}, {right}, {evaluation.num_samples} samples"
@@ -110,42 +105,7 @@ def _pace(timing: Timing) -> Iterator[tuple[str, str]]:
     yield "rates", ", ".join(rates)
 
 
-def _tables(layout: LayoutRecord) -> Iterator[Table]:
-    if layout.communication:
-        yield Table(
-            title="Communication per step, by group",
-            heads=("group", "collective", "calls", "bytes", "time", "transfer", "wait", "exposed", "bus"),
-            rows=tuple(map(_communication, layout.communication)),
-            note="Calls and bytes over all ranks; time on the rank that spends most, waiting for late peers included.",
-            num_names=2,
-        )
-    if layout.launches:
-        yield Table(
-            title="Start-up",
-            heads=("mode", "start", "set-up", "first step", "gap"),
-            rows=tuple(
-                (
-                    launch.mode,
-                    words.seconds(launch.start_seconds),
-                    words.seconds(launch.setup_seconds),
-                    words.seconds(launch.first_step_seconds),
-                    words.seconds(launch.gap_seconds),
-                )
-                for launch in layout.launches
-            ),
-            note="start: until every rank runs its first line; set-up: from there to the first optimizer step; gap: "
-            "between two launches without training.",
-        )
-
-
-def _communication(part: Communication) -> tuple[str, ...]:
-    times = (part.seconds_per_step, part.transfer_seconds, part.wait_seconds, part.exposed_seconds)
-    bus = part.bus_bytes_per_second
-    return (
-        part.role,
-        part.collective,
-        words.rate(part.calls_per_step),
-        words.size(part.bytes_per_step),
-        *map(words.seconds, times),
-        words.DASH if bus is None else f"{words.size(bus)}/s",
-    )
+def _energy(energy: Energy) -> str:
+    if energy.joules_per_step is None:
+        return words.text(energy.reason)
+    return f"{words.rate(energy.joules_per_step)} J a step, {words.rate(energy.average_watts)} W over all devices"

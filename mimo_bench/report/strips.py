@@ -47,14 +47,16 @@ def dot_strip(values: Sequence[float], *, median: float, scale: Scale, name: str
     return _strip(_grid(scale) + Markup().join(dots) + line)
 
 
-def bar_strip(parts: Sequence[tuple[str, float]], *, scale: Scale, name: str, unit: str) -> Markup:
-    """Lengths laid end to end, each `(what it is, how long)`."""
+def bar_strip(parts: Sequence[tuple[str, int, float]], *, scale: Scale, name: str, unit: str) -> Markup:
+    """Lengths laid end to end, each `(what it is, which colour it has, how long)`."""
     bars: list[Markup] = []
     total = 0.0
-    for index, (what, length) in enumerate(parts):
+    for what, look, length in parts:
+        if not length:
+            continue
         bars.append(
             Markup('<rect class="part{}" x="{:.1f}" y="5" width="{:.1f}" height="12"><title>{}</title></rect>').format(
-                index, scale(total), scale(total + length) - scale(total), f"{name}, {what}: {length:.3g} {unit}"
+                look, scale(total), scale(total + length) - scale(total), f"{name}, {what}: {length:.3g} {unit}"
             )
         )
         total += length

@@ -40,7 +40,7 @@
   };
 
   // One bar a rank, all on one scale that begins at zero.
-  const drawBars = (place, layout, title, unit, parts, limit, note) => {
+  const drawBars = (place, layout, title, unit, parts, limit) => {
     const figure = make(place, "figure", { class: "rank-bars" });
     make(figure, "figcaption", {}, title);
     key(figure, parts);
@@ -74,7 +74,6 @@
       make(chart, "path", { class: "bound", d: `M${x(limit)} 0V${bottom}` });
       make(chart, "text", { class: "bound", x: x(limit) - 4, y: 12 }, `device ${number(limit)} ${unit}`);
     }
-    if (note) make(figure, "p", { class: "note" }, note);
     drawTable(figure, layout, parts, unit);
   };
 
@@ -104,8 +103,8 @@
     if (!place || place.childElementCount) return;
     const layout = data.layouts[Number(place.dataset.layout)];
     drawMap(place, layout);
-    if (layout.time) drawBars(place, layout, "Where a step goes, by rank", "ms", layout.time.parts, null, layout.time.note);
-    if (layout.memory) drawBars(place, layout, "Peak memory, by rank", "GiB", layout.memory.parts, layout.memory.limit, layout.memory.note);
+    if (layout.time) drawBars(place, layout, "Where a step goes, by rank", "ms", layout.time.parts, null);
+    if (layout.memory) drawBars(place, layout, "Peak memory, by rank", "GiB", layout.memory.parts, layout.memory.limit);
   };
 
   const show = (hash) => {
