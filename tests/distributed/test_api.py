@@ -120,7 +120,11 @@ def test_a_script_of_a_users_own_trains_under_torchrun_on_two_nodes(tmp_path: Pa
         )
         for _ in range(2)
     ]
-    said = [agent.communicate(timeout=240)[0] for agent in agents]
+    try:
+        said = [agent.communicate(timeout=600)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.terminate()  # ends its ranks, too; nothing where it has ended
     assert [agent.returncode for agent in agents] == [0, 0], said
     # Every rank is told the same, wherever the loss is computed.
     told = [re.findall(r"EvaluationTotals\(loss=([\d.]+)", output) for output in said]
