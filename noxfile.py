@@ -1,4 +1,5 @@
-"""Every job of this repository, by name: `nox -s tests`, `lint`, `bench`, `gpu_tests`, `browser`, `perf`.
+"""Every job of this repository, by name: `nox -s tests`, `lint`, `bench`, `gpu_tests`, `browser`, `perf`, `slurm` and
+`kills`.
 
 torch and its CUDA libraries take minutes and gigabytes to install, so all sessions share one virtual environment: the
 session `environment` makes it, the others ask for it. With `--no-venv` nothing is installed: each session runs
@@ -88,6 +89,18 @@ def lint(session: nox.Session) -> None:
 def kills(session: nox.Session) -> None:
     """Kill a matrix at twenty random points; every record must be readable, no process left, every matrix go on."""
     _python(session, "-m", "tests.distributed.killing", *(session.posargs or ("--kills", "20")))
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def slurm(session: nox.Session) -> None:
+    """Submit the CPU matrix to a real Slurm of one machine; installs Debian's slurm-wlm and munge, so it needs root."""
+    wanted = [program for program in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(program) is None]
+    if wanted:
+        if os.geteuid() != 0 or shutil.which("apt-get") is None:
+            session.error(f"{', '.join(wanted)}: not installed; have root run apt-get install slurm-wlm munge")
+        session.run("apt-get", "update", "-qq", external=True)
+        session.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "slurm-wlm", "munge", external=True)
+    _python(session, "-m", "tests.slurm", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -17,7 +17,7 @@ from mimo_bench.history.trend import write_trend
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import LayoutRunner
 from mimo_bench.ledger import Ledger
-from mimo_bench.parity.planting import Planting
+from mimo_bench.parity.planting import PLANTED, Planting
 from mimo_bench.record.files import sweep
 from mimo_bench.record.merge import foreign_processes
 from mimo_bench.record.schema import Mode, RunRecord
@@ -51,7 +51,7 @@ class MatrixOptions:
     @property
     def tainted(self) -> str | None:
         """Why the run's numbers should not be compared."""
-        return f"{self.plant} was planted on purpose" if self.plant is not None else None
+        return f"{self.plant} {PLANTED}" if self.plant is not None else None
 
 
 def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent) -> RunRecord:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from mimo_bench.errors import UsageError
 from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.parity.planting import PLANTED
 from mimo_bench.parity.verdicts import relative
 from mimo_bench.record.files import RUN_FILE, read_run
 from mimo_bench.record.machine import differences
@@ -56,7 +57,7 @@ def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
         "code_hash": (record.code_hash, hash_of_code()),
         "modes": (",".join(record.modes), ",".join(wanted.modes)),
         "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(wanted.names)),
-        "tainted": (record.tainted, wanted.tainted),
+        "planted": (_planted(record.tainted), _planted(wanted.tainted)),
     }
     for name, (earlier, now) in pairs.items():
         if earlier != now:
@@ -64,6 +65,11 @@ def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
     for name, earlier, now in differences(record.environment, read_environment(wanted.device_kind)):
         raise UsageError(_refusal(directory, f"environment.{name}", earlier, now))
     return record
+
+
+def _planted(tainted: str | None) -> str | None:
+    """What was planted; a disturbance from outside may be over, and does not part two invocations."""
+    return tainted if tainted is not None and tainted.endswith(PLANTED) else None
 
 
 def _refusal(directory: Path, name: str, earlier: object, now: object) -> str:

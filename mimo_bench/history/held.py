@@ -13,6 +13,7 @@ from mimo_bench.history.expectations import Expectations, read_expectations
 from mimo_bench.history.judgement import hold
 from mimo_bench.history.nights import Night, nights_of
 from mimo_bench.history.store import History
+from mimo_bench.parity.planting import PLANTED
 from mimo_bench.record.files import read_run
 from mimo_bench.record.machine import incomparable
 from mimo_bench.record.schema import ExpectedFailure, HeldAgainst, LayoutRecord, RunRecord
@@ -30,7 +31,7 @@ def hold_against(record: RunRecord, directory: Path) -> HeldAgainst:
     before = [night for night in history.nights() if night.started_at < record.started_at]
     series = {night.series for night in tonight}
     comparable = [night for night in before if night.series in series and night.tainted is None]
-    is_clean = record.tainted is None
+    is_clean = record.tainted is None or record.tainted.endswith(PLANTED)
     return HeldAgainst(
         directory=str(directory),
         num_runs=len({night.run for night in comparable}) if is_clean else 0,
@@ -59,7 +60,7 @@ def unexpected(layouts: Iterable[LayoutRecord], held: HeldAgainst | None) -> lis
 
 
 def _why_not(record: RunRecord, before: Sequence[Night], history: History) -> str:
-    if record.tainted is not None:
+    if record.tainted is not None and not record.tainted.endswith(PLANTED):
         return f"this run is tainted: {record.tainted}"
     names = {night.scenario for night in nights_of(record, run="")}
     last = next((night for night in reversed(before) if night.scenario in names), None)

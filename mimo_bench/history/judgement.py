@@ -61,7 +61,7 @@ def hold(tonight: Sequence[Night], before: Sequence[Night], expectations: Expect
     questions = [
         question
         for night in tonight
-        if night.counts
+        if night.is_judged
         for quantity in QUANTITIES
         if (question := ask(night, quantity, before, expectations)) is not None
     ]

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import PurePath
 from statistics import median
 
+from mimo_bench.parity.planting import PLANTED
 from mimo_bench.record.machine import machine
 from mimo_bench.record.schema import Quantity, RunRecord
 
@@ -61,6 +62,13 @@ class Night:
     def counts(self) -> bool:
         """Whether its numbers are those of a layout that trained the right model undisturbed."""
         return self.status in ("passed", "unjudged") and self.tainted is None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is held against others: also with a fault that was planted, which is how the gate is tried out."""
+        return self.counts or (
+            self.status in ("passed", "unjudged") and self.tainted is not None and self.tainted.endswith(PLANTED)
+        )
 
     def value(self, quantity: Quantity) -> float | None:
         """The number that is followed, if it is known and above zero, which a ratio needs."""

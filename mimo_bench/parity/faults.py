@@ -29,7 +29,7 @@ from mimo_bench.trainer.weights import Shard, draw_weights
 
 _MORE_THAN_ANY_DEVICE = 1 << 50
 
-DAWDLE_SECONDS = 0.1
+DAWDLE_SECONDS = 0.2
 """What a slow rank loses in each micro-batch."""
 
 

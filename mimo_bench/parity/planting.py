@@ -12,6 +12,9 @@ from mimo_bench.layout import Layout
 from mimo_bench.record.schema import Check
 from mimo_bench.scenario import Settings
 
+PLANTED = "was planted on purpose"
+"""How the reason ends for which such a run is tainted: its numbers are no reference, but they may be judged."""
+
 GROUP = "mimo_bench.faults"
 """Entry points of this group add faults: name -> callable `plant(context)`."""
 
