@@ -256,6 +256,54 @@ def selftest(
     raise typer.Exit(0 if num_right == len(trials) else PARITY_FAILED)
 
 
+@app.command()
+def overhead(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario file.")],
+    layout: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The layout to measure in.", show_default="the baseline")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    turns: Annotated[int, typer.Option(min=2, help="Turns of bare, instrumented, instrumented, bare.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps between two changes.")] = 5,
+) -> None:
+    """Measure what the instruments of each mode cost, against bare steps in turns."""
+    from mimo_bench import run_options
+    from mimo_bench.devices import num_gpus
+    from mimo_bench.scenario import load_scenario
+
+    scenario = load_scenario(file)
+    name = scenario.baseline if layout is None else scenario.table(layout).name
+    kind = run_options.device_kind(device.value)
+    if kind == "cuda":
+        run_options.check_fits(scenario, file, (name,), available=num_gpus())
+    from mimo_bench.overhead import describe, measure_overhead  # only now: bad input is answered at once
+
+    for found in measure_overhead(scenario, name, device_kind=kind, num_turns=turns, num_steps=steps):
+        print(describe(found), flush=True)
+
+
+@app.command()
+def linkspeed(
+    ranks: Annotated[
+        int | None, typer.Option(min=2, help="How many ranks.", show_default="all GPUs, or 2 CPU ranks")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+) -> None:
+    """Measure this machine's bandwidth between ranks, by collective and size."""
+    from mimo_bench import run_options
+    from mimo_bench.devices import num_gpus
+    from mimo_bench.errors import UsageError
+
+    kind = run_options.device_kind(device.value)
+    available = num_gpus() if kind == "cuda" else None
+    num_ranks = ranks if ranks is not None else (available or 2)
+    if available is not None and not 2 <= num_ranks <= available:
+        raise UsageError(f"--ranks: {num_ranks} ranks and {available} GPUs; it takes 2 or more, each with a GPU")
+    from mimo_bench.link_speed import describe, measure_links  # only now: bad input is answered at once
+
+    print("\n".join(describe(measure_links(num_ranks=num_ranks, device_kind=kind))))
+
+
 def exit_status(records: Iterable[RunRecord], *, gate_performance: bool = False) -> int:
     """3 if a layout ended without a record, else 1 if one failed parity, else 4 if one got slower and that is asked.
 
