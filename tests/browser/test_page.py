@@ -201,13 +201,22 @@ def test_a_layout_opens_down_to_its_ranks(open_report: OpenReport, record: RunRe
     first = details.locator(".ranks li").first
     expect(first).to_contain_text("vision dp0")
     expect(details.locator(".ranks li").last).to_contain_text("language")
+    for title in ("Where a step goes, by rank", "Peak memory, by rank"):
+        chart = details.get_by_role("img", name=title)
+        expect(chart).to_be_visible()
+        # Four parts of every rank's step, and six of its memory, unless one is nothing.
+        assert chart.locator("rect").count() >= 8 * 3
     assert layout.memory is not None
     expect(details.locator("text.bound", has_text="device 140 GiB")).to_have_count(1)
     details.get_by_text("as a table").last.click()
-    peak = layout.memory.ranks[0].peak_allocated_bytes / 1024**3
+    parts = layout.memory.ranks[0].parts
+    assert parts is not None
     row = details.locator(".numbers tbody tr").last
     expect(row).to_be_visible()
-    assert f"{peak:.3g}" in details.locator(".numbers").last.locator("tbody tr").first.inner_text()
+    assert (
+        f"{parts.parameters_bytes / 1024**3:.3g}"
+        in details.locator(".numbers").last.locator("tbody tr").first.inner_text()
+    )
 
 
 def test_opening_a_layout_again_draws_nothing_twice(open_report: OpenReport, record: RunRecord) -> None:
