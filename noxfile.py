@@ -1,5 +1,4 @@
-"""Every job of this repository, by name: `nox -s tests`, `lint`, `bench`, `gpu_tests`, `browser`, `perf`, `slurm` and
-`kills`.
+"""Every job of this repository by name, such as `nox -s tests`; `nox --list` tells what each does.
 
 torch and its CUDA libraries take minutes and gigabytes to install, so all sessions share one virtual environment: the
 session `environment` makes it, the others ask for it. With `--no-venv` nothing is installed: each session runs
