@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimo_bench.meters.account import summarise
+from mimo_bench.meters.calls import Signature, transfer_seconds
 from mimo_bench.meters.recorder import calls_of
 
 
@@ -118,3 +121,26 @@ def test_a_collective_without_tensors_is_a_call_of_no_bytes() -> None:
 
 def test_nothing_recorded_is_nothing_summarised() -> None:
     assert totals() == {}
+
+
+# As two H200s left it: one step of the tiny model, vision on one GPU and language on the other.
+RECORDED = json.loads((Path(__file__).parent / "fixtures" / "flight_recorder.json").read_text())
+
+
+@pytest.mark.parametrize(("rank", "seconds"), [(0, 0.0387835), (1, 0.0128201)])
+def test_a_recorders_own_words_give_bytes_transfer_and_wait(rank: int, seconds: float) -> None:
+    by_rank = [calls_of(said["entries"], groups=said["pg_config"]) for said in (RECORDED["rank0"], RECORDED["rank1"])]
+    transfers = transfer_seconds([[Signature.of(call) for call in calls] for calls in by_rank], rank)
+    assert None not in transfers
+    rows = {(row.role, row.collective): row for row in summarise(by_rank[rank], transfers, num_steps=1)}
+    bridge = "bridge.vision->language"
+    # 2 micro-batches of 4 images of 16 tokens of width 64 in fp32, and their shapes of two numbers of 8 bytes.
+    for collective in ("send", "recv"):
+        row = rows[bridge, collective]
+        assert (row.calls_per_step, row.bytes_per_step) == (4, 2 * (4 * 16 * 64 * 4 + 2 * 8))
+    # Batched messages: each rank waits for the other in turn, and the transfer is the same seen from both ends.
+    batch = rows[bridge, "coalesced"]
+    assert batch.seconds_per_step == pytest.approx(seconds)
+    assert batch.transfer_seconds == pytest.approx(0.0002122)
+    # Groups of one rank are left out.
+    assert {role for role, _ in rows} == {bridge, "default_pg"}
