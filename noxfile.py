@@ -112,6 +112,22 @@ def bench(session: nox.Session) -> None:
     _python(session, "-m", "mimo_bench", "run", str(scenario), *chosen, *session.posargs)
 
 
+@nox.session(venv_backend="none", requires=["environment"])
+def mutants(session: nox.Session) -> None:
+    """Break every collective call of a training step in every way; `-- ...` is handed to `mimo-bench mutants`."""
+    directory = Path("reports", "local", datetime.now(UTC).strftime("mutants-%Y%m%dT%H%M%SZ"))
+    # Between them these make every collective there is, on every group role.
+    layouts = (
+        "colocated-vision-dp2-language-tp2",
+        "colocated-tp2-dp2",
+        "vision-dp1--language-dp2",
+        "vision-dp2--language-tp2-pp2",
+        "vision-tp2-dp2--language-tp2-pp2",
+    )
+    chosen = ("--device", "cpu", "--out", str(directory), *(word for name in layouts for word in ("--layout", name)))
+    _python(session, "-m", "mimo_bench", "mutants", "scenarios/cpu_smoke.toml", *chosen, *session.posargs)
+
+
 def _scenario_for(num_gpus: int) -> tuple[Path, str]:
     """The scenario that uses most of `num_gpus`, and the kind of rank that it is meant for."""
     for num_used in (8, 4, 2, 1):

@@ -12,6 +12,8 @@ from pathlib import Path
 from mimo_bench.errors import LaunchError, RecordError
 from mimo_bench.launch.job import Job, Outcome
 from mimo_bench.launch.launcher import DeviceKind, Launcher
+from mimo_bench.parity.trace import TRACE, TraceRecord
+from mimo_bench.parity.variants import Variant
 from mimo_bench.record.files import read_rank
 from mimo_bench.record.merge import last_step_at, merge_launch
 from mimo_bench.record.schema import Launch, Mode, RankRecord
@@ -68,13 +70,28 @@ class Attempts:
         self._hang_seconds = hang_seconds
         self._last_step_at: float | None = None
 
-    def run(self, name: str, mode: Mode, *, fault: str | None, variant: int | None = None, repeat: int = 0) -> Attempt:
+    def trace(self, name: str, *, fault: str | None) -> TraceRecord | None:
+        """The first parity step of the layout called `name` under hooks; None if that cannot be told."""
+        place = self._directory / "layouts" / name / "parity-trace"
+        if fault is not None or not (place / TRACE).exists():
+            job = self._job(name, "parity", place=place, fault=fault, variant=None, is_traced=True)
+            try:
+                outcome = self._launcher.launch(job)
+            except LaunchError:
+                return None
+            if outcome.ended != "finished":
+                return None
+        return TraceRecord.model_validate_json((place / TRACE).read_text(encoding="utf-8"))
+
+    def run(
+        self, name: str, mode: Mode, *, fault: str | None, variant: Variant | None = None, repeat: int = 0
+    ) -> Attempt:
         """Train the layout called `name` in `mode`; returns when nothing of it runs any more.
 
-        With a `variant`, train only the steps that are held against the baseline, from weights that differ by rounding.
-        A `repeat` is the same launch once more.
+        With a `variant`, train only the steps that are held against the baseline, in its way. A `repeat` is the same
+        launch once more.
         """
-        folder = mode if variant is None else f"{mode}-variant{variant}"
+        folder = mode if variant is None else f"{mode}-{variant.name}"
         place = self._directory / "layouts" / name / (f"{folder}-launch{repeat}" if repeat else folder)
         job = self._job(name, mode, place=place, fault=fault, variant=variant)
         asked_at = time.time()
@@ -92,20 +109,31 @@ class Attempts:
         self._last_step_at = last_step_at(ranks) or self._last_step_at
         return Attempt(outcome=outcome, ranks=ranks, launch=launch)
 
-    def _job(self, name: str, mode: Mode, *, place: Path, fault: str | None, variant: int | None) -> Job:
+    def _job(
+        self,
+        name: str,
+        mode: Mode,
+        *,
+        place: Path,
+        fault: str | None,
+        variant: Variant | None,
+        is_traced: bool = False,
+    ) -> Job:
+        scenario = self._scenario if variant is None else variant.scenario
         return Job(
             entry=WORKER,
             arguments={
-                "scenario": self._scenario.model_dump(mode="json"),
+                "scenario": scenario.model_dump(mode="json"),
                 "layout": name,
                 "mode": mode,
                 "device_kind": self._device_kind,
                 "directory": str(place.absolute()),
                 "baseline": str((self._directory / BASELINE).absolute()),
                 "fault": fault,
-                "variant": variant,
+                "variant": variant.name if variant is not None else None,
+                "is_traced": is_traced,
             },
-            world_size=self._scenario.table(name).grids().world_size,
+            world_size=scenario.table(name).grids().world_size,
             log_dir=place,
             hang_seconds=self._hang_seconds,
             environment=self._environment(mode),

@@ -231,19 +231,33 @@ def selftest(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for logs and table.", show_default="by time")
     ] = None,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="Only print every fault, its layout and its check; starts nothing.")
+    ] = False,
 ) -> None:
-    """Plant every known fault; each must be caught by its check, and the clean runs must pass."""
+    """Plant every known fault; each must be caught by its check, and the clean runs must pass.
+
+    On GPUs, those faults are planted whose layouts the GPUs at hand can hold.
+    """
     from mimo_bench import run_options
     from mimo_bench.devices import num_gpus
     from mimo_bench.scenario import load_scenario
 
     scenario = load_scenario(file)
     kind = run_options.device_kind(device.value)
+    from mimo_bench.parity.planting import KNOWN, known_faults
     from mimo_bench.selftest import Trial, choose_layouts, run_selftest  # only now: bad input is answered at once
 
-    layouts = choose_layouts(scenario)
+    layouts = choose_layouts(scenario, num_ranks=num_gpus() if kind == "cuda" else None)
+    if only_list:
+        for fault in sorted(known_faults()):
+            check = KNOWN[fault].caught_by if fault in KNOWN else "no check of ours"
+            print(f"{fault}: {check}, in {layouts.get(fault, 'no layout here')}")
+        return
     if kind == "cuda":
-        run_options.check_fits(scenario, file, tuple(layouts.values()), available=num_gpus())
+        run_options.check_fits(scenario, file, (scenario.baseline, *layouts.values()), available=num_gpus())
+    if left_out := sorted(set(KNOWN) - set(layouts)):
+        print(f"left out, as their layouts need more GPUs: {', '.join(left_out)}")
     (directory,) = run_options.run_directories(out, [file])
 
     def show(trial: Trial) -> None:
@@ -302,6 +316,93 @@ def linkspeed(
     from mimo_bench.link_speed import describe, measure_links  # only now: bad input is answered at once
 
     print("\n".join(describe(measure_links(num_ranks=num_ranks, device_kind=kind))))
+
+
+@app.command()
+def alarms(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario whose layouts all pass.")],
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds: as many runs of each layout.")] = 30,
+    first_seed: Annotated[int, typer.Option(metavar="SEED", min=0, help="The first of them.")] = 0,
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New directory for the account.", show_default="by time")
+    ] = None,
+) -> None:
+    """Judge clean layouts over many seeds, in parity mode, and count those that fail."""
+    from mimo_bench import run_options
+    from mimo_bench.devices import num_gpus
+    from mimo_bench.scenario import load_scenario
+
+    scenario = load_scenario(file)
+    kind = run_options.device_kind(device.value)
+    if kind == "cuda":
+        run_options.check_fits(scenario, file, (), available=num_gpus())
+    (directory,) = run_options.run_directories(out, [file])
+    from mimo_bench.alarms import CleanRun, count_alarms  # only now: bad input is answered at once
+
+    def show(run: CleanRun) -> None:
+        print(f"seed {run.seed}, {run.layout}: {run.status}: {run.reason}", flush=True)
+
+    found = count_alarms(
+        scenario,
+        range(first_seed, first_seed + seeds),
+        device_kind=kind,
+        directory=directory,
+        command=("mimo-bench", *sys.argv[1:]),
+        on_run=show,
+    )
+    print(
+        f"{found.num_alarms} of {found.num_runs} clean runs failed: a rate of at most "
+        f"{found.rate_upper_bound:.2%} at 95 % confidence; account: {directory / 'alarms.md'}"
+    )
+    raise typer.Exit(PARITY_FAILED if found.num_alarms else 0)
+
+
+@app.command()
+def mutants(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario whose layouts are to be broken.")],
+    layout: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Break the collectives of this layout; may be repeated.")
+    ],
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New directory for the account.", show_default="by time")
+    ] = None,
+    hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 15.0,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Begin no mutant after this time.", show_default="no end")
+    ] = None,
+) -> None:
+    """Break every collective call of a training step in every way, and count what the gate catches."""
+    from mimo_bench import run_options
+    from mimo_bench.devices import num_gpus
+    from mimo_bench.scenario import load_scenario
+
+    scenario = load_scenario(file)
+    kind = run_options.device_kind(device.value)
+    for name in layout:
+        scenario.table(name)
+    if kind == "cuda":
+        run_options.check_fits(scenario, file, tuple(layout), available=num_gpus())
+    (directory,) = run_options.run_directories(out, [file])
+    from mimo_bench.mutation import Trial, run_mutants  # only now: bad input is answered at once
+
+    def show(trial: Trial) -> None:
+        call = trial.mutant.call
+        print(f"{trial.ended}: {trial.mutant.how} {call.collective} of {call.role} at {call.site}", flush=True)
+
+    trials = run_mutants(
+        scenario,
+        tuple(layout),
+        device_kind=kind,
+        directory=directory,
+        hang_seconds=run_options.parse_hang_limit(hang_limit),
+        command=("mimo-bench", *sys.argv[1:]),
+        seconds=seconds,
+        on_trial=show,
+    )
+    num_caught = sum(not trial.survived for trial in trials)
+    print(f"{num_caught} of {len(trials)} mutants caught; account: {directory / 'mutants.md'}")
 
 
 def exit_status(records: Iterable[RunRecord], *, gate_performance: bool = False) -> int:

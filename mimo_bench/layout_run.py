@@ -8,14 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from mimo_bench.attempt import Attempt, Attempts
 from mimo_bench.events import LayoutStarted, OnEvent
 from mimo_bench.ledger import describe
 from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.parity.noise import noise_of
+from mimo_bench.parity.place import Place
 from mimo_bench.parity.planting import Planting
-from mimo_bench.parity.verdicts import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed
+from mimo_bench.parity.trace import first_difference
+from mimo_bench.parity.variants import Variant, parity_variants, rounded_variants
+from mimo_bench.parity.verdicts import (
+    Asked,
+    judge,
+    judge_as_timed,
+    judge_baseline,
+    judge_baseline_as_timed,
+    judge_noise,
+)
 from mimo_bench.prediction import predict_memory
 from mimo_bench.record.merge import (
     Trained,
@@ -30,11 +41,22 @@ from mimo_bench.record.merge import (
     slowest_rank_seconds,
 )
 from mimo_bench.record.schema import Account as RecordedAccount
-from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RankRecord, Status, Timing, Tolerance
+from mimo_bench.record.schema import (
+    AsTimed,
+    Check,
+    LayoutRecord,
+    Mode,
+    Parity,
+    RankRecord,
+    Status,
+    Timing,
+    Tolerance,
+    VariantName,
+)
 from mimo_bench.scenario import Scenario
 
-NUM_VARIANTS = 2
-"""Trainings of the baseline, beside its own, that set the noise band as timed."""
+_SHOWN_BY_A_TRACE: Final[tuple[Check, ...]] = ("gradients", "sound", "optimizer", "steps")
+"""Failed checks after which a second pass over the first step can say more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +65,8 @@ class Reference:
 
     trained: Trained
     """In parity mode."""
+    tolerance: Tolerance
+    """How far equal trainings lie apart in parity mode."""
     timed: Trained | None = None
     """Under its timed settings; None where nothing is timed."""
     band: Tolerance | None = None
@@ -83,6 +107,8 @@ class LayoutRunner:
     planting: Planting
     on_event: OnEvent
     num_timing_launches: int = 1
+    second_pass: bool = True
+    """Whether a layout that fails in its steps is trained once more, to name what differs first."""
 
     def run(self, name: str, reference: Reference | None) -> Account:
         """Judge and time the layout called `name`; a layout that trains another model is not worth timing."""
@@ -131,15 +157,42 @@ class LayoutRunner:
             return _ended_early(attempt)
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
         asked = self._asked_of(name)
-        parity = judge_baseline(trained, asked) if reference is None else judge(trained, reference.trained, asked)
-        return Account(
-            status="parity_failed" if parity.verdict == "failed" else "passed",
-            reason=parity.reason,
-            trained=trained,
-            parity=parity,
-            reference=Reference(trained=trained) if parity.verdict == "baseline" else None,
-            attempts=(attempt,),
-        )
+        if reference is not None:
+            parity = judge(trained, reference.trained, asked, reference.tolerance)
+            return self._localise(name, _judged(parity, trained, attempt))
+        return self._measure_noise(name, _judged(judge_baseline(trained, asked), trained, attempt))
+
+    def _localise(self, name: str, account: Account) -> Account:
+        """Where a layout whose steps are wrong first leaves the baseline, by a second pass over the first of them."""
+        if not self.second_pass or account.parity is None or account.parity.failed_check not in _SHOWN_BY_A_TRACE:
+            return account
+        baseline = self.attempts.trace(self.scenario.baseline, fault=None)
+        found = self.attempts.trace(name, fault=self.planting.in_layout(name))
+        if baseline is None or found is None:
+            return account
+        place = first_difference(found, baseline)
+        return replace(account, parity=account.parity.model_copy(update={"first_difference": place}))
+
+    def _measure_noise(self, name: str, account: Account) -> Account:
+        """Train the baseline's variants in parity mode; what others can be held against is then complete."""
+        assert account.parity is not None
+        assert account.trained is not None
+        if account.status != "passed":
+            return account
+        noise = []
+        for variant in parity_variants(self.scenario):
+            attempt = self._attempt(name, "parity", variant)
+            if not attempt.finished:
+                return _cut_short(account, attempt)
+            trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
+            if (problem := trained.mismatch or trained.disagreement) is not None:
+                return _unfit(account, variant.name, problem)
+            noise.append(noise_of(variant.name, trained, account.trained, num_steps=self.scenario.steps.parity))
+        parity = judge_noise(account.parity, noise)
+        judged = replace(account, parity=parity, reason=parity.reason)
+        if parity.tolerance is None:
+            return replace(judged, status="parity_failed")
+        return replace(judged, reference=Reference(trained=account.trained, tolerance=parity.tolerance))
 
     def _time(self, name: str, account: Account, reference: Reference | None) -> Account:
         attempt = self._attempt(name, "timing")
@@ -169,12 +222,13 @@ class LayoutRunner:
 
     def _measure_band(self, name: str, account: Account, timed: Trained) -> Account:
         """Train the baseline's variants and let their spread say what a difference means."""
-        num_steps, variants = self.scenario.steps.num_as_timed, []
-        for variant in range(NUM_VARIANTS):
+        num_steps = self.scenario.steps.num_as_timed
+        variants = {}
+        for variant in rounded_variants(self.scenario):
             attempt = self._attempt(name, "timing", variant)
             if not attempt.finished:
                 return _cut_short(account, attempt)
-            variants.append(merge_training(attempt.ranks, num_parity_steps=num_steps))
+            variants[variant.name] = merge_training(attempt.ranks, num_parity_steps=num_steps)
         as_timed = judge_baseline_as_timed(timed, variants, precision=self.scenario.precision, num_steps=num_steps)
         judged = _with_as_timed(account, as_timed)
         if as_timed.band is None:
@@ -188,16 +242,24 @@ class LayoutRunner:
             return _cut_short(account, attempt)
         return replace(account, attempts=(*account.attempts, attempt))
 
-    def _attempt(self, name: str, mode: Mode, variant: int | None = None, repeat: int = 0) -> Attempt:
+    def _attempt(self, name: str, mode: Mode, variant: Variant | None = None, repeat: int = 0) -> Attempt:
         self.on_event(LayoutStarted(name=name, mode=mode))
         fault = None if self._is_baseline(name) else self.planting.in_layout(name)
         return self.attempts.run(name, mode, fault=fault, variant=variant, repeat=repeat)
 
     def _asked_of(self, name: str) -> Asked:
+        plan = self.scenario.batch_plan(name)
         return Asked(
             num_steps=self.scenario.steps.parity,
             min_answer_accuracy=self.scenario.evaluation.min_answer_accuracy,
-            dp={module: grid.dp for module, grid in self.scenario.table(name).grids().modules.items()},
+            place=Place(
+                grids=self.scenario.table(name).grids().modules,
+                counts={
+                    "micro-batches": plan.num_micro_batches,
+                    "samples of the global batch": plan.global_batch_size,
+                    "samples of a micro-batch": plan.global_micro_batch_size,
+                },
+            ),
         )
 
     def _is_baseline(self, name: str) -> bool:
@@ -208,6 +270,24 @@ def with_repeats(timing: Timing, repeats: Sequence[Attempt]) -> Timing:
     """The timing of the first launch with the medians of all."""
     again = (median(slowest_rank_seconds(attempt.ranks)) for attempt in repeats)
     return timing.model_copy(update={"launch_medians": (timing.step_seconds_median, *again)})
+
+
+def _judged(parity: Parity, trained: Trained, attempt: Attempt) -> Account:
+    return Account(
+        status="parity_failed" if parity.verdict == "failed" else "passed",
+        reason=parity.reason,
+        trained=trained,
+        parity=parity,
+        attempts=(attempt,),
+    )
+
+
+def _unfit(account: Account, variant: VariantName, problem: str) -> Account:
+    """A baseline one of whose variants is no training to compare with."""
+    assert account.parity is not None
+    reason = f"the baseline proves nothing: its variant {variant}: {problem}"
+    failed = {"verdict": "failed", "reason": reason, "failed_check": "sound"}
+    return replace(account, status="parity_failed", reason=reason, parity=account.parity.model_copy(update=failed))
 
 
 def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAccount | None = None) -> Timing:

@@ -19,8 +19,8 @@ from typing import Literal
 
 from mimo_bench.errors import UsageError
 from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.parity.differences import relative
 from mimo_bench.parity.planting import PLANTED
-from mimo_bench.parity.verdicts import relative
 from mimo_bench.record.files import RUN_FILE, read_run
 from mimo_bench.record.machine import differences
 from mimo_bench.record.schema import LayoutRecord, Mode, Resumption, RunRecord

@@ -41,13 +41,17 @@ class Trial:
         return self.found == self.expected
 
 
-def choose_layouts(scenario: Scenario) -> dict[str, str]:
+def choose_layouts(scenario: Scenario, *, num_ranks: int | None = None) -> dict[str, str]:
     """A layout for every fault: the smallest in which it shows, never the baseline.
+
+    With `num_ranks`, only faults whose layout needs no more ranks.
 
     Raises:
         FaultError: no layout shows some fault; the message says which and what to use instead.
     """
-    return {name: _smallest(scenario, name, fault) for name, fault in KNOWN.items()}
+    layouts = {name: _smallest(scenario, name, fault) for name, fault in KNOWN.items()}
+    fits = {name: num_ranks is None or scenario.table(name).grids().world_size <= num_ranks for name in scenario.names}
+    return {fault: layout for fault, layout in layouts.items() if fits[layout]}
 
 
 def _smallest(scenario: Scenario, name: str, fault: KnownFault) -> str:
@@ -124,7 +128,12 @@ def _run(
 ) -> Account:
     planting = Planting(fault=find_fault(fault) if fault is not None else None, layout=layout)
     runner = LayoutRunner(
-        scenario=scenario, modes=("parity",), attempts=attempts, planting=planting, on_event=lambda _: None
+        scenario=scenario,
+        modes=("parity",),
+        attempts=attempts,
+        planting=planting,
+        on_event=lambda _: None,
+        second_pass=False,
     )
     return runner.run(layout, reference)
 

@@ -26,10 +26,12 @@ from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
 from mimo_bench.parity.probes.fingerprint import fingerprint
 from mimo_bench.parity.probes.gradients import GradientProbe
 from mimo_bench.parity.probes.jitter import jitter_weights
-from mimo_bench.parity.probes.outcome import OutcomeProbe
+from mimo_bench.parity.probes.outcome import OUTCOME_STEPS, OutcomeProbe
+from mimo_bench.parity.probes.trace import Trace
+from mimo_bench.parity.trace import TRACE
 from mimo_bench.rank_log import Phases, RankLog, finite
 from mimo_bench.record.files import write_atomically, write_rank
-from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord
+from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord, VariantName
 from mimo_bench.scenario import Scenario
 from mimo_bench.timing_window import Window
 from mimo_bench.trainer.data.loader import MicroBatch
@@ -54,14 +56,17 @@ class WorkerArguments(BaseModel):
     baseline: Path
     """The folder where the baseline leaves fingerprint and gradients, and every other layout is held against them."""
     fault: str | None
-    """What to plant, as `module:function`."""
-    variant: int | None
-    """Train the first steps from weights moved by one unit in the last place, in this of several ways; None for not."""
+    """What to plant, as `module:function`, or `module:function:argument`."""
+    variant: VariantName | None
+    """Train the baseline's first steps once more, in this way; None for the layout itself."""
+
+    is_traced: bool = False
+    """Take one parity step under hooks, for the place where a layout that failed leaves the baseline."""
 
     @property
     def is_baseline(self) -> bool:
-        """Whether this layout is the one that others are held against."""
-        return self.layout == self.scenario.baseline
+        """Whether this training is the one that others are held against."""
+        return self.layout == self.scenario.baseline and self.variant is None
 
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
@@ -76,8 +81,9 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     trainer = build(asked, device)
     phases.end("build")
     beat()
+    run = run_trace if asked.is_traced else _RUNS[asked.mode]
     with ExitStack() as undo, snapshot_if_out_of_memory(trainer, asked.directory):
-        record = _RUNS[asked.mode](trainer, asked, undo=undo, phases=phases)
+        record = run(trainer, asked, undo=undo, phases=phases)
     assert record.rank == rank
     write_rank(asked.directory / f"rank{rank}.json", record)
 
@@ -111,6 +117,8 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
     steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
     plant(trainer, asked, undo)
+    if asked.variant == "jitter":
+        jitter_weights(trainer)
     batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
     phases.end("load")
     mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
@@ -121,8 +129,10 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     outcome = OutcomeProbe(asked.baseline / "outcome", is_baseline=asked.is_baseline)
     if mismatch is None:
         log.train(trainer, batches[:1], inspect=lambda: probe.inspect(trainer))
-        log.train(trainer, batches[1:])
+        log.train(trainer, batches[1:OUTCOME_STEPS])
         outcome.inspect(trainer)
+        log.train(trainer, batches[OUTCOME_STEPS:])
+    if mismatch is None and asked.variant is None:
         later = trainer.loader.batches("train", start=steps.parity)
         log.train(trainer, (next(later) for _ in range(steps.learning)))
         evaluation = evaluate(trainer, asked.scenario.evaluation.num_batches)
@@ -136,16 +146,31 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
         samples_match=mismatch is None or mismatch.samples_match,
         gradients=probe.differences,
         optimizer=outcome.differences,
+        scored_tokens=probe.scored_tokens,
         replicas=probe.disagreement or outcome.disagreement,
     )
+
+
+def run_trace(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
+    """The first parity step once more, with a sketch of every activation and its gradient."""
+    log = RankLog(build_clock(asked.device_kind))
+    plant(trainer, asked, undo)
+    batch = trainer.loader.global_batch("train", 0)
+    trace = Trace(trainer, batch, undo)
+    log.train(trainer, [batch])
+    merged = trace.merge()
+    if torch.distributed.get_rank() == 0:
+        write_atomically(asked.directory / TRACE, merged.model_dump_json().encode())
+    return log.record(trainer, asked.mode, phases=phases)
 
 
 def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:
     """Warm-up, then the timed window with nothing else in it."""
     steps, log = asked.scenario.steps, RankLog(build_clock(asked.device_kind))
     plant(trainer, asked, undo)
+    if asked.variant == "jitter":
+        jitter_weights(trainer)
     if asked.variant is not None:
-        jitter_weights(trainer, variant=asked.variant)
         log.train(trainer, held_ready(trainer, steps.num_as_timed))
         return log.record(trainer, asked.mode, phases=phases)
     batches = held_ready(trainer, steps.warmup + steps.timed)
@@ -196,6 +221,9 @@ def hold_against_baseline(found: Fingerprint | Mismatch, asked: WorkerArguments)
     """What is wrong before the first step, if anything; the baseline leaves its fingerprint for the others."""
     if isinstance(found, Mismatch):
         return found
+    if asked.variant is not None:
+        # A variant's weights may differ in the last place.
+        return None
     if not asked.is_baseline:
         expected = (asked.baseline / FINGERPRINT).read_text(encoding="utf-8")
         return compare(found, Fingerprint.model_validate_json(expected))
@@ -207,10 +235,10 @@ def hold_against_baseline(found: Fingerprint | Mismatch, asked: WorkerArguments)
 def plant(trainer: Trainer, asked: WorkerArguments, undo: ExitStack) -> None:
     """Plant the fault that was asked for; none unless somebody tests the gate."""
     if asked.fault is not None:
-        module, _, function = asked.fault.partition(":")
+        module, function, *argument = asked.fault.split(":", 2)
         topology = trainer.topology
         context = FaultContext(trainer=trainer, layout=topology.layout, rank=topology.rank, undo=undo)
-        getattr(import_module(module), function)(context)
+        getattr(import_module(module), function)(context, *argument)
 
 
 def evaluate(trainer: Trainer, num_batches: int) -> EvaluationResult | None:

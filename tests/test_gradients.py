@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from mimo_bench.layout import Grid
 from mimo_bench.parity.gradients import explain, module_norms, relative_errors, worst_of
+from mimo_bench.parity.place import Place
 from mimo_bench.record.schema import ParameterDifference
 
-DP = {"vision": 2, "language": 1}
+PLACE = Place(
+    grids={"vision": Grid(dp=2), "language": Grid(tp=2, pp=2, rank_offset=2)},
+    counts={"answer tokens of the global batch": 213},
+)
 
 
 def scaled(parameter: str, *, norm: float, scale: float, rest: float = 0.0) -> ParameterDifference:
@@ -27,7 +32,7 @@ LANGUAGE = scaled("language.embedding.weight", norm=4.0, scale=1.0)
 
 
 def reason(*vision: ParameterDifference) -> str | None:
-    return explain((*vision, LANGUAGE), bound=1e-4, dp=DP)
+    return explain((*vision, LANGUAGE), bound=1e-4, place=PLACE)
 
 
 def test_equal_gradients_need_no_words() -> None:
@@ -39,6 +44,37 @@ def test_a_uniform_scale_is_named_with_the_ratio_of_degrees_that_it_equals() -> 
     assert half == "gradients of vision.* are 0.5 x the baseline's, uniformly: language dp 1 / vision dp 2"
     third = reason(scaled("vision.a", norm=3.0, scale=0.3), scaled("vision.b", norm=1.0, scale=0.3))
     assert third == "gradients of vision.* are 0.3 x the baseline's, uniformly"
+
+
+def test_a_scale_that_is_a_known_count_is_named_by_what_it_counts() -> None:
+    tokens = reason(scaled("vision.a", norm=3.0, scale=213.0), scaled("vision.b", norm=1.0, scale=213.0))
+    assert tokens == "gradients of vision.* are 213 x the baseline's, uniformly: 213 answer tokens of the global batch"
+
+
+def test_wrong_gradients_on_one_pipeline_stage_are_told_with_the_stage() -> None:
+    layers = [
+        scaled(f"language.decoder.layers.{layer}.weight", norm=1.0, scale=2.0 if layer >= 2 else 1.0)
+        for layer in range(4)
+    ]
+    words = explain(layers, bound=1e-4, place=PLACE)
+    assert words == (
+        "2 of the gradients of language differ, most language.decoder.layers.2.weight by 1 of its norm, "
+        "each 2 x the baseline's, all on pipeline stage 1 of 2"
+    )
+
+
+def test_an_error_in_one_slice_is_told_with_the_rank_that_holds_it() -> None:
+    halves = [
+        scaled(name, norm=1.0, scale=0.5, rest=0.5).model_copy(update={"slice_error_norms": (0.0, 0.7)})
+        for name in ("language.decoder.layers.0.a", "language.decoder.layers.3.b")
+    ]
+    words = explain(halves, bound=1e-4, place=PLACE)
+    assert words is not None
+    assert words.endswith(", all in the slice of tensor-parallel rank 1")
+    both = [one.model_copy(update={"slice_error_norms": (0.3, 0.7)}) for one in halves]
+    words = explain(both, bound=1e-4, place=PLACE)
+    assert words is not None
+    assert "slice" not in words
 
 
 def test_factors_that_differ_between_parameters_are_no_uniform_scale() -> None:

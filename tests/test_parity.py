@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from mimo_bench.parity.differences import relative
+from mimo_bench.parity.noise import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
 from mimo_bench.parity.verdicts import (
-    FLOORS,
-    FP32,
     Asked,
     judge,
     judge_as_timed,
     judge_baseline,
     judge_baseline_as_timed,
-    noise_band,
-    relative,
+    judge_noise,
 )
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import EvaluationResult, OptimizerDifferences, ParameterDifference, Tolerance
+from mimo_bench.record.schema import EvaluationResult, OptimizerDifferences, ParameterDifference, Tolerance, VariantName
+from mimo_bench.scenario import Precision
 
 
 def exact(module: str) -> ParameterDifference:
@@ -70,7 +70,7 @@ def test_equal_trainings_pass_and_the_reason_says_how_closely_they_agree() -> No
     )
     assert (parity.loss_rel_max, parity.grad_norm_rel) == (0.0, {"vision": 0.0, "language": 0.0})
     assert (parity.weights_match_at_start, parity.samples_match) == (True, True)
-    assert (parity.first_divergence_step, parity.tolerance) == (None, FP32)
+    assert (parity.first_divergence_step, parity.tolerance) == (None, PARITY_FLOOR)
 
 
 def test_rounding_passes_and_is_recorded_at_its_worst() -> None:
@@ -142,8 +142,8 @@ def test_the_bounds_themselves_pass_and_what_lies_just_beyond_fails() -> None:
     baseline = replace(BASELINE, losses=(1.0, 0.5, 0.25), grad_norms={"vision": (1.0, 1.0, 1.0)})
     asked = replace(ASKED, num_steps=1)
     for excess, verdict in ((0.999, "passed"), (1.001, "failed")):
-        loss = replace(baseline, losses=(1.0 + FP32.loss_rel * excess, 0.5, 0.25))
-        norm = replace(baseline, grad_norms={"vision": (1.0 + FP32.grad_norm_rel * excess, 1.0, 1.0)})
+        loss = replace(baseline, losses=(1.0 + PARITY_FLOOR.loss_rel * excess, 0.5, 0.25))
+        norm = replace(baseline, grad_norms={"vision": (1.0 + PARITY_FLOOR.grad_norm_rel * excess, 1.0, 1.0)})
         assert judge(loss, baseline, asked).verdict == verdict
         assert judge(norm, baseline, asked).verdict == verdict
 
@@ -270,29 +270,97 @@ def test_a_loss_that_rises_is_alive() -> None:
 # As timed
 
 
+def bounds_of(variants: list[Trained], *, precision: Precision, num_steps: int = 3) -> Tolerance | str:
+    """The band as timed that these variants of the baseline set."""
+    noise = [noise_of("jitter", variant, BASELINE, num_steps=num_steps) for variant in variants]
+    return band(noise, floor=FLOORS[precision], ceiling=CEILINGS[precision])
+
+
 def test_the_band_is_four_times_the_largest_spread_of_any_variant_in_any_step() -> None:
     # Losses: 0.003 of 3.0 is 1e-3. Gradient norms: 0.01 of 1.0 in one variant, 0.0025 of 0.125 = 0.02 in the other.
     variants = [
         replace(with_norms("language", 2.0, 1.01, 0.5), losses=(4.0, 3.003, 2.0)),
         with_norms("vision", 0.5, 0.25, 0.1275),
     ]
-    band = noise_band(variants, BASELINE, precision="bf16", num_steps=3)
-    assert band.loss_rel == pytest.approx(4e-3)
-    assert band.grad_norm_rel == pytest.approx(0.08)
+    bounds = bounds_of(variants, precision="bf16")
+    assert isinstance(bounds, Tolerance)
+    assert bounds.loss_rel == pytest.approx(4e-3)
+    assert bounds.grad_norm_rel == pytest.approx(0.08)
 
 
-@pytest.mark.parametrize(("precision", "floor"), [("fp32", (1e-5, 1e-4)), ("bf16", (2e-4, 2e-3))])
-def test_a_spread_that_is_small_by_luck_leaves_the_floor(precision: str, floor: tuple[float, float]) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_spread_that_is_small_by_luck_leaves_the_floor(precision: Precision) -> None:
     # 4 x 1e-6 of the loss is below either floor.
     variant = replace(BASELINE, losses=(4.000004, 3.0, 2.0))
-    for variants in ([variant], [BASELINE, BASELINE]):
-        band = noise_band(variants, BASELINE, precision="bf16" if precision == "bf16" else "fp32", num_steps=3)
-        assert (band.loss_rel, band.grad_norm_rel) == floor
+    for variants in ([variant], [BASELINE, BASELINE], []):
+        assert bounds_of(variants, precision=precision) == FLOORS[precision]
 
 
 def test_only_the_compared_steps_make_the_band() -> None:
     variant = replace(with_norms("vision", 0.5, 0.25, 1.0), losses=(4.0, 3.0, 9.0))
-    assert noise_band([variant], BASELINE, precision="fp32", num_steps=2) == FLOORS["fp32"]
+    assert bounds_of([variant], precision="fp32", num_steps=2) == FLOORS["fp32"]
+
+
+def test_a_band_wide_enough_to_hide_a_fault_is_none_and_the_variant_that_made_it_is_named() -> None:
+    # A gradient norm off by 0.07 would allow 0.28 of it, and a quarter is the most that bf16 may need.
+    refused = bounds_of([with_norms("vision", 0.535, 0.25, 0.125)], precision="bf16")
+    assert isinstance(refused, str)
+    assert refused.startswith("its variant jitter differs by 7.0e-02 in grad_norm_rel, more than rounding may")
+
+
+def test_an_unknown_spread_sets_no_band() -> None:
+    broken = replace(BASELINE, losses=(4.0, None, 2.0))
+    assert bounds_of([BASELINE, broken], precision="bf16") == "its variant jitter has no loss_rel_max"
+
+
+def off(update: float, *, gradient: float = 0.0) -> Trained:
+    """The baseline trained again, with relative errors in one update and one gradient."""
+    assert BASELINE.optimizer is not None
+    moved = exact("vision").model_copy(update={"error_norm": 2.0 * update})
+    return replace(
+        BASELINE,
+        gradients=(exact("vision").model_copy(update={"error_norm": 2.0 * gradient}), exact("language")),
+        optimizer=BASELINE.optimizer.model_copy(update={"updates": (moved, exact("language"))}),
+    )
+
+
+def test_the_tolerance_of_parity_follows_its_variants_between_floor_and_ceiling() -> None:
+    parity = judge_baseline(BASELINE, ASKED)
+    rerun = noise_of("rerun", BASELINE, BASELINE, num_steps=3)
+    wide = judge_noise(parity, [rerun, noise_of("jitter", off(5e-4), BASELINE, num_steps=3)])
+    assert wide.tolerance is not None
+    assert wide.tolerance.update_rel == pytest.approx(2e-3)
+    assert wide.tolerance.model_copy(update={"update_rel": 1e-3}) == PARITY_FLOOR
+    assert wide.reason.endswith("; trained once more it is the same bit for bit")
+    # What was a failure at the floor passes within the measured band, and what lies beyond the band fails.
+    assert judge(off(1.5e-3), BASELINE, ASKED).failed_check == "optimizer"
+    assert judge(off(1.5e-3), BASELINE, ASKED, wide.tolerance).verdict == "passed"
+    assert judge(off(2.1e-3), BASELINE, ASKED, wide.tolerance).failed_check == "optimizer"
+
+
+def test_a_baseline_whose_variants_lie_too_far_apart_proves_nothing() -> None:
+    noise = noise_of("tensor-parallel", off(0.0, gradient=3e-4), BASELINE, num_steps=3)
+    parity = judge_noise(judge_baseline(BASELINE, ASKED), [noise])
+    assert (parity.verdict, parity.tolerance, parity.noise) == ("failed", None, (noise,))
+    assert parity.reason.startswith(
+        "the baseline proves nothing: its variant tensor-parallel differs by 3.0e-04 in gradient_rel"
+    )
+    assert PARITY_CEILING.gradient_rel == 1e-3
+
+
+def test_a_rerun_that_is_not_the_same_to_the_last_bit_says_where_it_parts() -> None:
+    def first(variant: Trained) -> str | None:
+        return noise_of("rerun", variant, BASELINE, num_steps=3).differs
+
+    assert first(BASELINE) is None
+    assert first(off(1e-9)) == "the update of vision.weight"
+    assert first(off(1e-9, gradient=1e-9)) == "the gradient of vision.weight"
+    assert first(replace(off(1e-9), losses=(4.0, 3.0, 2.0000001))) == "the loss of step 2"
+    assert first(with_norms("vision", 0.5, 0.2500001, 0.125)) == "the gradient norm of vision in step 1"
+    again = judge_noise(judge_baseline(BASELINE, ASKED), [noise_of("rerun", off(1e-9), BASELINE, num_steps=3)])
+    assert again.reason.endswith(
+        "; trained once more it is the same but for rounding, first in the update of vision.weight"
+    )
 
 
 BAND = Tolerance(loss_rel=4e-3, grad_norm_rel=0.02)
@@ -344,10 +412,11 @@ def test_a_difference_from_the_unknown_or_from_nothing_is_unknown(found: float |
 
 def test_a_baseline_that_is_not_finite_as_timed_sets_no_band() -> None:
     broken = replace(BASELINE, losses=(4.0, None, 2.0))
-    sound = judge_baseline_as_timed(BASELINE, [BASELINE, BASELINE], precision="bf16", num_steps=3)
+    equal: dict[VariantName, Trained] = {"jitter": BASELINE, "micro-batches": BASELINE}
+    sound = judge_baseline_as_timed(BASELINE, equal, precision="bf16", num_steps=3)
     assert (sound.verdict, sound.band) == ("baseline", FLOORS["bf16"])
-    timed = judge_baseline_as_timed(broken, [BASELINE], precision="bf16", num_steps=3)
+    timed = judge_baseline_as_timed(broken, equal, precision="bf16", num_steps=3)
     assert (timed.verdict, timed.band) == ("failed", None)
     assert timed.reason == "as timed, the baseline proves nothing: the loss of step 1 is not finite"
-    variant = judge_baseline_as_timed(BASELINE, [BASELINE, broken], precision="bf16", num_steps=3)
-    assert variant.reason == "as timed, its variant 1 proves nothing: the loss of step 1 is not finite"
+    variant = judge_baseline_as_timed(BASELINE, {**equal, "micro-batches": broken}, precision="bf16", num_steps=3)
+    assert variant.reason == "as timed, its variant micro-batches proves nothing: the loss of step 1 is not finite"

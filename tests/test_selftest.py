@@ -25,6 +25,13 @@ def test_every_fault_has_a_layout_of_the_smoke_scenario_and_none_is_the_baseline
     assert SMOKE.baseline not in layouts.values()
 
 
+def test_on_two_gpus_only_faults_are_planted_whose_layouts_fit() -> None:
+    layouts = choose_layouts(SMOKE, num_ranks=2)
+    assert {SMOKE.table(layout).grids().world_size for layout in layouts.values()} <= {1, 2}
+    assert {"bridge-gradient-doubled", "layer-norm-gradients-not-reduced"} <= set(layouts)
+    assert "encoder-gradient-scaled-by-dp-ratio" in choose_layouts(SMOKE, num_ranks=4)
+
+
 def degree(table: LayoutTable, module: str, axis: str) -> int:
     found: int = getattr(table.grids().modules[module], axis)
     return found

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
@@ -22,10 +22,10 @@ from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicat
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.layout import LANGUAGE, Layout
-from mimo_bench.trainer.data.sample import Split
+from mimo_bench.trainer.data.sample import Split, Text
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, draw_weights
+from mimo_bench.trainer.weights import Shard, draw_weights, shards
 
 _MORE_THAN_ANY_DEVICE = 1 << 50
 
@@ -59,13 +59,13 @@ def encoder_gradient_scaled_by_dp_ratio(context: FaultContext) -> None:
     for name, module in _encoders(context):
         ratio = context.layout.language.dp / context.layout.modules[name].dp
         scale = module.scale_gradients
-        _replace(context, module, "scale_gradients", partial(_scale_twice, scale, ratio))
+        replace_attribute(context, module, "scale_gradients", partial(_scale_twice, scale, ratio))
 
 
 def encoder_gradient_not_normalised(context: FaultContext) -> None:
     """The encoder's gradient stays a sum over answer tokens while the language model's becomes a mean."""
     for _, module in _encoders(context):
-        _replace(context, module, "scale_gradients", lambda _: None)
+        replace_attribute(context, module, "scale_gradients", lambda _: None)
 
 
 def clipped_by_own_norm(context: FaultContext) -> None:
@@ -74,7 +74,7 @@ def clipped_by_own_norm(context: FaultContext) -> None:
     trained, hosted = list(optimizer.learning_rates), dict(hosted_modules(context.trainer.model))
     if own := [index for index, name in enumerate(trained) if name in hosted]:
         clip = optimizer._clip
-        _replace(context, optimizer, "_clip", lambda _: clip(optimizer._norms[own[0]]))
+        replace_attribute(context, optimizer, "_clip", lambda _: clip(optimizer._norms[own[0]]))
 
 
 def encoder_epsilon_of_another_optimizer(context: FaultContext) -> None:
@@ -91,7 +91,7 @@ def encoder_learning_rate_doubled(context: FaultContext) -> None:
         set_rates()
         _on_encoder_optimizer(context, lambda group: group.update(lr=2 * group["lr"]))
 
-    _replace(context, optimizer, "_set_rates", double)
+    replace_attribute(context, optimizer, "_set_rates", double)
 
 
 def encoder_weights_not_decayed(context: FaultContext) -> None:
@@ -105,7 +105,7 @@ def encoder_stages_skipped(context: FaultContext) -> None:
         if context.layout.modules[name].coordinate(context.rank).pp:
             for layer in module.modules():
                 if isinstance(layer, TransformerLayer):
-                    _replace(context, layer, "forward", lambda hidden_states, *_, **__: (hidden_states, None))
+                    replace_attribute(context, layer, "forward", lambda hidden_states, *_, **__: (hidden_states, None))
 
 
 def encoder_fed_other_samples(context: FaultContext) -> None:
@@ -117,7 +117,7 @@ def encoder_fed_other_samples(context: FaultContext) -> None:
         return ids if where["module"] == LANGUAGE else range(ids.start + 1, ids.stop + 1)
 
     shifted = SimpleNamespace(num_micro_batches=plan.num_micro_batches, sample_ids=ahead)
-    _replace(context, context.trainer.loader, "plan", shifted)
+    replace_attribute(context, context.trainer.loader, "plan", shifted)
 
 
 def encoder_reads_other_pixels(context: FaultContext) -> None:
@@ -127,12 +127,45 @@ def encoder_reads_other_pixels(context: FaultContext) -> None:
     def behind(module: str, split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
         return dataset.encoder_inputs(module, split, sample_id + 1, device)
 
-    _replace(
-        context,
-        context.trainer.loader,
-        "dataset",
-        SimpleNamespace(num_items=dataset.num_items, encoder_inputs=behind, text=dataset.text),
-    )
+    _replace_dataset(context, encoder_inputs=behind)
+
+
+def gradient_of_one_slice_lost(context: FaultContext) -> None:
+    """The last tensor-parallel rank of the language model never gets a gradient for what it alone holds."""
+
+    def drop(shard: Shard) -> None:
+        if shard.dim is not None and shard.tp_group.rank() == shard.tp_group.size() - 1:
+            shard.parameter.main_grad.zero_()  # type: ignore[attr-defined]  # megatron-core's mark
+
+    _on_finished_gradients(context, LANGUAGE, drop)
+
+
+def gradient_of_one_stage_doubled(context: FaultContext) -> None:
+    """The first stage of the language model's pipeline counts each micro-batch twice."""
+
+    def double(shard: Shard) -> None:
+        if context.trainer.topology.is_first_stage(LANGUAGE):
+            shard.parameter.main_grad.mul_(2.0)  # type: ignore[attr-defined]  # megatron-core's mark
+
+    _on_finished_gradients(context, LANGUAGE, double)
+
+
+def loss_mask_shifted(context: FaultContext) -> None:
+    """The loss scores each answer one position too early: labels are shifted twice."""
+    dataset = context.trainer.loader.dataset
+
+    def text(split: Split, sample_id: int) -> Text:
+        right = dataset.text(split, sample_id)
+        return replace(right, is_answer=right.is_answer.roll(-1))
+
+    _replace_dataset(context, text=text)
+
+
+def micro_batches_averaged(context: FaultContext) -> None:
+    """The encoder's gradient is a mean over micro-batches, the language model's a sum."""
+    for _, module in _encoders(context):
+        ratio = 1 / context.trainer.config.plan.num_micro_batches
+        replace_attribute(context, module, "scale_gradients", partial(_scale_twice, module.scale_gradients, ratio))
 
 
 def image_patches_dealt_to_other_samples(context: FaultContext) -> None:
@@ -151,7 +184,7 @@ def layer_norm_gradients_not_reduced(context: FaultContext) -> None:
     """Under sequence parallelism each rank keeps the norm gradients of its own part of the sequence."""
     # The package exports a function under its module's name, which hides the module from a plain import.
     finalisation = import_module("megatron.core.distributed.finalize_model_grads")
-    _replace(context, finalisation, "_allreduce_non_tensor_model_parallel_grads", lambda *_, **__: None)
+    replace_attribute(context, finalisation, "_allreduce_non_tensor_model_parallel_grads", lambda *_, **__: None)
 
 
 def local_token_count(context: FaultContext) -> None:
@@ -164,24 +197,24 @@ def local_token_count(context: FaultContext) -> None:
         own[:] = [totals.read()["scored_tokens"] * replicas]
         reduce()
 
-    _replace(context, totals, "reduce", remember)
+    replace_attribute(context, totals, "reduce", remember)
     if (module := dict(hosted_modules(context.trainer.model)).get(LANGUAGE)) is not None:
         scale = module.scale_gradients
         # Only ranks that have counted have a number of their own to divide by.
-        _replace(context, module, "scale_gradients", lambda by: scale(1 / own[0] if own[0] else by))
+        replace_attribute(context, module, "scale_gradients", lambda by: scale(1 / own[0] if own[0] else by))
 
 
 def replica_reduction_skipped(context: FaultContext) -> None:
     """The encoder's replicas never sum their gradients, and drift apart."""
     for _, module in _encoders(context):
-        _replace(context, module, "finish_grad_sync", lambda **_: None)
+        replace_attribute(context, module, "finish_grad_sync", lambda **_: None)
 
 
 def vision_layer_skipped(context: FaultContext) -> None:
     """The encoder's last layer never runs."""
     for _, module in _encoders(context):
         layers = [layer for layer in module.modules() if isinstance(layer, TransformerLayer)]
-        _replace(context, layers[-1], "forward", lambda hidden_states, *_, **__: (hidden_states, None))
+        replace_attribute(context, layers[-1], "forward", lambda hidden_states, *_, **__: (hidden_states, None))
 
 
 def weights_drawn_by_shard(context: FaultContext) -> None:
@@ -190,7 +223,7 @@ def weights_drawn_by_shard(context: FaultContext) -> None:
     def as_if_whole(shard: Shard) -> torch.Tensor:
         return torch.arange(shard.parameter.numel(), device=shard.parameter.device).view(shard.parameter.shape)
 
-    _replace(context, Shard, "positions", as_if_whole)
+    replace_attribute(context, Shard, "positions", as_if_whole)
     _draw(context, seed=context.trainer.config.seed)
 
 
@@ -236,7 +269,7 @@ def _twice(context: FaultContext, name: str) -> None:
         method(*args, **kwargs)
         return method(*args, **kwargs)
 
-    _replace(context, BridgeCommunicator, name, call)
+    replace_attribute(context, BridgeCommunicator, name, call)
 
 
 def exhaust_memory(context: FaultContext) -> None:
@@ -264,6 +297,20 @@ def _on_encoder_optimizer(context: FaultContext, change: Callable[[dict[str, Any
             change(group)
 
 
+def _on_finished_gradients(context: FaultContext, module: str, change: Callable[[Shard], None]) -> None:
+    """Change the gradients of a hosted module once they are reduced and normalised."""
+    trainer = context.trainer
+    finish = trainer.model.config.finalize_model_grads_func
+
+    def finish_and_change(*args: Any, **kwargs: Any) -> None:
+        finish(*args, **kwargs)
+        for shard in shards(trainer.model, trainer.topology):
+            if shard.module == module:
+                change(shard)
+
+    replace_attribute(context, trainer.model.config, "finalize_model_grads_func", finish_and_change)
+
+
 def _on_encoder_gradient(context: FaultContext, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Change what comes back to the end of the projector."""
 
@@ -280,13 +327,20 @@ def _scale_twice(scale: Callable[[Any], None], ratio: float, by: Any) -> None:
     scale(by * ratio)
 
 
+def _replace_dataset(context: FaultContext, **changes: Any) -> None:
+    """Read samples through `changes`, by the name of the dataset's method."""
+    dataset = context.trainer.loader.dataset
+    methods = {name: getattr(dataset, name) for name in ("num_items", "encoder_inputs", "text")}
+    replace_attribute(context, context.trainer.loader, "dataset", SimpleNamespace(**{**methods, **changes}))
+
+
 def _draw(context: FaultContext, *, seed: int) -> None:
     draw_weights(context.trainer.model, context.trainer.topology, seed=seed)
     # Master weights were copied before.
     context.trainer.optimizer.reload_model_params()
 
 
-def _replace(context: FaultContext, target: Any, name: str, value: Any) -> None:
+def replace_attribute(context: FaultContext, target: Any, name: str, value: Any) -> None:
     """Put `value` in the place of an attribute until the fault is undone."""
     # Frozen values refuse plain assignment; a planted fault is the one that may.
     put = setattr if isinstance(target, type | ModuleType) else object.__setattr__

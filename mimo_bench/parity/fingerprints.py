@@ -25,6 +25,8 @@ class SampleSeen(BaseModel):
     """Which module, and which part of the sample: `vision.inputs`, `language.inputs` or `language.targets`."""
     sample_id: int
     digest: str
+    scored: tuple[int, int] | None = None
+    """The first position that the loss scores, and how many it does; of `language.targets` alone."""
 
 
 class RankFingerprint(BaseModel):
@@ -45,6 +47,8 @@ class Fingerprint(BaseModel):
     weights: dict[str, str]
     samples: dict[str, str]
     """Digest by `step/side/sample id`."""
+    scored: dict[str, tuple[int, int]] = {}
+    """First scored position and how many there are, by the same keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +73,7 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
     samples: dict[str, str] = {}
     ids: dict[tuple[int, int], dict[str, set[int]]] = {}
     for seen in (sample for part in parts for sample in part.samples):
-        key = f"{seen.step}/{seen.side}/{seen.sample_id}"
-        if samples.setdefault(key, seen.digest) != seen.digest:
+        if samples.setdefault(_key(seen), seen.digest) != seen.digest:
             return _samples_differ(f"two ranks read sample {seen.sample_id} of step {seen.step} differently")
         ids.setdefault((seen.step, seen.micro_batch), {}).setdefault(seen.side, set()).add(seen.sample_id)
     for (step, micro_batch), by_side in sorted(ids.items()):
@@ -81,7 +84,8 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
                     f"step {step}, micro-batch {micro_batch}: {side} reads samples {_some(found - expected)} "
                     f"and {first} reads {_some(expected - found)}"
                 )
-    return Fingerprint(weights=weights, samples=samples)
+    scored = {_key(seen): seen.scored for part in parts for seen in part.samples if seen.scored is not None}
+    return Fingerprint(weights=weights, samples=samples, scored=scored)
 
 
 def disagreement(ranks: Iterable[Mapping[str, str]]) -> str | None:
@@ -107,6 +111,7 @@ def compare(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
         step, sample_id, side = samples[0]
         reasons.append(
             f"{len(samples)} samples differ from the baseline's, first sample {sample_id} of step {step} ({side})"
+            + _as_shift(found.scored, baseline.scored)
         )
     return Mismatch(weights_match=not weights, samples_match=not samples, reason="; ".join(reasons))
 
@@ -120,6 +125,19 @@ def _place(key: str) -> tuple[int, int, str]:
     """Step, sample id and side that a key of `Fingerprint.samples` stands for; they sort as numbers."""
     step, side, sample_id = key.split("/")
     return int(step), int(sample_id), side
+
+
+def _key(seen: SampleSeen) -> str:
+    return f"{seen.step}/{seen.side}/{seen.sample_id}"
+
+
+def _as_shift(found: Mapping[str, tuple[int, int]], expected: Mapping[str, tuple[int, int]]) -> str:
+    """How far the scored positions of all samples have moved, where that is all that happened to them."""
+    both = found.keys() & expected.keys()
+    shifts = {found[key][0] - expected[key][0] for key in both}
+    if len(shifts) != 1 or shifts == {0} or any(found[key][1] != expected[key][1] for key in both):
+        return ""
+    return f": the loss mask is shifted by {shifts.pop():+d} in every sample"
 
 
 def _samples_differ(reason: str) -> Mismatch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from mimo_bench.parity.place import Place
 from mimo_bench.record.schema import Difference, ParameterDifference
 
 FLOOR_SHARE = 1e-3
@@ -60,18 +61,18 @@ def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = Tr
     return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
 
 
-def explain(gradients: Sequence[ParameterDifference], *, bound: float, dp: Mapping[str, int]) -> str | None:
+def explain(gradients: Sequence[ParameterDifference], *, bound: float, place: Place) -> str | None:
     """What is wrong with gradients that are off by more than `bound`, by module; None if none is.
 
     Args:
         gradients: of all parameters.
         bound: on the relative error of each.
-        dp: data-parallel degree of each module, as a wrong scale often is a ratio of degrees.
+        place: the layout, as a wrong scale often is a ratio of degrees and a wrong stage or slice a part of a module.
     """
     errors = relative_errors(gradients)
     wrong = [one for one in gradients if not _within(errors[one.parameter], bound)]
     modules = dict.fromkeys(one.module for one in wrong)
-    reasons = [_explain_module(module, gradients, wrong, errors, dp) for module in modules]
+    reasons = [_explain_module(module, gradients, wrong, errors, place) for module in modules]
     return "; ".join(reasons) or None
 
 
@@ -80,20 +81,28 @@ def _explain_module(
     gradients: Sequence[ParameterDifference],
     wrong: Sequence[ParameterDifference],
     errors: Mapping[str, float | None],
-    dp: Mapping[str, int],
+    place: Place,
 ) -> str:
     ours = [one for one in wrong if one.module == module]
     judged = [one for one in telling(gradients) if one.module == module]
     missing = [one for one in judged if one.norm == 0.0]
     if missing:
         count = "every gradient" if len(missing) == len(judged) else f"{len(missing)} of {len(judged)} gradients"
-        return f"{count} of {module} is zero, first {missing[0].parameter}"
+        where = place.concentrated(missing, gradients) if len(missing) < len(judged) else ""
+        return f"{count} of {module} is zero, first {missing[0].parameter}{where}"
     if (scale := _uniform_scale(judged)) is not None:
-        return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{_as_ratio(scale, module, dp)}"
+        return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{place.as_ratio(scale, module)}"
     worst = max(ours, key=lambda one: errors[one.parameter] or math.inf)
     shown = errors[worst.parameter]
     by = "are not finite" if shown is None else f"differ, most {worst.parameter} by {shown:.2g} of its norm"
-    return f"{len(ours)} of the gradients of {module} {by}"
+    where = place.concentrated(ours, gradients)
+    return f"{len(ours)} of the gradients of {module} {by}{_scaled(ours)}{where}"
+
+
+def _scaled(ours: Sequence[ParameterDifference]) -> str:
+    """The factor by which all wrong gradients of a module are off, where it is one."""
+    scale = _uniform_scale([one for one in ours if one.scale is not None])
+    return "" if scale is None else f", each {scale:.4g} x the baseline's"
 
 
 def telling(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:
@@ -115,18 +124,6 @@ def _uniform_scale(gradients: Sequence[ParameterDifference]) -> float | None:
         return None
     # A factor of one leaves whatever else is wrong unexplained.
     return None if math.isclose(scales[0], 1.0, rel_tol=UNIFORM) else scales[0]
-
-
-def _as_ratio(scale: float, module: str, dp: Mapping[str, int]) -> str:
-    """Names the ratio of degrees that the scale equals, if it does."""
-    for other, degree in dp.items():
-        for ratio, words in (
-            (dp[module] / degree, f"{module} dp {dp[module]} / {other} dp {degree}"),
-            (degree / dp[module], f"{other} dp {degree} / {module} dp {dp[module]}"),
-        ):
-            if other != module and ratio != 1 and math.isclose(scale, ratio, rel_tol=UNIFORM):
-                return f": {words}"
-    return ""
 
 
 def _over(error: float | None, baseline: float | None, floor: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What moments and updates after the parity steps say: which parameter is off, and what of the optimizer is wrong.
+"""What moments and updates after the second step say: which parameter is off, and what of the optimizer is wrong.
 
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
@@ -20,6 +20,9 @@ DECAY_SHARE = 0.1
 """An update may differ along the starting weights by this share of what it may differ by at all: rounding points
 anywhere in a space of thousands of dimensions, a wrong weight decay along the weights."""
 
+FAR_LESS = 0.2
+"""Updates that are off by less than this share of what the moments are off by follow from them."""
+
 ALIKE = 0.3
 """Several steps on, one wrong factor is no longer quite the same for every parameter; this far it may vary."""
 
@@ -31,19 +34,25 @@ def worst_moment(found: OptimizerDifferences) -> Difference | None:
 
 
 def worst_update(found: OptimizerDifferences) -> Difference | None:
-    """The parameter whose way through the parity steps is off most."""
+    """The parameter whose way through the first two steps is off most."""
     return worst_of(found.updates, elementwise=False)
 
 
 def explain_outcome(found: OptimizerDifferences, *, moment_bound: float, update_bound: float) -> str | None:
-    """What is wrong with moments or updates, in the module where most is; None if nothing is.
+    """What is wrong with moments or updates, in the module where it began; None if nothing is.
 
-    One module, because what one of them did wrong has reached the gradients of the others a step later.
+    What one module did wrong has reached the gradients of all a step later, and so their moments. Their updates hardly:
+    Adam gives a gradient of another size a step of the same length. So updates that are off tell where it began, unless
+    they are off by far less than the moments, which then began it.
     """
     modules = [_Outcome.of(module, found) for module in dict.fromkeys(one.module for one in found.updates)]
     if all(module.is_within(moment_bound, update_bound) for module in modules):
         return None
-    return max(modules, key=lambda module: module.worst).explain(moment_bound, update_bound)
+    by_update = max(modules, key=lambda module: module.updates_off)
+    by_moment = max(modules, key=lambda module: module.moments_off)
+    if by_moment.moments_off > moment_bound and by_update.updates_off < FAR_LESS * by_moment.moments_off:
+        return by_moment.explain_moments(moment_bound)
+    return by_update.explain_update(update_bound)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +78,6 @@ class _Outcome:
     def updates_off(self) -> float:
         return _worst(relative_errors(self.updates, elementwise=False))
 
-    @property
-    def worst(self) -> float:
-        return max(self.moments_off, self.updates_off)
-
     def is_within(self, moment_bound: float, update_bound: float) -> bool:
         along = _worst(_along_weights(self.updates))
         return (
@@ -81,20 +86,17 @@ class _Outcome:
             and along <= DECAY_SHARE * update_bound
         )
 
-    def explain(self, moment_bound: float, update_bound: float) -> str:
+    def explain_update(self, bound: float) -> str:
         if moved := [one.parameter for one in self.updates if one.baseline_norm == 0.0 and one.norm != 0.0]:
             return f"{len(moved)} parameters of {self.module} moved that are frozen, first {moved[0]}"
-        # What is off by most is where it began: the steps since have carried it into everything else.
-        if self.moments_off > max(self.updates_off, moment_bound):
-            return self._explain_moments(moment_bound)
         if (scale := _about(self.updates)) is not None:
             return f"updates of {self.module}.* are about {scale:.2g} x the baseline's: another learning rate"
         if _worst(_along_weights(self.updates)) > self.updates_off / 2:
             return f"updates of {self.module}.* differ along the weights themselves: another weight decay"
         errors = relative_errors(self.updates, elementwise=False)
-        return f"{_most(self.module, 'updates', errors, update_bound)}: another epsilon or bias correction"
+        return f"{_most(self.module, 'updates', errors, bound)}: another epsilon or bias correction"
 
-    def _explain_moments(self, bound: float) -> str:
+    def explain_moments(self, bound: float) -> str:
         first, second = _about(self.firsts), _about(self.seconds)
         if first is not None and second is not None:
             return (

@@ -53,6 +53,16 @@ KNOWN: dict[str, KnownFault] = {
         caught_by="gradients", shows_in=lambda layout, _: any(grid.pp > 1 for grid in layout.encoders.values())
     ),
     "encoder-reads-other-pixels": KnownFault(caught_by="static", shows_in=_everywhere),
+    "gradient-of-one-slice-lost": KnownFault(
+        caught_by="gradients",
+        shows_in=lambda layout, how: layout.language.tp > 1 and not how.distributed_optimizer,
+    ),
+    "gradient-of-one-stage-doubled": KnownFault(
+        caught_by="gradients",
+        shows_in=lambda layout, how: layout.language.pp > 1 and not how.distributed_optimizer,
+    ),
+    "loss-mask-shifted": KnownFault(caught_by="static", shows_in=_everywhere),
+    "micro-batches-averaged": KnownFault(caught_by="gradients", shows_in=_everywhere),
     "image-patches-dealt-to-other-samples": KnownFault(caught_by="gradients", shows_in=_everywhere),
     "layer-norm-gradients-not-reduced": KnownFault(
         caught_by="replicas", shows_in=lambda layout, how: how.sequence_parallel and layout.language.tp > 1

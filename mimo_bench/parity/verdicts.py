@@ -6,44 +6,16 @@ scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mimo_bench.parity.differences import largest, relative, step_errors
 from mimo_bench.parity.gradients import explain, worst_of
+from mimo_bench.parity.noise import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
 from mimo_bench.parity.outcome import explain_outcome, worst_moment, worst_update
+from mimo_bench.parity.place import Place
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import AsTimed, Check, ParameterDifference, Parity, Tolerance
+from mimo_bench.record.schema import AsTimed, Check, Noise, ParameterDifference, Parity, Tolerance, VariantName
 from mimo_bench.scenario import Precision
-
-FP32_GRADIENT_REL = 1e-4
-"""Bound on each parameter's gradient in fp32; correct layouts were seen to differ by 1.4e-6 at most on CPU ranks."""
-
-FP32_MOMENT_REL = 1e-4
-"""Bound on each parameter's Adam moments after the parity steps; correct layouts differed by 1.4e-5 at most."""
-
-FP32_UPDATE_REL = 1e-3
-"""Bound on each parameter's way through the parity steps; correct layouts differed by 1e-4 at most. Adam turns the
-smallest gradients, of which rounding is a large part, into steps as long as any other."""
-
-FP32 = Tolerance(
-    loss_rel=1e-5,
-    grad_norm_rel=1e-4,
-    gradient_rel=FP32_GRADIENT_REL,
-    moment_rel=FP32_MOMENT_REL,
-    update_rel=FP32_UPDATE_REL,
-)
-"""Bounds for fp32 training over a handful of steps. Correct layouts differ by rounding alone: 5 steps on CPU ranks
-agree to about 2e-7 in loss and 5e-6 in gradient norm, while the mildest known silent fault moves the loss by 3e-4."""
-
-FLOORS = {
-    "fp32": Tolerance(loss_rel=FP32.loss_rel, grad_norm_rel=FP32.grad_norm_rel),
-    "bf16": Tolerance(loss_rel=2e-4, grad_norm_rel=2e-3),
-}
-"""Least bounds as timed, by precision: a band from a few variants may be narrow by luck. bf16 keeps 8 bits, 4e-3 of a
-number; correct layouts were seen to differ by 2e-4 in the first loss and 1.4e-3 in the first gradient norm."""
-
-BAND_FACTOR = 4.0
-"""How much wider than the spread of the baseline's own variants a correct layout may lie: it differs from the baseline
-by the same kind of rounding, drawn once more, in more places."""
 
 LEAST_PROGRESS = 1e-3
 """A baseline whose loss moves by less than this share proves nothing by being agreed with."""
@@ -56,8 +28,13 @@ class Asked:
     num_steps: int
     """Steps whose losses and gradient norms are compared."""
     min_answer_accuracy: float | None
-    dp: Mapping[str, int] = field(default_factory=dict)
-    """Data-parallel degree of each module of the layout, for the reason's words."""
+    place: Place = field(default_factory=Place)
+    """The layout, for the reason's words."""
+
+    def place_with(self, trained: Trained) -> Place:
+        """The layout, and what its first step counted."""
+        counted = {"answer tokens of the global batch": trained.scored_tokens} if trained.scored_tokens else {}
+        return replace(self.place, counts={**self.place.counts, **counted})
 
 
 def judge_baseline(trained: Trained, asked: Asked) -> Parity:
@@ -78,12 +55,11 @@ def judge_baseline(trained: Trained, asked: Asked) -> Parity:
         + _right_answers(trained, asked.min_answer_accuracy),
         weights_match_at_start=True,
         samples_match=True,
-        tolerance=FP32,
     )
 
 
-def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
-    """Whether `trained` is the same training as `baseline`."""
+def judge(trained: Trained, baseline: Trained, asked: Asked, tolerance: Tolerance = PARITY_FLOOR) -> Parity:
+    """Whether `trained` is the same training as `baseline`, within the `tolerance` that the baseline's variants set."""
     if trained.mismatch is not None:
         return Parity(
             verdict="failed",
@@ -91,21 +67,26 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
             failed_check="static",
             weights_match_at_start=trained.weights_match_at_start,
             samples_match=trained.samples_match,
-            tolerance=FP32,
+            tolerance=tolerance,
         )
-    losses, norms = _errors(trained, baseline, asked.num_steps)
-    diverged = _diverged_steps(losses, norms, FP32)
+    losses, norms = step_errors(trained, baseline, asked.num_steps)
+    diverged = _diverged_steps(losses, norms, tolerance)
     gradients = trained.gradients or ()
     failed = _first_failed(
         ("replicas", trained.disagreement),
         (
             "gradients",
-            explain(gradients, bound=FP32_GRADIENT_REL, dp=asked.dp) if gradients else "no gradient was compared",
+            explain(gradients, bound=tolerance.gradient_rel or 0.0, place=asked.place_with(trained))
+            if gradients
+            else "no gradient was compared",
         ),
         ("sound", _unsound(trained)),
-        ("optimizer", _wrong_outcome(trained)),
-        ("steps", _diverged(trained, baseline, losses, norms, diverged, FP32)),
-        ("evaluation", _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline)),
+        ("optimizer", _wrong_outcome(trained, tolerance)),
+        ("steps", _diverged(trained, baseline, losses, norms, diverged, tolerance)),
+        (
+            "evaluation",
+            _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline, tolerance),
+        ),
     )
     agreement = f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}" if failed is None else ""
     check, reason = failed or (None, agreement + _right_answers(trained, asked.min_answer_accuracy))
@@ -113,61 +94,70 @@ def judge(trained: Trained, baseline: Trained, asked: Asked) -> Parity:
         verdict="passed" if check is None else "failed",
         reason=reason,
         failed_check=check,
-        loss_rel_max=_largest(losses),
+        loss_rel_max=largest(losses),
         first_divergence_step=diverged[0] if diverged else None,
-        grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
+        grad_norm_rel={module: largest(errors) for module, errors in norms.items()},
         worst_gradient=worst_of(gradients),
         worst_weight=worst_update(trained.optimizer) if trained.optimizer else None,
         worst_moment=worst_moment(trained.optimizer) if trained.optimizer else None,
         weights_match_at_start=True,
         samples_match=True,
-        tolerance=FP32,
+        tolerance=tolerance,
     )
 
 
-def _wrong_outcome(trained: Trained) -> str | None:
+def _wrong_outcome(trained: Trained, tolerance: Tolerance) -> str | None:
     if trained.optimizer is None:
         return "no moment and no update was compared"
-    return explain_outcome(trained.optimizer, moment_bound=FP32_MOMENT_REL, update_bound=FP32_UPDATE_REL)
+    assert tolerance.moment_rel is not None
+    assert tolerance.update_rel is not None
+    return explain_outcome(trained.optimizer, moment_bound=tolerance.moment_rel, update_bound=tolerance.update_rel)
 
 
-def noise_band(variants: Sequence[Trained], baseline: Trained, *, precision: Precision, num_steps: int) -> Tolerance:
-    """Bounds for training as timed: the largest difference of any variant in any step, times a factor, or the floor.
-
-    Args:
-        variants: the baseline again, its starting weights moved by one unit in the last place.
-        baseline: as timed.
-        precision: of the timed steps; decides the floor.
-        num_steps: compared steps.
-    """
-    floor = FLOORS[precision]
-    errors = [_errors(variant, baseline, num_steps) for variant in variants]
-    losses = [error for loss, _ in errors for error in loss if error is not None]
-    norms = [error for _, norm in errors for values in norm.values() for error in values if error is not None]
-    return Tolerance(
-        loss_rel=max(floor.loss_rel, BAND_FACTOR * max(losses, default=0.0)),
-        grad_norm_rel=max(floor.grad_norm_rel, BAND_FACTOR * max(norms, default=0.0)),
+def judge_noise(parity: Parity, noise: Sequence[Noise]) -> Parity:
+    """The verdict on a baseline, with the bounds that its variants set, or its failure if they set none."""
+    tolerance = band(noise, floor=PARITY_FLOOR, ceiling=PARITY_CEILING)
+    if isinstance(tolerance, str):
+        reason = f"the baseline proves nothing: {tolerance}"
+        return parity.model_copy(
+            update={"verdict": "failed", "reason": reason, "failed_check": "sound", "noise": tuple(noise)}
+        )
+    differs = next((one.differs for one in noise if one.variant == "rerun"), None)
+    again = "bit for bit" if differs is None else f"but for rounding, first in {differs}"
+    return parity.model_copy(
+        update={
+            "noise": tuple(noise),
+            "tolerance": tolerance,
+            "reason": f"{parity.reason}; trained once more it is the same {again}",
+        }
     )
 
 
 def judge_baseline_as_timed(
-    timed: Trained, variants: Sequence[Trained], *, precision: Precision, num_steps: int
+    timed: Trained, variants: Mapping[VariantName, Trained], *, precision: Precision, num_steps: int
 ) -> AsTimed:
-    """The band that the baseline's variants set, unless one of them is no training at all."""
-    for name, trained in (("the baseline", timed), *((f"its variant {k}", one) for k, one in enumerate(variants))):
+    """The band that the baseline's variants set, unless one is no training at all, or they lie too far apart."""
+    named = {"the baseline": timed, **{f"its variant {name}": one for name, one in variants.items()}}
+    for name, trained in named.items():
         if (problem := trained.disagreement or _unsound(trained)) is not None:
             return AsTimed(verdict="failed", reason=f"as timed, {name} proves nothing: {problem}", num_steps=num_steps)
+    noise = tuple(noise_of(name, one, timed, num_steps=num_steps) for name, one in variants.items())
+    bounds = band(noise, floor=FLOORS[precision], ceiling=CEILINGS[precision])
+    if isinstance(bounds, str):
+        reason = f"as timed, the baseline proves nothing: {bounds}"
+        return AsTimed(verdict="failed", reason=reason, num_steps=num_steps, noise=noise)
     return AsTimed(
         verdict="baseline",
         reason=f"{len(variants)} variants that differ by rounding set the band",
         num_steps=num_steps,
-        band=noise_band(variants, timed, precision=precision, num_steps=num_steps),
+        band=bounds,
+        noise=noise,
     )
 
 
 def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_steps: int) -> AsTimed:
     """Whether the timed settings train the same model as the baseline does under its own."""
-    losses, norms = _errors(trained, baseline, num_steps)
+    losses, norms = step_errors(trained, baseline, num_steps)
     diverged = _diverged_steps(losses, norms, band)
     problem = trained.disagreement or _unsound(trained)
     problem = problem or _diverged(trained, baseline, losses, norms, diverged, band)
@@ -175,32 +165,10 @@ def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_
         verdict="failed" if problem else "passed",
         reason=f"as timed, {problem}" if problem else f"{num_steps} steps as timed lie within the noise band",
         num_steps=num_steps,
-        loss_rel_max=_largest(losses),
-        grad_norm_rel={module: _largest(errors) for module, errors in norms.items()},
+        loss_rel_max=largest(losses),
+        grad_norm_rel={module: largest(errors) for module, errors in norms.items()},
         band=band,
     )
-
-
-def relative(found: float | None, expected: float | None) -> float | None:
-    """|found - expected| / |expected|; None where either is unknown."""
-    if found is None or expected is None:
-        return None
-    if found == expected:
-        return 0.0
-    return abs(found - expected) / abs(expected) if expected else None
-
-
-def _errors(
-    trained: Trained, baseline: Trained, num_steps: int
-) -> tuple[list[float | None], dict[str, list[float | None]]]:
-    """Relative differences by step: of the loss, and of each module's gradient norm."""
-    steps = range(num_steps)
-    losses = [relative(trained.losses[step], baseline.losses[step]) for step in steps]
-    norms = {
-        module: [relative(trained.grad_norms[module][step], expected[step]) for step in steps]
-        for module, expected in baseline.grad_norms.items()
-    }
-    return losses, norms
 
 
 def _diverged_steps(
@@ -297,12 +265,12 @@ def _shown(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _evaluates_differently(trained: Trained, baseline: Trained) -> str | None:
+def _evaluates_differently(trained: Trained, baseline: Trained, tolerance: Tolerance) -> str | None:
     """Held-out loss must agree as the training losses do, where nothing was trained beyond the compared steps."""
     if trained.num_learning_steps or trained.evaluation is None or baseline.evaluation is None:
         return None
     error = relative(trained.evaluation.loss, baseline.evaluation.loss)
-    if _exceeds(error, FP32.loss_rel):
+    if _exceeds(error, tolerance.loss_rel):
         return f"the held-out loss is {trained.evaluation.loss} where the baseline's is {baseline.evaluation.loss}"
     return None
 
@@ -312,11 +280,11 @@ def _agreement(
     norms: Mapping[str, Sequence[float | None]],
     gradients: Sequence[ParameterDifference],
 ) -> str:
-    worst_norm = _largest([_largest(errors) for errors in norms.values()])
+    worst_norm = largest([largest(errors) for errors in norms.values()])
     worst = worst_of(gradients)
     assert worst is not None
     return (
-        f"loss to {_largest(losses):.1e}, gradient norm of every module to {worst_norm:.1e}, "
+        f"loss to {largest(losses):.1e}, gradient norm of every module to {worst_norm:.1e}, "
         f"each of {len(gradients)} gradients to {worst.rel:.1e}"
     )
 
@@ -324,8 +292,3 @@ def _agreement(
 def _exceeds(error: float | None, bound: float) -> bool:
     """An unknown error is no agreement."""
     return error is None or not error <= bound
-
-
-def _largest(errors: Sequence[float | None]) -> float | None:
-    known = [error for error in errors if error is not None]
-    return max(known) if len(known) == len(errors) and known else None

@@ -50,8 +50,10 @@ class Trained:
     """Where ranks report different numbers for one job, which they all should know."""
     gradients: tuple[ParameterDifference, ...] | None = None
     """Of the first parity step; None for the baseline and outside parity mode."""
+    scored_tokens: int | None = None
+    """Answer tokens of the first parity step's global batch; None outside parity mode."""
     optimizer: OptimizerDifferences | None = None
-    """After the parity steps; None for the baseline and outside parity mode."""
+    """After the second step; None for the baseline and outside parity mode."""
 
 
 def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Trained:
@@ -67,6 +69,7 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
         mismatch=first.mismatch,
         gradients=first.gradients,
         optimizer=first.optimizer,
+        scored_tokens=first.scored_tokens,
         disagreement=first.replicas
         or next(chain.from_iterable(_disagreements(first, other) for other in others), None),
     )

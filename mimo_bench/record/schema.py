@@ -44,9 +44,9 @@ class Tolerance(_Entry):
     gradient_rel: Finite | None = None
     """Of each parameter's gradient in the first step; null where only norms are compared."""
     moment_rel: Finite | None = None
-    """Of each parameter's Adam moments after the parity steps."""
+    """Of each parameter's Adam moments after the second step."""
     update_rel: Finite | None = None
-    """Of each parameter's way through the parity steps."""
+    """Of each parameter's way through the first two steps."""
 
 
 class ParameterDifference(_Entry):
@@ -74,12 +74,12 @@ class ParameterDifference(_Entry):
 
 
 class OptimizerDifferences(_Entry):
-    """Where the parity steps took every parameter, against the baseline: what moved it, and how far it moved."""
+    """Where two steps took every parameter, against the baseline: what moved it, and how far it moved."""
 
     first_moments: tuple[ParameterDifference, ...]
     second_moments: tuple[ParameterDifference, ...]
     updates: tuple[ParameterDifference, ...]
-    """Weights after the parity steps minus weights before, where the baseline's gradients are more than rounding."""
+    """Weights after two steps minus weights before them, where the baseline's gradients are more than rounding."""
 
 
 class Difference(_Entry):
@@ -89,6 +89,25 @@ class Difference(_Entry):
     parameter: str
     rel: Finite | None
     """Error norm over the larger of the baseline's norm and a floor of its module's."""
+
+
+VariantName = Literal["rerun", "jitter", "micro-batches", "tensor-parallel"]
+"""The baseline once more, mathematically equal: as it was; from weights one unit in the last place off; with gradients
+summed over other micro-batches; on the same ranks with data- and tensor-parallel degrees swapped."""
+
+
+class Noise(_Entry):
+    """How far one mathematically equal variant of the baseline lies from it: what rounding alone can do."""
+
+    variant: VariantName
+    loss_rel_max: Finite | None
+    grad_norm_rel_max: Finite | None
+    gradient_rel_max: Finite | None = None
+    """Of any parameter in the first step; null as timed, like those below."""
+    moment_rel_max: Finite | None = None
+    update_rel_max: Finite | None = None
+    differs: str | None = None
+    """What is not the same to the last bit, first of all; null if everything is."""
 
 
 class AsTimed(_Entry):
@@ -101,11 +120,13 @@ class AsTimed(_Entry):
     grad_norm_rel: dict[str, Finite | None] = {}
     band: Tolerance | None = None
     """Bounds from the spread of mathematically equal variants of the baseline, measured in this run."""
+    noise: tuple[Noise, ...] = ()
+    """What the bounds come from; the baseline's alone."""
 
 
 Check = Literal["static", "replicas", "gradients", "sound", "optimizer", "steps", "evaluation", "as_timed"]
 """What a layout has to pass, in this order: weights and samples before the first step, replicas that agree, every
-gradient of the first step, numbers that prove something, every moment and update after the parity steps, losses and
+gradient of the first step, numbers that prove something, every moment and update after the second step, losses and
 gradient norms of every step, held-out samples, and the steps as timed."""
 
 
@@ -116,6 +137,8 @@ class Parity(_Entry):
     reason: str
     failed_check: Check | None = None
     """The first check that failed."""
+    first_difference: str | None = None
+    """What of the first step is not the baseline's first of all, by a second pass; null where none was made."""
     loss_rel_max: Finite | None = None
     """Largest relative loss difference over the parity steps."""
     first_divergence_step: Count | None = None
@@ -124,12 +147,14 @@ class Parity(_Entry):
     """Largest relative difference of the pre-clip gradient norm, by module."""
     worst_gradient: Difference | None = None
     worst_weight: Difference | None = None
-    """After the parity steps, relative to how far they took the parameter."""
+    """After the second step, relative to how far two steps took the parameter."""
     worst_moment: Difference | None = None
-    """Of Adam's two, after the parity steps."""
+    """Of Adam's two, after the second step."""
     weights_match_at_start: bool | None = None
     samples_match: bool | None = None
     tolerance: Tolerance | None = None
+    noise: tuple[Noise, ...] = ()
+    """What the tolerance comes from; the baseline's alone."""
     as_timed: AsTimed | None = None
     """Null where nothing was timed."""
 
@@ -453,8 +478,10 @@ class RankRecord(_Entry):
     """Of the first parity step, by parameter, over the whole model; null for the baseline and in other modes."""
     replicas: str | None = None
     """What is wrong between replicas in the first parity step, or after the last one, if anything."""
+    scored_tokens: Count | None = None
+    """Answer tokens of the first parity step's global batch, by which its gradients are divided."""
     optimizer: OptimizerDifferences | None = None
-    """After the parity steps; null for the baseline and in other modes."""
+    """After the second step; null for the baseline and in other modes."""
 
 
 class LayoutRecord(_Entry):

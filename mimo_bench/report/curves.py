@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mimo_bench.parity.verdicts import relative
+from mimo_bench.parity.differences import relative
 from mimo_bench.record.schema import RunRecord
 
 Series = Sequence[float | None]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from mimo_bench.ranking import advice
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
-from mimo_bench.report import words
+from mimo_bench.report import proof, words
 from mimo_bench.report.changes import Changes
 
 SIZE_LIMIT = 1024 * 1024
@@ -43,6 +43,8 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in record.layouts)),
         _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
         _folded("Every verdict, with its reason and its band", _verdicts(record)),
+        _folded("Each difference, and its bound", _rows(proof.DIFFERENCES, proof.differences(record))),
+        _folded("Noise: the baseline once more, equal but for rounding", _rows(proof.NOISE, proof.noise(record))),
         _folded("Ranking", _ranking(record)),
         _folded("Start-up", _launches(record)),
         _folded("Environment", _environment(record.environment)),
@@ -103,6 +105,7 @@ def _verdicts(record: RunRecord) -> str:
 def _reasons(record: RunRecord) -> str:
     return "\n".join(
         f"- {_escape(layout.name)}, {words.STATUS_WORDS[layout.status]}: {_escape(words.first_line(layout.reason))}"
+        + (f"; {_escape(layout.parity.first_difference)}" if layout.parity and layout.parity.first_difference else "")
         for layout in record.layouts
         if layout.status != "passed"
     )
@@ -135,6 +138,12 @@ def _environment(environment: Environment) -> str:
         "devices": ", ".join(device.name for device in environment.devices),
     }
     return table(("environment", ""), ((name, words.text(value)) for name, value in known.items()))
+
+
+def _rows(heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table, or nothing where it has no rows."""
+    known = list(rows)
+    return table(heads, known) if known else ""
 
 
 def _section(title: str, body: str) -> str:

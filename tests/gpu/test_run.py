@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.parity.verdicts import FP32, relative
+from mimo_bench.parity.differences import relative
+from mimo_bench.parity.noise import PARITY_FLOOR
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import LayoutRecord, RunRecord
 from mimo_bench.record.validate import validate
@@ -77,12 +78,12 @@ def test_every_layout_trains_on_gpus_what_it_trains_on_cpu_ranks(scenario: Path,
         for found, expected in zip(layout.losses, on_cpu[name].losses, strict=True):
             error = relative(found, expected)
             assert error is not None
-            assert error <= FP32.loss_rel, name
+            assert error <= PARITY_FLOOR.loss_rel, name
         for module, norms in layout.grad_norms.items():
             for found, expected in zip(norms, on_cpu[name].grad_norms[module], strict=True):
                 error = relative(found, expected)
                 assert error is not None
-                assert error <= FP32.grad_norm_rel, (name, module)
+                assert error <= PARITY_FLOOR.grad_norm_rel, (name, module)
 
 
 @pytest.mark.gpu(2)

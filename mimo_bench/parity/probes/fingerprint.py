@@ -17,6 +17,8 @@ from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 
+TARGETS = f"{LANGUAGE}.targets"
+
 
 def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fingerprint | Mismatch:
     """Weights and samples of the whole job; the same on every rank. Collective over the world.
@@ -41,7 +43,19 @@ def _samples(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[SampleSeen]:
     for step, batch in enumerate(batches):
         for index, micro_batch in enumerate(batch):
             for side, sample_id, tensor in _sides(micro_batch):
-                yield SampleSeen(step=step, micro_batch=index, side=side, sample_id=sample_id, digest=digest(tensor))
+                yield SampleSeen(
+                    step=step,
+                    micro_batch=index,
+                    side=side,
+                    sample_id=sample_id,
+                    digest=digest(tensor),
+                    scored=_scored(tensor) if side == TARGETS else None,
+                )
+
+
+def _scored(targets: torch.Tensor) -> tuple[int, int]:
+    places = targets.ge(0).nonzero().flatten()
+    return (int(places[0]), len(places)) if len(places) else (-1, 0)
 
 
 def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
@@ -58,4 +72,4 @@ def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
         for row, sample_id in enumerate(batch.sample_ids[LANGUAGE]):
             yield f"{LANGUAGE}.inputs", sample_id, batch.input_ids[row]
             targets = torch.where(batch.loss_mask[row] > 0, batch.labels[row], -1)
-            yield f"{LANGUAGE}.targets", sample_id, targets
+            yield TARGETS, sample_id, targets

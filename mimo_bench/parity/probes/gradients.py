@@ -31,6 +31,8 @@ class GradientProbe:
         """By parameter, over the whole model; the same on every rank. None for the baseline."""
         self.disagreement: str | None = None
         """Replicas whose gradients differ, in words."""
+        self.scored_tokens: int | None = None
+        """Answer tokens of the global batch; the same on every rank."""
 
     @torch.no_grad()
     def inspect(self, trainer: Trainer) -> None:
@@ -39,9 +41,8 @@ class GradientProbe:
         collect_shards(trainer)
         for shard, gradient in full_gradients(trainer):
             comparison.take(shard, gradient)
-        differences, parameter = comparison.merge()
-        if parameter is not None:
-            self.disagreement = f"replicas of {parameter} hold different gradients"
+        differences, self.disagreement = comparison.merge("gradients")
+        self.scored_tokens = round(trainer.totals.read()["scored_tokens"])
         if not self._is_baseline:
             self.differences = differences
 

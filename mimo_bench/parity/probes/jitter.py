@@ -13,15 +13,15 @@ from mimo_bench.trainer.weights import shards
 
 
 @torch.no_grad()
-def jitter_weights(trainer: Trainer, *, variant: int) -> None:
+def jitter_weights(trainer: Trainer) -> None:
     """Move every weight up or down by one unit in the last place of its precision, before the first step.
 
     Mathematically the same start; how far training moves apart is what rounding alone can do. Which way a weight moves
-    depends on the variant and its place in the canonical tensor, so every layout moves it alike.
+    depends on its place in the canonical tensor alone.
     """
     for shard in shards(trainer.model, trainer.topology):
         parameter = shard.parameter
-        signs = uniform(f"jitter/{variant}/{shard.name}", shard.positions()).sub_(0.5).sign_()
+        signs = uniform(f"jitter/{shard.name}", shard.positions()).sub_(0.5).sign_()
         step = torch.finfo(parameter.dtype).eps
         parameter.copy_(parameter.float() * (1 + step * signs))
     # Master weights were copied before.

@@ -1,4 +1,4 @@
-"""What the parity steps made of every parameter: Adam's moments and the way it went, against the baseline's.
+"""What two steps made of every parameter: Adam's moments and the way it went, against the baseline's.
 
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
@@ -18,6 +18,10 @@ from mimo_bench.parity.probes.tensors import Comparison, speaks_for
 from mimo_bench.record.schema import OptimizerDifferences
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, drawn, shards
+
+OUTCOME_STEPS = 2
+"""Steps before this is looked at, or all parity steps if they are fewer. One would not see whether moments are carried
+over and their bias corrected; with every further one, what a module did wrong spreads to the gradients of all."""
 
 ROUNDING_SHARE = 1e-3
 """Where updates are compared, an element is left out whose gradients, root mean square over the steps, are below this
@@ -62,12 +66,12 @@ class OutcomeProbe:
         return Comparison(self._directory / kind, topology=trainer.topology, is_baseline=self._is_baseline)
 
     def _merge(self, firsts: Comparison, seconds: Comparison, updates: Comparison) -> None:
-        merged = {"first moments": firsts.merge(), "second moments": seconds.merge(), "weights": updates.merge()}
-        for what, (_, parameter) in merged.items():
-            if parameter is not None:
-                self.disagreement = f"replicas of {parameter} hold different {what} after the parity steps"
+        merged = (firsts.merge("first moments"), seconds.merge("second moments"), updates.merge("weights"))
+        problem = next((problem for _, problem in merged if problem is not None), None)
+        if problem is not None:
+            self.disagreement = f"after the second step, {problem}"
         if not self._is_baseline:
-            first, second, update = (differences for differences, _ in merged.values())
+            first, second, update = (differences for differences, _ in merged)
             self.differences = OptimizerDifferences(first_moments=first, second_moments=second, updates=update)
 
 

@@ -8,6 +8,7 @@ sums run over chunks in float64.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from mimo_bench.parity.fingerprints import RankFingerprint, disagreement
+from mimo_bench.parity.replicas import diverged
 from mimo_bench.record.schema import ParameterDifference
 from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.topology import Topology
@@ -70,17 +71,17 @@ class Comparison:
         """The baseline's tensor, on the host; only where this rank is the one to read it."""
         return load_file(self._path(shard))[_KEY]
 
-    def merge(self) -> tuple[tuple[ParameterDifference, ...], str | None]:
-        """What all ranks found, and the first parameter whose replicas differ; the same on every rank. Collective."""
-        mine = (
-            RankFingerprint(weights=self._digests, samples=()).model_dump_json(),
-            [one.model_dump_json() for one in self._found],
-        )
+    def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
+        """What all ranks found, and which replicas' tensors, `what` they are, differ; the same on every rank.
+
+        Collective over the world.
+        """
+        mine = (json.dumps(self._digests), [one.model_dump_json() for one in self._found])
         everyone: list[tuple[str, list[str]]] = [("", [])] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
-        parameter = disagreement(RankFingerprint.model_validate_json(held).weights for held, _ in everyone)
+        problem = diverged([json.loads(held) for held, _ in everyone], self._topology.layout, what=what)
         texts = (text for _, some in everyone for text in some)
-        return tuple(ParameterDifference.model_validate_json(text) for text in texts), parameter
+        return tuple(ParameterDifference.model_validate_json(text) for text in texts), problem
 
     def _path(self, shard: Shard) -> Path:
         return self._directory / f"{shard.name}.safetensors"

@@ -1,0 +1,178 @@
+"""How often the gate cries wolf: clean runs over many seeds, every one of which should pass.
+
+scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+
+Weights and samples differ from seed to seed, so each seed is a fresh draw of rounding. The account is written anew
+after every seed: a run that is stopped leaves what it knows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import beta
+
+from mimo_bench.attempt import Attempts
+from mimo_bench.launch.launcher import DeviceKind, Launcher
+from mimo_bench.layout_run import Account, LayoutRunner
+from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.parity.planting import Planting
+from mimo_bench.record.files import write_atomically
+from mimo_bench.record.schema import Difference, Environment, Parity
+from mimo_bench.report.alarms import render_alarms
+from mimo_bench.scenario import Scenario
+
+CONFIDENCE = 0.95
+"""Of the upper bound on the rate."""
+
+
+class CleanRun(BaseModel):
+    """One layout with one seed, without any fault."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seed: int
+    layout: str
+    status: str
+    reason: str
+    shares: dict[str, float]
+    """Each largest difference from the baseline over its bound, by quantity: 1 is where the gate fails a layout."""
+
+
+class Alarms(BaseModel):
+    """All clean runs so far, and what they say about the next one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: tuple[str, ...]
+    scenario_hash: str
+    code_hash: str
+    environment: Environment
+    num_runs: int
+    num_alarms: int
+    """Runs that did not pass, for whatever reason."""
+    rate: float
+    rate_upper_bound: float
+    """Exact (Clopper-Pearson), one-sided, at 95 % confidence."""
+    runs: tuple[CleanRun, ...]
+
+
+def upper_bound(num_alarms: int, num_runs: int) -> float:
+    """The largest rate at which so few alarms in so many runs still have a probability of 5 % (Clopper-Pearson)."""
+    if num_alarms >= num_runs:
+        return 1.0
+    return float(beta.ppf(CONFIDENCE, num_alarms + 1, num_runs - num_alarms))
+
+
+def count_alarms(
+    scenario: Scenario,
+    seeds: range,
+    *,
+    device_kind: DeviceKind,
+    directory: Path,
+    command: tuple[str, ...],
+    on_run: Callable[[CleanRun], None],
+) -> Alarms:
+    """Judge every layout of `scenario` with each of `seeds`; leave the account and its plot in `directory`."""
+    runs: list[CleanRun] = []
+    with Launcher(device_kind=device_kind) as launcher:
+        for seed in seeds:
+            place = directory / f"seed{seed}"
+            try:
+                for run in _judge_all(_with_seed(scenario, seed), launcher, place, device_kind):
+                    on_run(run)
+                    runs.append(run)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+            alarms = _account(scenario, runs, command, device_kind)
+            write_atomically(directory / "alarms.json", alarms.model_dump_json(indent=1).encode())
+            write_atomically(directory / "alarms.md", _render(alarms).encode())
+            write_atomically(directory / "alarms.svg", render_alarms(_by_quantity(runs)).encode())
+    return alarms
+
+
+def _with_seed(scenario: Scenario, seed: int) -> Scenario:
+    return Scenario.model_validate({**dict(scenario), "seed": seed})
+
+
+def _judge_all(scenario: Scenario, launcher: Launcher, place: Path, device_kind: DeviceKind) -> Iterator[CleanRun]:
+    attempts = Attempts(launcher, scenario=scenario, directory=place, device_kind=device_kind, hang_seconds=300.0)
+    runner = LayoutRunner(
+        scenario=scenario,
+        modes=("parity",),
+        attempts=attempts,
+        planting=Planting.of(None),
+        on_event=lambda _: None,
+    )
+    reference = None
+    names = (scenario.baseline, *(name for name in scenario.names if name != scenario.baseline))
+    for name in names:
+        account = runner.run(name, reference)
+        reference = reference or account.reference
+        yield _clean_run(scenario.seed, name, account)
+
+
+def _clean_run(seed: int, layout: str, account: Account) -> CleanRun:
+    parity = account.parity
+    shares = _shares(parity) if parity is not None and parity.verdict != "baseline" else {}
+    return CleanRun(seed=seed, layout=layout, status=account.status, reason=account.reason, shares=shares)
+
+
+def _shares(parity: Parity) -> dict[str, float]:
+    bounds = parity.tolerance
+    assert bounds is not None, "what was held against the baseline was held by a tolerance"
+    norms = [rel for rel in parity.grad_norm_rel.values() if rel is not None]
+    found: Mapping[str, tuple[float | None, float | None]] = {
+        "loss": (parity.loss_rel_max, bounds.loss_rel),
+        "gradient norm": (max(norms, default=None), bounds.grad_norm_rel),
+        "gradient": (_rel(parity.worst_gradient), bounds.gradient_rel),
+        "moment": (_rel(parity.worst_moment), bounds.moment_rel),
+        "update": (_rel(parity.worst_weight), bounds.update_rel),
+    }
+    return {name: rel / bound for name, (rel, bound) in found.items() if rel is not None and bound}
+
+
+def _rel(worst: Difference | None) -> float | None:
+    return worst.rel if worst is not None else None
+
+
+def _account(scenario: Scenario, runs: list[CleanRun], command: tuple[str, ...], device_kind: DeviceKind) -> Alarms:
+    num_alarms = sum(run.status != "passed" for run in runs)
+    return Alarms(
+        command=command,
+        scenario_hash=scenario.content_hash,
+        code_hash=hash_of_code(),
+        environment=read_environment(device_kind),
+        num_runs=len(runs),
+        num_alarms=num_alarms,
+        rate=num_alarms / len(runs),
+        rate_upper_bound=upper_bound(num_alarms, len(runs)),
+        runs=tuple(runs),
+    )
+
+
+def _by_quantity(runs: list[CleanRun]) -> dict[str, list[float]]:
+    names = dict.fromkeys(name for run in runs for name in run.shares)
+    return {name: [run.shares[name] for run in runs if name in run.shares] for name in names}
+
+
+def _render(alarms: Alarms) -> str:
+    seeds = sorted({run.seed for run in alarms.runs})
+    worst = {name: max(shares) for name, shares in _by_quantity(list(alarms.runs)).items()}
+    rate = (
+        f"Rate {alarms.rate:.2%}, at most {alarms.rate_upper_bound:.2%} at {CONFIDENCE:.0%} confidence "
+        f"(Clopper-Pearson, one-sided); {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}."
+    )
+    largest = ", ".join(f"{name} {share:.2g}" for name, share in worst.items())
+    lines = [
+        f"# False alarms: {alarms.num_alarms} in {alarms.num_runs} clean layout-runs",
+        rate,
+        f"Made by `{' '.join(alarms.command)}`.",
+        f"Largest difference from the baseline, as a share of its bound: {largest}.",
+        "![Differences as shares of their bounds](alarms.svg)",
+        *(f"- seed {run.seed}, {run.layout}: {run.reason}" for run in alarms.runs if run.status != "passed"),
+    ]
+    return "\n\n".join(lines) + "\n"

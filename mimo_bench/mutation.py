@@ -1,0 +1,164 @@
+"""The gate against every collective of a training step, broken in every way: how many of these mutants does it catch?
+
+scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from mimo_bench.attempt import Attempts
+from mimo_bench.launch.launcher import DeviceKind, Launcher
+from mimo_bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.parity.mutants import SURVEY, Call, Mutant, mutants_of
+from mimo_bench.parity.planting import Planting
+from mimo_bench.record.files import write_atomically
+from mimo_bench.report.markdown import table
+from mimo_bench.report.words import first_line
+from mimo_bench.scenario import Evaluation, Scenario
+
+NUM_STEPS = 3
+"""Parity steps of a mutant: enough for a wrong update to show in the losses that follow."""
+
+
+class Trial(BaseModel):
+    """One mutant in one layout, and how it ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    layout: str
+    mutant: Mutant
+    ended: str
+    """The check that caught it, `crashed` or `timeout`; `passed` if it survived."""
+    reason: str
+
+    @property
+    def survived(self) -> bool:
+        """Whether the gate took it for the baseline's model."""
+        return self.ended == "passed"
+
+
+def run_mutants(
+    scenario: Scenario,
+    layouts: Sequence[str],
+    *,
+    device_kind: DeviceKind,
+    directory: Path,
+    hang_seconds: float,
+    command: tuple[str, ...],
+    seconds: float | None,
+    on_trial: Callable[[Trial], None],
+) -> list[Trial]:
+    """Plant every mutant of every collective call of `layouts`; leave `mutants.md` and `mutants.json` in `directory`.
+
+    A call that several layouts make alike is broken in the first of them. After `seconds` no further one is begun.
+    """
+    short = scenario.steps.model_copy(update={"parity": NUM_STEPS, "learning": 0})
+    scenario = Scenario.model_validate({**dict(scenario), "steps": short, "evaluation": Evaluation(num_batches=0)})
+    until = None if seconds is None else time.monotonic() + seconds
+    trials: list[Trial] = []
+    with Launcher(device_kind=device_kind) as launcher:
+        attempts = Attempts(
+            launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=hang_seconds
+        )
+        reference = _run(scenario, attempts, scenario.baseline, None, None).reference
+        planned = list(_plan(scenario, layouts, attempts, reference, directory))
+        for layout, mutant in planned:
+            if until is not None and time.monotonic() > until:
+                break
+            trial = _trial(layout, mutant, _run(scenario, attempts, layout, mutant.place, reference))
+            on_trial(trial)
+            trials.append(trial)
+            _write(directory, trials, len(planned), command)
+    shutil.rmtree(directory / "layouts", ignore_errors=True)
+    shutil.rmtree(directory / "baseline", ignore_errors=True)
+    return trials
+
+
+def _plan(
+    scenario: Scenario, layouts: Sequence[str], attempts: Attempts, reference: Reference | None, directory: Path
+) -> Iterator[tuple[str, Mutant]]:
+    """Every mutant with the layout that it is planted in; each layout first passes under the survey, unbroken."""
+    known: set[tuple[str, str, str]] = set()
+    for layout in layouts:
+        place = directory / "calls" / layout
+        place.mkdir(parents=True, exist_ok=True)
+        account = _run(scenario, attempts, layout, f"{SURVEY}:{place.absolute()}", reference)
+        assert account.status == "passed", f"{layout} does not pass unbroken: {account.reason}"
+        calls = {
+            Call.model_validate(call)
+            for path in place.glob("calls*.json")
+            for call in json.loads(path.read_text(encoding="utf-8"))
+        }
+        new = {call for call in calls if (call.collective, call.role, call.site) not in known}
+        known |= {(call.collective, call.role, call.site) for call in new if call.size > 1}
+        yield from ((layout, mutant) for mutant in mutants_of(new))
+
+
+def _run(
+    scenario: Scenario, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None
+) -> Account:
+    runner = LayoutRunner(
+        scenario=scenario,
+        modes=("parity",),
+        attempts=attempts,
+        planting=Planting(fault=fault, layout=layout),
+        on_event=lambda _: None,
+        second_pass=False,
+    )
+    return runner.run(layout, reference)
+
+
+def _trial(layout: str, mutant: Mutant, account: Account) -> Trial:
+    failed = account.parity.failed_check if account.parity is not None else None
+    reason = first_line(account.reason, limit=160)
+    return Trial(layout=layout, mutant=mutant, ended=failed or account.status, reason=reason)
+
+
+def _write(directory: Path, trials: list[Trial], num_planned: int, command: tuple[str, ...]) -> None:
+    everything = [trial.model_dump(mode="json") for trial in trials]
+    write_atomically(directory / "mutants.json", json.dumps(everything, indent=1).encode())
+    write_atomically(directory / "mutants.md", render(trials, num_planned, command).encode())
+
+
+def render(trials: Sequence[Trial], num_planned: int, command: Sequence[str]) -> str:
+    """The account as Markdown: how many were caught, by what, and which were not."""
+    survivors = [trial for trial in trials if trial.survived]
+    ended = Counter(trial.ended for trial in trials)
+    rows = [
+        (trial.mutant.call.role, trial.mutant.call.collective, trial.mutant.call.site, trial.mutant.how, trial.layout)
+        for trial in survivors
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"# Mutants: {len(trials) - len(survivors)} of {len(trials)} caught",
+                f"Made by `{' '.join(command)}`; {len(trials)} of {num_planned} planned mutants were run.",
+                table(("caught by", "mutants"), ((name, str(count)) for name, count in ended.most_common())),
+                "## Survivors",
+                table(("role", "collective", "site", "mutation", "layout"), rows) if rows else "None.",
+                "## All",
+                table(
+                    ("role", "collective", "site", "mutation", "ended as"),
+                    (
+                        (
+                            one.mutant.call.role,
+                            one.mutant.call.collective,
+                            one.mutant.call.site,
+                            one.mutant.how,
+                            one.ended,
+                        )
+                        for one in trials
+                    ),
+                ),
+            ]
+        )
+        + "\n"
+    )

@@ -1,0 +1,38 @@
+"""Relative differences between two trainings, by step.
+
+scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mimo_bench.record.merge import Trained
+
+
+def relative(found: float | None, expected: float | None) -> float | None:
+    """|found - expected| / |expected|; None where either is unknown."""
+    if found is None or expected is None:
+        return None
+    if found == expected:
+        return 0.0
+    return abs(found - expected) / abs(expected) if expected else None
+
+
+def step_errors(
+    trained: Trained, baseline: Trained, num_steps: int
+) -> tuple[list[float | None], dict[str, list[float | None]]]:
+    """Relative differences by step: of the loss, and of each module's gradient norm."""
+    steps = range(num_steps)
+    losses = [relative(trained.losses[step], baseline.losses[step]) for step in steps]
+    norms = {
+        module: [relative(trained.grad_norms[module][step], expected[step]) for step in steps]
+        for module, expected in baseline.grad_norms.items()
+    }
+    return losses, norms
+
+
+def largest(errors: Sequence[float | None]) -> float | None:
+    """The largest of all; None if one is unknown, or there is none."""
+    known = [error for error in errors if error is not None]
+    return max(known) if len(known) == len(errors) and known else None
