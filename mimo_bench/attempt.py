@@ -124,6 +124,7 @@ class Attempts:
             entry=WORKER,
             arguments={
                 "scenario": scenario.model_dump(mode="json"),
+                "weights": scenario.weights_directory,
                 "layout": name,
                 "mode": mode,
                 "device_kind": self._device_kind,

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.data_section import Data, SyntheticData
-from mimo_bench.errors import LayoutError, ScenarioError
+from mimo_bench.errors import LayoutError, ScenarioError, WeightsError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS, ModelShape, read_model_shape
@@ -29,6 +29,7 @@ from mimo_bench.model.provider import extend
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeInt, PositiveInt, Share, Table
 from mimo_bench.training import Training
+from mimo_bench.weights.directory import Manifest, check_shape, read_manifest
 
 Precision = Literal["fp32", "bf16"]
 AttentionBackend = Literal["default", "math", "flash", "cudnn"]
@@ -181,6 +182,15 @@ class Evaluation(Table):
     """The share of answer tokens that a trained model must get right; null asks for none."""
 
 
+class StoredContent(Table):
+    """The weights that a scenario starts from."""
+
+    content_hash: str
+    """SHA-256 over those of the modules' files, as they were written."""
+    directory: Annotated[str | None, Field(exclude=True)] = None
+    """Where they were found; no part of what is recorded."""
+
+
 class Scenario(Table):
     """One controlled experiment: only the layout varies."""
 
@@ -191,6 +201,10 @@ class Scenario(Table):
     # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
     encoders: Mapping[str, EncoderTable] = {}
     """Encoders of other packages, added to the model under the names that they are registered by."""
+    weights: Annotated[str | None, Field(exclude_if=lambda weights: weights is None)] = None
+    """A directory that `mimo-bench import` made, beside the scenario or from here; otherwise the seed draws them."""
+    stored: Annotated[StoredContent | None, SkipJsonSchema(), Field(exclude_if=lambda stored: stored is None)] = None
+    # What lies there, as a hash: part of the record and of the scenario's own hash.
     data: Data = SyntheticData()
     """A provider's name, or a table that names it and its options."""
     seed: NonNegativeInt = 0
@@ -231,6 +245,11 @@ class Scenario(Table):
             options={name: table.options for name, table in self.encoders.items()},
             tokens={name: table.token_id for name, table in self.encoders.items()},
         )
+
+    @property
+    def weights_directory(self) -> str | None:
+        """Where the weights lie that training starts from; None where the seed draws them."""
+        return None if self.stored is None else self.stored.directory
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -280,6 +299,8 @@ class Scenario(Table):
         if self.model not in PRESETS and self.configured is None:
             remedy = choices(self.model, sorted(PRESETS))
             raise ScenarioError(f"model: {self.model!r} is not known; {remedy}, or the path of a config.json")
+        if (self.weights is None) != (self.stored is None):
+            raise ScenarioError(f"weights: {self.weights!r} was not read; load the scenario from its file")
         if not self.layout:
             raise ScenarioError("layout: holds none; write [[layout]] and at least the baseline below it")
         if repeated := [name for name, times in Counter(self.names).items() if times > 1]:
@@ -325,10 +346,15 @@ def load_scenario(path: Path) -> Scenario:
         ScenarioError: with file, key or layout, value and remedy.
     """
     content = _read(path)
-    if "configured" in content:
-        raise ScenarioError(f"{path}: configured: is filled in from the file that model names; remove it")
+    for key, source in (("configured", "model"), ("stored", "weights")):
+        if key in content:
+            raise ScenarioError(f"{path}: {key}: is filled in from what {source} names; remove it")
     if isinstance(model := content.get("model"), str) and model.endswith(".json"):
         content["configured"] = _configured(path, model)
+    manifest, directory = None, Path()
+    if isinstance(weights := content.get("weights"), str):
+        manifest, directory = _stored(path, weights)
+        content["stored"] = StoredContent(content_hash=manifest.content_hash, directory=str(directory))
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
@@ -336,9 +362,27 @@ def load_scenario(path: Path) -> Scenario:
         raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from None
     try:
         scenario.check()
+        if manifest is not None:
+            check_shape(directory, manifest, scenario.shape)
     except ScenarioError as error:
         raise type(error)(f"{path}: {error}") from None
+    except WeightsError as error:
+        raise ScenarioError(f"{path}: weights: {error}") from None
     return scenario
+
+
+def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:
+    """What the directory named `weights` holds, and where it is; beside the scenario, or from the working directory."""
+    places = (path.parent / weights, Path(weights))
+    if (found := next((place for place in places if place.is_dir()), None)) is None:
+        looked = " or ".join(dict.fromkeys(map(str, places)))
+        raise ScenarioError(
+            f"{path}: weights: {weights!r}: no such directory; `mimo-bench import` makes one at {looked}"
+        )
+    try:
+        return read_manifest(found), found.absolute()
+    except WeightsError as error:
+        raise ScenarioError(f"{path}: weights: {error}") from None
 
 
 def _configured(path: Path, model: str) -> ModelShape:

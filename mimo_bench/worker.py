@@ -48,6 +48,8 @@ class WorkerArguments(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenario: Scenario
+    weights: Path | None = None
+    """Where the weights lie that the scenario names."""
     layout: str
     mode: Mode
     device_kind: Literal["cpu", "cuda"]
@@ -97,18 +99,7 @@ def be_deterministic() -> None:
 def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
     """The trainer that the mode calls for: parity trains in fp32 with nothing overlapped, timing as declared."""
     scenario = asked.scenario
-    table = scenario.table(asked.layout)
-    is_parity = asked.mode == "parity"
-    config = TrainerConfig(
-        shape=scenario.shape,
-        layout=table.grids(),
-        plan=scenario.batch_plan(asked.layout),
-        settings=table.settings.for_parity() if is_parity else table.settings,
-        training=scenario.training,
-        precision="fp32" if is_parity else scenario.precision,
-        seq_length=scenario.seq_length,
-        seed=scenario.seed,
-    )
+    config = TrainerConfig.of(scenario, asked.layout, weights=asked.weights, for_parity=asked.mode == "parity")
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     return build_trainer(config, dataset=dataset, device=device)
 

@@ -15,35 +15,29 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import LlavaConfig, LlavaForConditionalGeneration
-from transformers.utils import logging
+from transformers import LlavaForConditionalGeneration
 
 from mimo_bench import cli
 from mimo_bench.errors import MimoBenchError, WeightsError
 from mimo_bench.model import PRESETS, read_model_shape
+from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.weights.convert import export_weights, import_weights
 from mimo_bench.weights.directory import check_shape, read_manifest
 from mimo_bench.weights.mapping import parameters
 from tests import oracle
+from tests.checkpoints import CONFIGS, save_random
 
-CONFIGS = Path(__file__).parent / "configs"
 FAMILIES = ("clip_llama", "siglip_qwen2", "clip_mistral")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A random checkpoint of a family as `transformers` saves it, in one file; made once, to be read only."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     root = tmp_path_factory.mktemp("saved")
 
     def save(family: str) -> Path:
         if not (place := root / family).exists():
-            torch.manual_seed(5)
-            fields = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
-            model = LlavaForConditionalGeneration(LlavaConfig.from_dict(fields))
-            for parameter in model.parameters():
-                torch.nn.init.normal_(parameter)  # norms and biases too: two that are equal could be mixed up
-            model.save_pretrained(place)
+            save_random(CONFIGS / f"{family}.json", place)
             (place / "tokenizer_config.json").write_text('{"pad": 0}', encoding="utf-8")
         return place
 
@@ -341,3 +335,70 @@ def test_the_table_names_every_parameter_once(preset: str) -> None:
     parts = [(part.component, part.name) for row in rows for part in row.parts]
     assert len({row.name for row in rows}) == len(rows)
     assert len(set(parts)) == len(parts)
+
+
+SCENARIO = """
+question = "Is it?"
+model = "ours/config.json"
+weights = "ours"
+global_batch_size = 4
+global_micro_batch_size = 4
+seq_length = 48
+baseline = "base"
+
+[[layout]]
+name = "base"
+vision = {}
+language = {}
+"""
+
+
+@pytest.fixture
+def scenario(ours: Path) -> Path:
+    """A scenario beside a directory of weights."""
+    path = ours.parent / "case.toml"
+    path.write_text(SCENARIO, encoding="utf-8")
+    return path
+
+
+def test_a_scenario_holds_the_hash_of_its_weights_not_their_place(scenario: Path, ours: Path) -> None:
+    loaded = load_scenario(scenario)
+    assert loaded.stored is not None
+    assert loaded.stored.content_hash == read_manifest(ours).content_hash
+    assert loaded.weights_directory == str(ours)
+    dumped = json.dumps(loaded.model_dump(mode="json"))
+    assert str(ours) not in dumped
+    again = Scenario.model_validate_json(dumped)
+    again.check()
+    assert again.content_hash == loaded.content_hash
+    # Other weights of the same model are another experiment.
+    manifest = json.loads((ours / "weights.json").read_text(encoding="utf-8"))
+    manifest["files"]["vision"]["sha256"] = "0" * 64
+    (ours / "weights.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert load_scenario(scenario).content_hash != loaded.content_hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            '"ours/config.json"',
+            '"siglip-qwen2-tiny"',
+            "weights: {ours} is for a model with language.image_token_id = 255, and",
+        ),
+        (
+            'weights = "ours"',
+            'weights = "hours"',
+            "weights: 'hours': no such directory; `mimo-bench import` makes one at",
+        ),
+        ('weights = "ours"', 'weights = "."', "weights.json: no such file"),
+        ('weights = "ours"', "weights = 3", "weights: 3: should be a valid string"),
+        ("question", 'stored = "x"\nquestion', "stored: is filled in from what weights names; remove it"),
+    ],
+)
+def test_weights_that_a_scenario_cannot_start_from_are_told_at_check(
+    old: str, new: str, complaint: str, scenario: Path, ours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario.write_text(SCENARIO.replace(old, new), encoding="utf-8")
+    assert cli.main(["check", str(scenario)]) == 2
+    assert complaint.format(ours=ours) in capsys.readouterr().err

@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.model import ModelShape
-from mimo_bench.scenario import Precision, Settings
+from mimo_bench.scenario import Precision, Scenario, Settings
 from mimo_bench.trainer.data.loader import Loader, MicroBatch
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice
@@ -25,8 +26,9 @@ from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.mimo import Provider, build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.step import Schedule, build_schedule
+from mimo_bench.trainer.stored import StoredWeights
 from mimo_bench.trainer.topology import Topology, build_topology
-from mimo_bench.trainer.weights import draw_weights
+from mimo_bench.trainer.weights import Start, drawn, fill_weights
 from mimo_bench.training import Training
 
 
@@ -42,6 +44,33 @@ class TrainerConfig:
     precision: Precision
     seq_length: int
     seed: int
+    weights: Path | None = None
+    """A directory of weights to start from; None draws them from the seed."""
+
+    @classmethod
+    def of(
+        cls, scenario: Scenario, name: str, *, weights: Path | None = None, for_parity: bool = False
+    ) -> TrainerConfig:
+        """What a scenario says of the layout called `name`.
+
+        Args:
+            scenario: what is held fixed.
+            name: of a layout.
+            weights: where the weights lie that the scenario names; None if it names none.
+            for_parity: in fp32 with nothing overlapped, instead of as declared.
+        """
+        table = scenario.table(name)
+        return cls(
+            shape=scenario.shape,
+            layout=table.grids(),
+            plan=scenario.batch_plan(name),
+            settings=table.settings.for_parity() if for_parity else table.settings,
+            training=scenario.training,
+            precision="fp32" if for_parity else scenario.precision,
+            seq_length=scenario.seq_length,
+            seed=scenario.seed,
+            weights=weights,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +111,8 @@ class Trainer:
     loader: Loader
     totals: Totals
     schedule: Schedule
+    start: Start
+    """What weights started from."""
 
     def train_step(self, batch: Sequence[MicroBatch], inspect: Callable[[], None] | None = None) -> StepResult:
         """Forward, backward and one optimizer step over a global batch; collective over the world.
@@ -127,7 +158,8 @@ def build_trainer(
     """Assemble one rank's trainer; collective over the world."""
     topology = build_topology(config.layout, backend=device.backend)
     model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
-    draw_weights(model, topology, seed=config.seed)
+    start = partial(drawn, seed=config.seed) if config.weights is None else StoredWeights(config.weights)
+    fill_weights(model, topology, start)
     freeze_weights(model, topology, training=config.training)
     if config.settings.compile_layers:
         compile_layers(model)
@@ -160,6 +192,7 @@ def build_trainer(
         ),
         totals=totals,
         schedule=build_schedule(model, topology=topology, totals=totals, seq_length=config.seq_length),
+        start=start,
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,6 +105,10 @@ class Shard:
         return (index // piece * self.tp_group.size() + self.tp_group.rank()) * piece + index % piece
 
 
+Start = Callable[[Shard], torch.Tensor]
+"""What a slice starts from: drawn, or read from where weights are stored. In the slice's shape, on its device."""
+
+
 def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
     """Every parameter that this rank holds a slice of."""
     for module, wrapped in hosted_modules(model):
@@ -129,11 +134,16 @@ def trained_shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
     return (shard for shard in shards(model, topology) if shard.parameter.requires_grad)
 
 
-def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
-    """Fill every parameter from the seed and its canonical name."""
+def fill_weights(model: MimoModel, topology: Topology, start: Start) -> None:
+    """Fill every parameter with what it starts from."""
     with torch.no_grad():
         for shard in shards(model, topology):
-            shard.parameter.copy_(drawn(shard, seed=seed))
+            shard.parameter.copy_(start(shard))
+
+
+def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
+    """Fill every parameter from the seed and its canonical name."""
+    fill_weights(model, topology, partial(drawn, seed=seed))
 
 
 def drawn(shard: Shard, *, seed: int) -> torch.Tensor:

@@ -110,8 +110,8 @@ class TensorWriter:
 
     def __init__(self, path: Path, specs: Sequence[TensorSpec], *, metadata: Mapping[str, str] | None = None) -> None:
         """Write the header of a file that shall hold `specs`; wide items lie first, so that each is aligned."""
-        self.order = sorted(specs, key=lambda spec: -ITEM_BYTES[spec.dtype])
-        """The order in which tensors have to be written."""
+        self.order = sorted(specs, key=lambda spec: (-ITEM_BYTES[spec.dtype], spec.name))
+        """The order in which tensors have to be written: equal tensors make equal files."""
         self._due = iter(self.order)
         self._hash = hashlib.sha256()
         self._file = path.open("xb")

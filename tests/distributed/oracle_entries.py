@@ -45,18 +45,8 @@ def one_pass(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> Non
 
 
 def _build(scenario: Scenario, layout: str) -> Trainer:
-    table = scenario.table(layout)
     return build_trainer(
-        TrainerConfig(
-            shape=scenario.shape,
-            layout=table.grids(),
-            plan=scenario.batch_plan(layout),
-            settings=table.settings,
-            training=scenario.training,
-            precision="fp32",
-            seq_length=scenario.seq_length,
-            seed=scenario.seed,
-        ),
+        TrainerConfig.of(scenario, layout),
         dataset=build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed),
         device=join("cpu"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from mimo_bench.trainer import grads
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.stored import write_weights
 from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
 from mimo_bench.trainer.weights import shards
 
-BUILDERS = ("build_topology", "build_model", "draw_weights", "wrap_data_parallel", "build_optimizer", "build_schedule")
+BUILDERS = ("build_topology", "build_model", "fill_weights", "wrap_data_parallel", "build_optimizer", "build_schedule")
 """The parts of `build_trainer` that could make a group."""
 
 
@@ -43,6 +44,15 @@ def leave_weights(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
         for shard in shards(trainer.model, trainer.topology)
     }
     torch.save(weights, Path(arguments["folder"]) / f"rank{rank}.pt")
+
+
+def pass_weights_on(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Start from the weights that lie in `weights` and write them into `folder` again, without a step."""
+    trainer = _build(arguments)
+    files = write_weights(trainer.model, trainer.topology, Path(arguments["folder"]))
+    assert (files is None) == (rank != 0)
+    if files is not None:
+        _leave(arguments, rank, {name: file.sha256 for name, file in files.items()})
 
 
 def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
@@ -143,17 +153,8 @@ def meter_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) ->
 def build(arguments: Mapping[str, Any], device: RankDevice | None = None, *, precision: Precision = "fp32") -> Trainer:
     """The trainer of the layout, with the settings that it declares."""
     scenario = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
-    table = scenario.table(arguments["layout"])
-    config = TrainerConfig(
-        shape=scenario.shape,
-        layout=table.grids(),
-        plan=scenario.batch_plan(table.name),
-        settings=table.settings,
-        training=scenario.training,
-        precision=precision,
-        seq_length=scenario.seq_length,
-        seed=scenario.seed,
-    )
+    weights = Path(arguments["weights"]) if "weights" in arguments else None
+    config = replace(TrainerConfig.of(scenario, arguments["layout"], weights=weights), precision=precision)
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     return build_trainer(config, dataset=dataset, device=device or join("cpu"))
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from mimo_bench.parity.probes.tensors import Comparison, speaks_for
 from mimo_bench.record.schema import OptimizerDifferences
 from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, drawn, shards
+from mimo_bench.trainer.weights import Shard, shards
 
 OUTCOME_STEPS = 2
 """Steps before this is looked at, or all parity steps if they are fewer. One would not see whether moments are carried
@@ -51,7 +51,7 @@ class OutcomeProbe:
             if is_trained:
                 for comparison, moment in zip((firsts, seconds), local_moments(trainer, shard), strict=True):
                     comparison.take(shard, shard.gather(moment))
-            start = drawn(shard, seed=trainer.config.seed)
+            start = trainer.start(shard)
             held: dict[str, torch.Tensor] = {}
             if not self._is_baseline:
                 # On the host, before the next tensor is gathered: the device holds two at most.

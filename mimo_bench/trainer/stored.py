@@ -1,0 +1,153 @@
+"""Weights that lie in a directory: each rank reads its slices of it; one rank writes what the others gather.
+
+scenario -> layout -> [trainer] -> meters -> record -> parity -> report
+
+Weights alone: neither the optimizer's state nor the place in the data is among them, so nothing resumes from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.models.mimo.model.base import MimoModel
+from safetensors import SafetensorError, safe_open
+
+from mimo_bench.errors import WeightsError
+from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.topology import Topology
+from mimo_bench.trainer.weights import Shard, shards
+from mimo_bench.weights.directory import StoredFile
+from mimo_bench.weights.safetensors_file import CHUNK_BYTES, TensorSpec, TensorWriter
+
+_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+
+class StoredWeights:
+    """The slices of a rank, read where they are asked for; a file is mapped, so no more of it is held."""
+
+    def __init__(self, directory: Path) -> None:
+        """Weights of the model at hand lie in `directory`; a scenario has checked that."""
+        self._directory = directory
+        self._files: dict[str, Any] = {}
+        self._open = ExitStack()
+
+    @torch.no_grad()
+    def __call__(self, shard: Shard) -> torch.Tensor:
+        """The slice that a shard is, in its dtype and on its device; padding is zero.
+
+        Raises:
+            WeightsError: the parameter is not there, or has another shape.
+        """
+        stored = self._find(shard)
+        local = torch.zeros_like(shard.parameter)
+        if shard.dim is None:
+            return local.copy_(stored[:])
+        num_pieces, piece = shard.stride, local.shape[shard.dim] // shard.stride
+        for index in range(num_pieces):
+            start = (index * shard.tp_group.size() + shard.tp_group.rank()) * piece
+            length = min(piece, shard.full_shape[shard.dim] - start)
+            if length > 0:
+                where = (*[slice(None)] * shard.dim, slice(start, start + length))
+                local.narrow(shard.dim, index * piece, length).copy_(stored[where])
+        return local
+
+    def _find(self, shard: Shard) -> Any:
+        path = self._directory / f"{shard.module}.safetensors"
+        try:
+            if shard.module not in self._files:
+                self._files[shard.module] = self._open.enter_context(safe_open(path, framework="pt"))
+            stored = self._files[shard.module].get_slice(shard.name)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path}: {shard.name}: {error}; import the weights again") from None
+        if (shape := tuple(stored.get_shape())) != shard.full_shape:
+            raise WeightsError(
+                f"{path}: {shard.name} has shape {list(shape)}, and the model's is {list(shard.full_shape)}; "
+                "name weights of this model"
+            )
+        return stored
+
+
+@torch.no_grad()
+def write_weights(model: MimoModel, topology: Topology, directory: Path) -> dict[str, StoredFile] | None:
+    """Write `<module>.safetensors` of every module into `directory`; collective over the world.
+
+    Tensors go one after the other through the host memory of rank 0, which alone writes and is told what: no rank holds
+    more than one full tensor at once.
+    """
+    # On the host: a full tensor needs no room on the writer's device, and NCCL no further connections.
+    relay = dist.new_group(backend="gloo")
+    _gather_parameters(model)
+    mine = {shard.name: shard for shard in shards(model, topology) if _is_first_replica(shard, topology)}
+    speakers = _speakers(mine)
+    files = {}
+    for module in topology.layout.modules:
+        names = sorted(name for name, (_, _, its_module) in speakers.items() if its_module == module)
+        tensors = (_bring(name, mine.get(name), speakers[name], relay) for name in names)
+        if dist.get_rank() == 0:
+            specs = [speakers[name][1] for name in names]
+            files[module] = _write(directory / f"{module}.safetensors", specs, tensors)
+        else:
+            for _ in tensors:
+                pass
+    dist.barrier(group=relay)
+    return files or None
+
+
+def _gather_parameters(model: MimoModel) -> None:
+    """Let every replica hold what the optimizer has updated: under overlap it would be gathered by the next forward."""
+    for _, module in hosted_modules(model):
+        if module.ddp_config.overlap_param_gather:
+            module.start_param_sync(force_sync=True)
+
+
+def _is_first_replica(shard: Shard, topology: Topology) -> bool:
+    return not shard.is_copy and topology.layout.modules[shard.module].coordinate(topology.rank).dp == 0
+
+
+def _speakers(mine: dict[str, Shard]) -> dict[str, tuple[int, TensorSpec, str]]:
+    """Of every parameter of the model: the rank that sends it, what it is, and its module. Collective."""
+    told = {
+        name: (
+            dist.get_rank(),
+            TensorSpec(name=name, dtype=_DTYPE_NAMES[shard.parameter.dtype], shape=shard.full_shape),
+            shard.module,
+        )
+        for name, shard in mine.items()
+        if shard.tp_group.rank() == 0
+    }
+    everyone: list[dict[str, tuple[int, TensorSpec, str]]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, told)
+    return {name: said for one in everyone for name, said in one.items()}
+
+
+def _bring(
+    name: str, shard: Shard | None, speaker: tuple[int, TensorSpec, str], relay: dist.ProcessGroup
+) -> torch.Tensor | None:
+    """The full tensor as bytes on rank 0; None on the others. Those that hold a slice gather it first."""
+    source, spec, _ = speaker
+    rank = dist.get_rank()
+    whole = shard.gather(shard.parameter).contiguous().cpu().view(-1) if shard is not None else None
+    if source == 0:
+        return whole.view(torch.uint8) if rank == 0 and whole is not None else None
+    if rank == source:
+        assert whole is not None
+        dist.send(whole.view(torch.uint8), dst=0, group=relay)
+    if rank == 0:
+        received = torch.empty(spec.num_bytes, dtype=torch.uint8)
+        dist.recv(received, src=source, group=relay)
+        return received
+    return None
+
+
+def _write(path: Path, specs: Sequence[TensorSpec], tensors: Iterator[torch.Tensor | None]) -> StoredFile:
+    with TensorWriter(path, specs) as writer:
+        for spec, tensor in zip(writer.order, tensors, strict=True):
+            assert tensor is not None
+            content = memoryview(tensor.numpy())
+            writer.write(spec.name, (content[at : at + CHUNK_BYTES] for at in range(0, len(content), CHUNK_BYTES)))
+    return StoredFile(num_bytes=writer.num_bytes, sha256=writer.sha256)

@@ -1,0 +1,33 @@
+"""Random checkpoints as `transformers` saves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers.utils import logging
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def save_random(config: Path, place: Path, *, seed: int = 5, scale: float = 1.0) -> Path:
+    """Save a model of `config` in `place`, every number of it drawn: norms and biases that are equal could be mixed up.
+
+    Args:
+        config: a config.json.
+        place: a new directory.
+        seed: of the draw.
+        scale: deviation of all numbers; norms lie about 1.
+    """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(LlavaConfig.from_dict(json.loads(config.read_text(encoding="utf-8"))))
+    for name, parameter in model.named_parameters():
+        is_norm = (
+            name.endswith("norm.weight") or "layer_norm" in name or "layrnorm" in name or "layernorm.weight" in name
+        )
+        torch.nn.init.normal_(parameter, mean=float(is_norm and name.endswith("weight")), std=scale)
+    model.save_pretrained(place)
+    return place
