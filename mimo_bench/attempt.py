@@ -42,6 +42,11 @@ _GPU_ENVIRONMENT: dict[Mode, dict[str, str]] = {
 }
 
 
+def environment_of(mode: Mode, device_kind: DeviceKind) -> dict[str, str]:
+    """What has to be set in a rank before its first CUDA or NCCL call."""
+    return _GPU_ENVIRONMENT.get(mode, {}) if device_kind == "cuda" else {}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """How one launch ended; `ranks` is complete if it finished and empty if it did not."""
@@ -124,7 +129,7 @@ class Attempts:
             entry=WORKER,
             arguments={
                 "scenario": scenario.model_dump(mode="json"),
-                "weights": scenario.weights_directory,
+                "weights": self._scenario.weights_directory,
                 "layout": name,
                 "mode": mode,
                 "device_kind": self._device_kind,
@@ -137,9 +142,5 @@ class Attempts:
             world_size=scenario.table(name).grids().world_size,
             log_dir=place,
             hang_seconds=self._hang_seconds,
-            environment=self._environment(mode),
+            environment=environment_of(mode, self._device_kind),
         )
-
-    def _environment(self, mode: Mode) -> dict[str, str]:
-        """What has to be set before a rank's first CUDA or NCCL call."""
-        return _GPU_ENVIRONMENT.get(mode, {}) if self._device_kind == "cuda" else {}

@@ -17,12 +17,12 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mimo_bench import __version__
-from mimo_bench.errors import MimoBenchError
+from mimo_bench.errors import MimoBenchError, TrainingError
 
 if TYPE_CHECKING:
     from mimo_bench.record.schema import RunRecord
@@ -403,6 +403,61 @@ def mutants(
     )
     num_caught = sum(not trial.survived for trial in trials)
     print(f"{num_caught} of {len(trials)} mutants caught; account: {directory / 'mutants.md'}")
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario.")],
+    layout: Annotated[str, typer.Option(metavar="NAME", help="The layout to train in.")],
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimizer steps.", show_default="the scenario's parity + learning")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="New directory for the weights after the last step. Weights alone: neither optimizer state nor the "
+            "place in the data, so no training resumes from it.",
+        ),
+    ] = None,
+    load: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory of weights to start from, in place of the scenario's own."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New directory for train.jsonl and logs.", show_default="by time")
+    ] = None,
+    hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
+) -> None:
+    """Train in one layout, without the bench, and save the weights."""
+    from mimo_bench.train_command import LOG, WORKER, run_training
+    from mimo_bench.train_options import plan_training
+
+    options = plan_training(
+        file, layout=layout, steps=steps, save=save, load=load, device=device.value, out=out, hang_limit=hang_limit
+    )
+    from mimo_bench.launch import Launcher  # only now: bad input is answered at once
+
+    def show(told: dict[str, Any]) -> None:
+        print(_step_line(told, options.num_steps), flush=True)
+
+    try:
+        with Launcher(device_kind=options.device_kind, preload=(WORKER,)) as launcher:
+            run_training(options, launcher=launcher, on_step=show)
+    except TrainingError as error:
+        print(f"mimo-bench: {error}", file=sys.stderr)
+        raise typer.Exit(NO_RECORD) from None
+    if save is not None:
+        print(f"weights: {save} (no optimizer state, no place in the data)")
+    print(f"log: {options.directory / LOG}")
+
+
+def _step_line(told: dict[str, Any], num_steps: int) -> str:
+    """A line of the log in words."""
+    loss = "not finite" if told["loss"] is None else f"{told['loss']:.6g}"
+    norms = ", ".join(f"{name} {'-' if norm is None else f'{norm:.4g}'}" for name, norm in told["grad_norms"].items())
+    return f"step {told['step']}/{num_steps}: loss {loss}, gradient norms: {norms}; {told['seconds']:.3g} s"
 
 
 def exit_status(records: Iterable[RunRecord], *, gate_performance: bool = False) -> int:

@@ -8,6 +8,7 @@ MimoBenchError
     CheckpointError  a checkpoint that is missing, broken or of another training
     RecordError      a record that is missing, broken or of an unknown version
     HistoryError     a history, or the file of expectations in it
+    TrainingError    a training that did not come to its end
     LaunchError      ranks could not be started
     FaultError       a planted fault that does not exist
 """
@@ -47,6 +48,10 @@ class RecordError(MimoBenchError):
 
 class HistoryError(MimoBenchError):
     """A history that cannot take a run, or expectations that cannot be read."""
+
+
+class TrainingError(MimoBenchError):
+    """A training that did not come to its end; what it had made is gone."""
 
 
 class LaunchError(MimoBenchError):

@@ -387,14 +387,24 @@ def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:
 
 def _configured(path: Path, model: str) -> ModelShape:
     """The shape that the config.json named `model` describes; beside the scenario, or from the working directory."""
-    places = (path.parent / model, Path(model))
-    if (found := next((place for place in places if place.is_file()), None)) is None:
-        looked = " or ".join(dict.fromkeys(map(str, places)))
-        raise ScenarioError(f"{path}: model: {model!r}: no such file; put it at {looked}")
+    found = find_config(path, model)
     try:
         return read_model_shape(found)
     except ScenarioError as error:
         raise ScenarioError(f"{path}: model: {error}") from None
+
+
+def find_config(path: Path, model: str) -> Path:
+    """Where the config.json lies that the scenario at `path` names `model`.
+
+    Raises:
+        ScenarioError: neither beside the scenario nor below the working directory.
+    """
+    places = (path.parent / model, Path(model))
+    if (found := next((place for place in places if place.is_file()), None)) is None:
+        looked = " or ".join(dict.fromkeys(map(str, places)))
+        raise ScenarioError(f"{path}: model: {model!r}: no such file; put it at {looked}")
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mimo_bench import cli
 from mimo_bench.errors import MimoBenchError, WeightsError
 from mimo_bench.model import PRESETS, read_model_shape
 from mimo_bench.scenario import Scenario, load_scenario
+from mimo_bench.weights.config_file import config_of
 from mimo_bench.weights.convert import export_weights, import_weights
 from mimo_bench.weights.directory import check_shape, read_manifest
 from mimo_bench.weights.mapping import parameters
@@ -329,7 +330,30 @@ def test_weights_of_another_model_are_refused_with_the_field_that_differs(ours: 
         check_shape(ours, manifest, PRESETS["siglip-qwen2-tiny"])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+LLAVAS = [name for name, shape in PRESETS.items() if set(shape.modules) == {"vision", "language"}]
+
+
+@pytest.mark.parametrize("preset", LLAVAS)
+def test_a_preset_has_a_config_json_that_is_read_as_the_same_shape(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of(PRESETS[preset])), encoding="utf-8")
+    assert read_model_shape(tmp_path / "config.json") == PRESETS[preset]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shape_that_was_read_is_written_as_it_was(family: str, tmp_path: Path) -> None:
+    shape = read_model_shape(CONFIGS / f"{family}.json")
+    (tmp_path / "config.json").write_text(json.dumps(config_of(shape)), encoding="utf-8")
+    assert read_model_shape(tmp_path / "config.json") == shape
+
+
+def test_a_model_that_is_no_llava_is_not_passed_off_as_one() -> None:
+    shape = PRESETS["llava-audio-tiny"]
+    assert config_of(shape) is None
+    with pytest.raises(WeightsError, match=r"module 'audio' has no place in a checkpoint of a LLaVA"):
+        parameters(shape)
+
+
+@pytest.mark.parametrize("preset", LLAVAS)
 def test_the_table_names_every_parameter_once(preset: str) -> None:
     rows = parameters(PRESETS[preset])
     parts = [(part.component, part.name) for row in rows for part in row.parts]

@@ -7,7 +7,7 @@ Weights alone: neither the optimizer's state nor the place in the data is among 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,13 @@ class StoredWeights:
 
 
 @torch.no_grad()
-def write_weights(model: MimoModel, topology: Topology, directory: Path) -> dict[str, StoredFile] | None:
+def write_weights(
+    model: MimoModel, topology: Topology, directory: Path, *, on_tensor: Callable[[], None] = lambda: None
+) -> dict[str, StoredFile] | None:
     """Write `<module>.safetensors` of every module into `directory`; collective over the world.
 
     Tensors go one after the other through the host memory of rank 0, which alone writes and is told what: no rank holds
-    more than one full tensor at once.
+    more than one full tensor at once. Every rank calls `on_tensor` after each.
     """
     # On the host: a full tensor needs no room on the writer's device, and NCCL no further connections.
     relay = dist.new_group(backend="gloo")
@@ -87,15 +89,24 @@ def write_weights(model: MimoModel, topology: Topology, directory: Path) -> dict
     files = {}
     for module in topology.layout.modules:
         names = sorted(name for name, (_, _, its_module) in speakers.items() if its_module == module)
-        tensors = (_bring(name, mine.get(name), speakers[name], relay) for name in names)
+        tensors = _in_step((_bring(name, mine.get(name), speakers[name], relay) for name in names), relay, on_tensor)
         if dist.get_rank() == 0:
             specs = [speakers[name][1] for name in names]
             files[module] = _write(directory / f"{module}.safetensors", specs, tensors)
         else:
             for _ in tensors:
                 pass
-    dist.barrier(group=relay)
     return files or None
+
+
+def _in_step(
+    tensors: Iterable[torch.Tensor | None], relay: dist.ProcessGroup, on_tensor: Callable[[], None]
+) -> Iterator[torch.Tensor | None]:
+    """Hand on each tensor and wait until all ranks are done with it: none runs ahead, and none seems to hang."""
+    for tensor in tensors:
+        yield tensor
+        dist.barrier(group=relay)
+        on_tensor()
 
 
 def _gather_parameters(model: MimoModel) -> None:

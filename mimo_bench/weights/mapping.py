@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mimo_bench.errors import WeightsError
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
 from mimo_bench.weights.spelling import EMBEDDING, Component, Spelling
 
@@ -45,7 +46,11 @@ class Parameter:
 
 
 def parameters(shape: ModelShape) -> list[Parameter]:
-    """Every parameter of a model of this shape, in the order of its modules and layers."""
+    """Every parameter of a model of this shape, in the order of its modules and layers.
+
+    Raises:
+        WeightsError: a module is not one of a LLaVA.
+    """
     rows: list[Parameter] = []
     for module, inner in shape.modules.items():
         match inner:
@@ -54,6 +59,8 @@ def parameters(shape: ModelShape) -> list[Parameter]:
                 rows += _projector(module, inner.hidden_size, shape.language.hidden_size)
             case LanguageShape():
                 rows += _language(module, inner)
+            case _:
+                raise WeightsError(f"module {module!r} has no place in a checkpoint of a LLaVA; leave it out")
     return rows
 
 

@@ -48,11 +48,11 @@ def leave_weights(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
 
 def pass_weights_on(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Start from the weights that lie in `weights` and write them into `folder` again, without a step."""
-    trainer = _build(arguments)
+    trainer = build(arguments)
     files = write_weights(trainer.model, trainer.topology, Path(arguments["folder"]))
     assert (files is None) == (rank != 0)
     if files is not None:
-        _leave(arguments, rank, {name: file.sha256 for name, file in files.items()})
+        leave(arguments, rank, {name: file.sha256 for name, file in files.items()})
 
 
 def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

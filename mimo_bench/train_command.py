@@ -1,0 +1,116 @@
+"""`mimo-bench train`: the packaged trainer by itself, in one layout of a scenario, on ranks of this machine.
+
+    [command: train_command] -> launch -> rank: train_worker -> trainer
+
+What it saves are weights: no optimizer state and no place in the data, so a training does not resume from them.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.attempt import environment_of
+from mimo_bench.errors import TrainingError
+from mimo_bench.launch import DeviceKind, Job, Launcher
+from mimo_bench.scenario import Scenario
+from mimo_bench.weights.directory import new_directory
+from mimo_bench.weights.saving import complete
+
+WORKER = "mimo_bench.train_worker"
+LOG = "train.jsonl"
+POLL_SECONDS = 0.1
+
+OnStep = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingOptions:
+    """What one invocation asks for; all of it was checked."""
+
+    scenario: Scenario
+    layout: str
+    num_steps: int
+    device_kind: DeviceKind
+    directory: Path
+    """Takes the log and what ranks print."""
+    hang_seconds: float
+    start: Path | None
+    """A directory of weights to start from; None draws them from the seed."""
+    save: Path | None
+    """A new directory for the weights after the last step."""
+    config: Path | None
+    """The model's config.json; None where a preset names the model."""
+
+
+def run_training(options: TrainingOptions, *, launcher: Launcher, on_step: OnStep) -> None:
+    """Train to the end and save; `on_step` gets every line of the log as it is written.
+
+    Raises:
+        TrainingError: a rank crashed, ran out of memory or hung; nothing was saved.
+        LaunchError: no rank could be started.
+    """
+    options.directory.mkdir(parents=True, exist_ok=True)
+    with new_directory(options.save) if options.save is not None else nullcontext() as place:
+        _train(options, launcher=launcher, place=place, on_step=on_step)
+        if place is not None:
+            complete(place, start=options.start, config=options.config)
+
+
+def _train(options: TrainingOptions, *, launcher: Launcher, place: Path | None, on_step: OnStep) -> None:
+    log = options.directory / LOG
+    log.touch()
+    job = Job(
+        entry=f"{WORKER}:main",
+        arguments={
+            "scenario": options.scenario.model_dump(mode="json"),
+            "layout": options.layout,
+            "weights": _told(options.start),
+            "num_steps": options.num_steps,
+            "device_kind": options.device_kind,
+            "log": _told(log),
+            "save": _told(place),
+        },
+        world_size=options.scenario.table(options.layout).grids().world_size,
+        log_dir=options.directory,
+        hang_seconds=options.hang_seconds,
+        environment=environment_of("timing", options.device_kind),
+    )
+    with _followed(log, on_step):
+        outcome = launcher.launch(job)
+    if outcome.ended != "finished":
+        saved = "" if place is None else "; no weights were saved"
+        raise TrainingError(f"{options.layout}: {outcome.ended}: {outcome.reason}{saved}")
+
+
+def _told(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+@contextmanager
+def _followed(log: Path, on_step: OnStep) -> Iterator[None]:
+    """Hand every line of `log` on while it grows; all that stands there has been handed on when the block ends."""
+    over = threading.Event()
+    thread = threading.Thread(target=_follow, args=(log, on_step, over), name="follow-log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(log: Path, on_step: OnStep, over: threading.Event) -> None:
+    with log.open(encoding="utf-8") as file:
+        is_last = False
+        held = ""
+        while not is_last:
+            is_last = over.wait(POLL_SECONDS)
+            *lines, held = (held + file.read()).split("\n")
+            for line in lines:
+                on_step(json.loads(line))

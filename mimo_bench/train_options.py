@@ -1,0 +1,74 @@
+"""What `mimo-bench train` was asked for, checked in full before anything starts or is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mimo_bench import run_options
+from mimo_bench.devices import num_gpus
+from mimo_bench.errors import ScenarioError, UsageError, WeightsError
+from mimo_bench.scenario import Scenario, find_config, load_scenario
+from mimo_bench.train_command import TrainingOptions
+from mimo_bench.weights.directory import check_new, check_shape, read_manifest
+
+
+def plan_training(
+    file: Path,
+    *,
+    layout: str,
+    steps: int | None,
+    save: Path | None,
+    load: Path | None,
+    device: str,
+    out: Path | None,
+    hang_limit: float,
+) -> TrainingOptions:
+    """The training of one layout, once all that was typed is known to be good.
+
+    Raises:
+        MimoBenchError: a file, a name or an option that cannot be met.
+    """
+    scenario = load_scenario(file)
+    try:
+        world_size = scenario.table(layout).grids().world_size
+    except ScenarioError as error:
+        raise ScenarioError(f"--layout: {file}: {error}") from None
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps: {steps}: give a whole number of at least 1")
+    kind = run_options.device_kind(device)
+    if kind == "cuda" and world_size > (available := num_gpus()):
+        raise UsageError(
+            f"{file}: layout {layout!r} needs {world_size} GPUs, {available} are visible; use --device cpu, or another"
+        )
+    if save is not None:
+        _check_save(save)
+    (directory,) = run_options.run_directories(out, [file])
+    return TrainingOptions(
+        scenario=scenario,
+        layout=layout,
+        num_steps=scenario.steps.parity + scenario.steps.learning if steps is None else steps,
+        device_kind=kind,
+        directory=directory,
+        hang_seconds=run_options.parse_hang_limit(hang_limit),
+        start=_start(scenario, load),
+        save=save,
+        config=find_config(file, scenario.model) if scenario.configured is not None else None,
+    )
+
+
+def _check_save(save: Path) -> None:
+    try:
+        check_new(save)
+    except WeightsError as error:
+        raise UsageError(f"--save: {error}") from None
+
+
+def _start(scenario: Scenario, load: Path | None) -> Path | None:
+    """Where the weights lie that training starts from; those asked for come before the scenario's own."""
+    if load is None:
+        return None if scenario.weights_directory is None else Path(scenario.weights_directory)
+    try:
+        check_shape(load, read_manifest(load), scenario.shape)
+    except WeightsError as error:
+        raise UsageError(f"--load: {error}") from None
+    return load

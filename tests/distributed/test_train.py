@@ -1,0 +1,177 @@
+"""`mimo-bench train`: from a checkpoint of `transformers` through a disjoint layout and back, as a user does it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from mimo_bench import cli
+from mimo_bench.launch import Launcher
+from mimo_bench.scenario import Scenario, load_scenario
+from mimo_bench.train_command import TrainingOptions, run_training
+from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.weights.directory import read_manifest
+from tests import oracle
+from tests.checkpoints import save_random
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llava",
+    "image_token_index": 190,
+    "vision_feature_layer": -2,
+    "vision_config": {
+        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "image_size": 24,
+        "num_attention_heads": 2, "num_hidden_layers": 4, "patch_size": 8,
+    },
+    "text_config": {
+        "model_type": "llama", "hidden_size": 48, "intermediate_size": 80, "max_position_embeddings": 128,
+        "num_attention_heads": 6, "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": 197,
+    },
+}  # fmt: skip
+"""A shape that no other test has: no width is that of another, and no TP divides the vocabulary."""
+
+SCENARIO = """
+question = "Do our weights go through?"
+model = "ours/config.json"
+weights = "ours"
+global_batch_size = 4
+global_micro_batch_size = 2
+seq_length = 32
+baseline = "one"
+
+[[layout]]
+name = "one"
+vision = {}
+language = {}
+
+[[layout]]
+name = "apart"
+vision = {}
+language = { tp = 2, rank_offset = 1 }
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a checkpoint of `transformers`, as `theirs`, and a scenario on its weights."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    save_random(tmp_path / "config.json", tmp_path / "theirs", scale=0.1)
+    (tmp_path / "case.toml").write_text(SCENARIO, encoding="utf-8")
+    return tmp_path
+
+
+def expected_loss(scenario: Scenario, checkpoint: Path) -> float:
+    """What `transformers` gets on the first global batch from the weights that it loads itself."""
+    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
+    ids = range(scenario.global_batch_size)
+    samples = [(dataset.encoder_inputs("vision", "train", k), dataset.text("train", k)) for k in ids]
+    model = LlavaForConditionalGeneration.from_pretrained(checkpoint, local_files_only=True)
+    return oracle.run_referee(model, samples).loss
+
+
+def losses(log: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def options(scenario: Scenario, layout: str, directory: Path, **changes: Any) -> TrainingOptions:
+    """One step on CPU ranks from drawn weights, unless told otherwise."""
+    fixed: dict[str, Any] = {"num_steps": 1, "device_kind": "cpu", "hang_seconds": 120.0}
+    fixed |= {"start": None, "save": None, "config": None}
+    return TrainingOptions(scenario=scenario, layout=layout, directory=directory, **fixed | changes)
+
+
+def test_a_checkpoint_is_imported_trained_apart_and_exported_and_transformers_gets_the_next_loss(
+    place: Path, launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, trained, exported = place / "ours", place / "trained", place / "exported"
+    assert cli.main(["import", str(place / "theirs"), str(ours)]) == 0
+    arguments = ["--layout", "apart", "--steps", "3", "--device", "cpu", "--save", str(trained)]
+    assert cli.main(["train", str(place / "case.toml"), *arguments, "--out", str(place / "out")]) == 0
+    assert cli.main(["export", str(trained), str(exported)]) == 0
+    printed = capsys.readouterr().out
+    assert "step 3/3: loss " in printed
+    assert f"weights: {trained} (no optimizer state, no place in the data)" in printed
+
+    scenario = load_scenario(place / "case.toml")
+    seen = losses(place / "out" / "train.jsonl")
+    assert len(seen) == 3
+    assert seen[0] == pytest.approx(expected_loss(scenario, place / "theirs"), rel=1e-6)
+    # The weights that came out of three steps, on the first batch again.
+    run_training(options(scenario, "one", place / "next", start=trained), launcher=launcher, on_step=lambda _: None)
+    (following,) = losses(place / "next" / "train.jsonl")
+    assert following == pytest.approx(expected_loss(scenario, exported), rel=1e-6)
+    assert following < seen[0] - 0.01
+
+    before, after = (load_file(each / "model.safetensors") for each in (place / "theirs", exported))
+    assert set(before) == set(after)
+    unchanged = {name for name in before if torch.equal(before[name], after[name])}
+    aside = set(load_file(ours / "aside.safetensors"))
+    assert len(aside) == 16 + 2  # one layer behind the feature layer, and the last norm
+    assert unchanged == aside
+
+
+def test_what_overlap_leaves_to_the_next_forward_is_gathered_before_it_is_written(
+    place: Path, launcher: Launcher
+) -> None:
+    sharded = "settings = { distributed_optimizer = true"
+    overlapped = f"{sharded}, overlap_grad_reduce = true, overlap_param_gather = true"
+    text = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
+    for name, settings in (("plain", sharded), ("overlapped", overlapped)):
+        text += (
+            f'\n[[layout]]\nname = "{name}"\nvision = {{}}\nlanguage = {{ dp = 2, rank_offset = 1 }}\n{settings} }}\n'
+        )
+    (place / "case.toml").write_text(text, encoding="utf-8")
+    scenario = load_scenario(place / "case.toml")
+    for layout in ("plain", "overlapped"):
+        run_training(
+            options(scenario, layout, place / "out" / layout, num_steps=2, save=place / layout),
+            launcher=launcher,
+            on_step=lambda _: None,
+        )
+    assert read_manifest(place / "plain").content_hash == read_manifest(place / "overlapped").content_hash
+    assert losses(place / "out" / "plain" / "train.jsonl") == losses(place / "out" / "overlapped" / "train.jsonl")
+
+
+def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
+    (place / "case.toml").write_text(f"{text}\n[training]\nlearning_rate = 1e30\n", encoding="utf-8")
+    arguments = ["--layout", "one", "--device", "cpu", "--save", str(place / "saved"), "--out", str(place / "out")]
+    before = set(place.iterdir())
+    assert cli.main(["train", str(place / "case.toml"), *arguments]) == cli.NO_RECORD
+    out, err = capsys.readouterr()
+    assert "step 1/5: loss 5." in out
+    assert "step 2/5: loss not finite" in out
+    assert "one: crashed: rank 0 raised TrainingError: the loss of step 2 is nan; lower training.learning_rate" in err
+    assert "no weights were saved" in err
+    assert set(place.iterdir()) - before == {place / "out"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--layout", "aparr"], "--layout: {place}/case.toml: no layout is called 'aparr'; did you mean 'apart'?"),
+        (["--layout", "one", "--steps", "0"], "--steps: 0: give a whole number of at least 1"),
+        (["--layout", "one", "--save", "{place}"], "--save: {place}: is not empty"),
+        (["--layout", "one", "--load", "{place}/theirs"], "--load: {place}/theirs/weights.json: no such file"),
+        (["--layout", "one", "--hang-limit", "0"], "--hang-limit: 0.0: give a positive number of seconds"),
+        ([], "Missing option '--layout'"),
+    ],
+)
+def test_bad_options_of_train_end_with_2_and_write_nothing(
+    arguments: list[str], complaint: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
+    (place / "case.toml").write_text(text, encoding="utf-8")
+    before = set(place.iterdir())
+    told = [argument.format(place=place) for argument in arguments]
+    command = ["train", str(place / "case.toml"), "--device", "cpu", "--out", str(place / "out"), *told]
+    assert cli.main(command) == cli.BAD_INPUT
+    assert complaint.format(place=place) in capsys.readouterr().err
+    assert set(place.iterdir()) == before
