@@ -93,3 +93,11 @@ def test_a_frozen_parameter_that_moved_is_named() -> None:
     assert reason(found) == "1 parameters of vision moved that are frozen, first vision.b"
     frozen = OptimizerDifferences(first_moments=(), second_moments=(), updates=(still,))
     assert reason(frozen) is None
+
+
+def test_an_update_is_not_judged_more_finely_than_its_weights_are_kept() -> None:
+    off = scaled("vision.a", norm=1.0, scale=1.0, rest=5e-3)
+    assert reason(outcome(updates=(off,))) is not None
+    coarse = off.model_copy(update={"resolution_norm": 4.5e-3})
+    assert reason(outcome(updates=(coarse,))) is None
+    assert reason(outcome(updates=(coarse.model_copy(update={"resolution_norm": 3.5e-3}),))) is not None

@@ -23,18 +23,23 @@ different parameters differ by no more than it."""
 def relative_errors(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> dict[str, float | None]:
     """Relative error by parameter; None where it is not finite.
 
-    The error's norm over the larger of the baseline's norm and a floor; where `elementwise`, or the largest error of an
-    element over the largest element of the baseline's or a floor, if that is more: one wrong element of a million moves
-    no norm.
+    The error's norm, without what the weights' own rounding explains of it, over the larger of the baseline's norm and
+    a floor; where `elementwise`, or the largest error of an element over the largest element of the baseline's or a
+    floor, if that is more: one wrong element of a million moves no norm.
     """
     norms, largest = module_norms(gradients), _module_maxima(gradients)
     errors = {}
     for one in gradients:
-        error = _over(one.error_norm, one.baseline_norm, FLOOR_SHARE * norms[one.module])
+        error = _over(_beyond_rounding(one), one.baseline_norm, FLOOR_SHARE * norms[one.module])
         if elementwise and error is not None and one.error_max is not None:
             error = max(error, _over(one.error_max, one.baseline_max, FLOOR_SHARE * largest[one.module]) or 0.0)
         errors[one.parameter] = error
     return errors
+
+
+def _beyond_rounding(one: ParameterDifference) -> float | None:
+    # A weight of 1 moves in steps of 1.2e-7: at a learning rate of 1e-6, a visible part of its update.
+    return None if one.error_norm is None else max(0.0, one.error_norm - (one.resolution_norm or 0.0))
 
 
 def module_norms(gradients: Sequence[ParameterDifference]) -> dict[str, float]:

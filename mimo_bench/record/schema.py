@@ -71,6 +71,8 @@ class ParameterDifference(_Entry):
     """Of the difference, in the slice of each tensor-parallel rank; empty where nothing is split or nothing differs."""
     along_weights_share: Finite | None = None
     """Of an update: the share of the squared difference that points along the starting weights."""
+    resolution_norm: Finite | None = None
+    """Of an update: how far rounding may move weights of their size; a difference below it cannot be seen."""
 
 
 class OptimizerDifferences(_Entry):

@@ -27,6 +27,9 @@ _KEY = "tensor"
 _CHUNK = 1 << 22
 """Elements that are compared at a time."""
 
+_RESOLUTION = 3 * torch.finfo(torch.float32).eps
+"""Of the weight that an update moved: one unit in the last place where it started, and two steps that were rounded."""
+
 
 class Comparison:
     """One kind of tensor of every parameter, gradients say: the baseline's are saved, a layout's held against them."""
@@ -127,6 +130,7 @@ def difference(
         baseline_max=_finite(largest),
         error_max=_finite(largest_error),
         slice_error_norms=_slice_errors(shard, found, expected) if error_square > 0.0 else (),
+        resolution_norm=None if weights is None else _finite(_RESOLUTION * math.sqrt(weights_square)),
         along_weights_share=_finite(
             along**2 / (error_square * weights_square) if error_square and weights_square else None
         ),
