@@ -7,15 +7,21 @@ Whatever is written here, a sample depends on these options, the seed and its id
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeFloat, Share, Table
+
+FILE_KINDS = (".jsonl", ".json", ".parquet", ".csv")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 LEAST_TEXT = 8
 """Positions that every sample keeps for its text, whatever its images take."""
@@ -98,6 +104,107 @@ class DigitsData(Table):
             raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
 
 
+class HuggingFaceData(Table):
+    """A user's own samples, read by `datasets` and made ready by a processor of `transformers`.
+
+    A sample is a conversation with its images: the loss scores what the assistant says and nothing else.
+    """
+
+    provider: Literal["huggingface"]
+    path: Annotated[str, Field(min_length=1)]
+    """A .jsonl, .json, .parquet or .csv file or a folder of images, beside the scenario or from the working directory;
+    or the name of a dataset on the hub."""
+    train: str = "train"
+    """The split to train on, or a part of it as `datasets` spells it: `train[:90%]`."""
+    validation: str = "validation"
+    """The split of held-out samples: `train[90%:]` where the source has none of its own."""
+    test: str = "test"
+    processor: Annotated[str, Field(min_length=1)]
+    """The folder where `transformers` saved the processor: tokenizer, image processor and chat template."""
+    images: str = "images"
+    """The column with a sample's images: one or several, as paths beside the file or as images; an empty list for
+    none."""
+    messages: str = "messages"
+    """The column with the conversation: a list of messages with `role` and `content`."""
+    question: str | None = None
+    """With `answer`, columns of one question and its answer, instead of a conversation."""
+    answer: str | None = None
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+    """What a sample that cannot be read does: stop the run, or be left out, counted and named in the record."""
+    located: Annotated[dict[str, str], SkipJsonSchema(), Field(exclude_if=lambda places: not places)] = Field(
+        default={}
+    )
+    # Where path and processor were found when the file was read; ranks look there.
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> HuggingFaceData:
+        if (self.question is None) != (self.answer is None):
+            raise ValueError("question and answer go together; name both columns, or neither for messages")
+        return self
+
+    @property
+    def counts_vary(self) -> bool:
+        """Unknown before the files are read, so it is taken for granted."""
+        return True
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that every row must have, by the key that names them."""
+        if self.question is None or self.answer is None:
+            return {"images": self.images, "messages": self.messages}
+        return {"images": self.images, "question": self.question, "answer": self.answer}
+
+    def place(self, key: str) -> Path | None:
+        """Where the file or folder that `key` names lies; None for a name on the hub."""
+        return Path(self.located[key]) if key in self.located else None
+
+    def check(self, shape: ModelShape, *, seq_length: int) -> None:
+        """Refuse what is not there, and models that read something else than images.
+
+        Raises:
+            ScenarioError: with key, value and remedy.
+        """
+        for package in ("datasets", "PIL"):
+            if find_spec(package) is None:
+                raise ScenarioError(
+                    f"data: the provider needs {package}, which is missing; pip install datasets pillow"
+                )
+        if set(shape.encoders) != {"vision"}:
+            raise ScenarioError(
+                'data: the provider "huggingface" reads images and nothing else; use "synthetic" for a model with audio'
+            )
+        place = self.place("path")
+        if place is None and (Path(self.path).suffix in FILE_KINDS or not _HUB_NAME.fullmatch(self.path)):
+            raise ScenarioError(f"data.path: {self.path!r}: no such file or folder; put it beside the scenario")
+        if place is not None and place.is_file() and place.suffix not in FILE_KINDS:
+            raise ScenarioError(f"data.path: {self.path!r}: is no {', '.join(FILE_KINDS)} file; convert it to one")
+        processor = self.place("processor")
+        if processor is None or not (processor / "tokenizer_config.json").is_file():
+            raise ScenarioError(
+                f"data.processor: {self.processor!r}: is no folder with a tokenizer_config.json; save the processor "
+                "there with save_pretrained of transformers"
+            )
+
+
+def locate(data: Any, *, beside: Path) -> Any:
+    """The `data` of a file with its places found: beside the scenario, or from the working directory.
+
+    Raises:
+        ScenarioError: the file fills in what only we do.
+    """
+    if not isinstance(data, dict) or data.get("provider") != "huggingface":
+        return data
+    if "located" in data:
+        raise ScenarioError("data.located: is filled in from path and processor; remove it")
+    located = {}
+    for key in ("path", "processor"):
+        if isinstance(name := data.get(key), str) and name:
+            places = (beside / name, Path(name))
+            if (found := next((place for place in places if place.exists()), None)) is not None:
+                located[key] = str(found.absolute())
+    return {**data, "located": located}
+
+
 NAMED: Final[dict[str, dict[str, Any]]] = {
     "synthetic": {"provider": "synthetic"},
     "synthetic-filled": {"provider": "synthetic", "shortest_text": 1.0},
@@ -115,11 +222,14 @@ def _spelled_out(value: Any) -> Any:
 
 
 Data = Annotated[
-    SyntheticData | DigitsData,
+    SyntheticData | DigitsData | HuggingFaceData,
     Field(discriminator="provider"),
     BeforeValidator(
         _spelled_out,
-        json_schema_input_type=Literal["synthetic", "synthetic-filled", "digits"] | SyntheticData | DigitsData,
+        json_schema_input_type=Literal["synthetic", "synthetic-filled", "digits"]
+        | SyntheticData
+        | DigitsData
+        | HuggingFaceData,
     ),
 ]
 """The samples of a scenario: a table with a provider and its options, or a name for one that needs none."""

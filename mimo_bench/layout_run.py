@@ -40,6 +40,7 @@ from mimo_bench.record.merge import (
     merge_unmeasured,
     slowest_rank_seconds,
 )
+from mimo_bench.record.samples import imbalance, merge_loading
 from mimo_bench.record.schema import Account as RecordedAccount
 from mimo_bench.record.schema import (
     AsTimed,
@@ -143,6 +144,10 @@ class LayoutRunner:
             predicted = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
             known["memory"] = merge_memory(timed, predicted)
             known["energy"] = merge_energy(timed)
+            known["loading"] = merge_loading(timed)
+            known["imbalance"] = imbalance(timed)
+        if account.ranks:
+            known["skipped_samples"] = account.ranks[0].skipped_samples
         known["unmeasured"] = merge_unmeasured(account.ranks)
         return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)
 

@@ -24,7 +24,7 @@ from mimo_bench.meters.phases import phases
 from mimo_bench.record.files import write_atomically
 from mimo_bench.trainer.device import join
 from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.worker import WorkerArguments, build, held_ready
+from mimo_bench.worker import WorkerArguments, build, held_ready, open_dataset
 
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
@@ -35,7 +35,9 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     known = dict(arguments)
     num_turns, num_steps = known.pop("num_turns"), known.pop("num_steps")
     asked = WorkerArguments.model_validate_json(json.dumps(known))
-    trainer = build(asked, join(asked.device_kind))
+    device = join(asked.device_kind)
+    dataset, _ = open_dataset(asked.scenario)
+    trainer = build(asked, dataset, device)
     batches = held_ready(trainer, 1)
     instruments = _INSTRUMENTS[asked.mode]
 

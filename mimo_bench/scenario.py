@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from mimo_bench.data_section import Data, SyntheticData
+from mimo_bench.data_section import Data, SyntheticData, locate
 from mimo_bench.errors import LayoutError, ScenarioError, WeightsError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
@@ -173,6 +173,17 @@ class Steps(Table):
         return min(self.parity, self.warmup + self.timed)
 
 
+class LoaderTable(Table):
+    """How samples are made ready while the model trains; which samples, it does not change."""
+
+    num_workers: PositiveInt = 2
+    """Threads on every rank that make batches."""
+    num_ahead: PositiveInt = 2
+    """Global batches that are made ahead."""
+    num_watched_steps: NonNegativeInt = 3
+    """Steps behind the timed window that are fed by the loader as a training run is, to see what it costs."""
+
+
 class Evaluation(Table):
     """Held-out evaluation after training; the same samples in every layout."""
 
@@ -216,6 +227,7 @@ class Scenario(Table):
     precision: Precision = "fp32"
     """Of the timed steps; parity always trains in fp32."""
     baseline: str
+    loader: LoaderTable = LoaderTable()
     steps: Steps = Steps()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -259,7 +271,9 @@ class Scenario(Table):
     @property
     def content_hash(self) -> str:
         """SHA-256 of what the scenario says, independent of how the file spells it."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        # Where a file lies is not what it holds.
+        said = self.model_dump(mode="json", exclude={"data": {"located"}})
+        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
@@ -355,6 +369,8 @@ def load_scenario(path: Path) -> Scenario:
     if isinstance(weights := content.get("weights"), str):
         manifest, directory = _stored(path, weights)
         content["stored"] = StoredContent(content_hash=manifest.content_hash, directory=str(directory))
+    if "data" in content:
+        content["data"] = _located(path, content["data"])
     try:
         scenario = Scenario.model_validate(content)
     except ValidationError as error:
@@ -405,6 +421,13 @@ def find_config(path: Path, model: str) -> Path:
         looked = " or ".join(dict.fromkeys(map(str, places)))
         raise ScenarioError(f"{path}: model: {model!r}: no such file; put it at {looked}")
     return found
+
+
+def _located(path: Path, data: Any) -> Any:
+    try:
+        return locate(data, beside=path.parent)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

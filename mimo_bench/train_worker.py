@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from mimo_bench.errors import TrainingError
 from mimo_bench.launch.progress import beat
 from mimo_bench.scenario import Scenario
+from mimo_bench.trainer.data.prepare import prepare
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import join
 from mimo_bench.trainer.stored import write_weights
@@ -47,11 +49,12 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train as `rank` of `world_size`, and write the weights if that was asked for."""
     asked = TrainArguments.model_validate_json(json.dumps(arguments))
     device, scenario = join(asked.device_kind), asked.scenario
-    trainer = build_trainer(
-        TrainerConfig.of(scenario, asked.layout, weights=asked.weights),
-        dataset=build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed),
-        device=device,
-    )
+    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
+    skipped = prepare(dataset, scenario.data, {"train": asked.num_steps * scenario.global_batch_size})
+    for reasons in skipped.values():
+        print(*reasons.values(), sep="\n")
+    config = TrainerConfig.of(scenario, asked.layout, weights=asked.weights)
+    trainer = build_trainer(config, dataset=dataset, device=device)
     beat()
     train(trainer, asked, tells=rank == 0)
     if asked.save is not None:
@@ -67,8 +70,9 @@ def train(trainer: Trainer, asked: TrainArguments, *, tells: bool) -> None:
         TrainingError: a loss is infinite or no number, on every rank alike.
     """
     since = time.perf_counter()
-    for step in range(asked.num_steps):
-        result = trainer.train_step(trainer.loader.global_batch("train", step))
+    batches = trainer.loader.batches("train")
+    for step, batch in enumerate(islice(batches, asked.num_steps)):
+        result = trainer.train_step(batch)
         now = time.perf_counter()
         if tells:
             with asked.log.open("a", encoding="utf-8") as log:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.launch.progress import beat
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.comm_watch import watch_communication
 from mimo_bench.meters.memory import snapshot_if_out_of_memory
@@ -31,11 +33,14 @@ from mimo_bench.parity.probes.trace import Trace
 from mimo_bench.parity.trace import TRACE
 from mimo_bench.rank_log import Phases, RankLog, finite
 from mimo_bench.record.files import write_atomically, write_rank
-from mimo_bench.record.schema import EvaluationResult, Mode, RankRecord, VariantName
+from mimo_bench.record.schema import EvaluationResult, Mode, RankLoading, RankRecord, VariantName
 from mimo_bench.scenario import Scenario
 from mimo_bench.timing_window import Window
 from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.data.prefetch import LoaderWatch
+from mimo_bench.trainer.data.prepare import prepare
 from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.trainer.data.sample import Dataset, Split
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
 
@@ -80,14 +85,32 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     if asked.mode == "parity":
         be_deterministic()
     phases.end("join")
-    trainer = build(asked, device)
+    dataset, skipped = open_dataset(asked.scenario)
+    for found in skipped.values():
+        print(*found.values(), sep="\n")
+    trainer = build(asked, dataset, device)
     phases.end("build")
     beat()
     run = run_trace if asked.is_traced else _RUNS[asked.mode]
     with ExitStack() as undo, snapshot_if_out_of_memory(trainer, asked.directory):
         record = run(trainer, asked, undo=undo, phases=phases)
     assert record.rank == rank
-    write_rank(asked.directory / f"rank{rank}.json", record)
+    counts = {split: len(found) for split, found in skipped.items()}
+    write_rank(asked.directory / f"rank{rank}.json", record.model_copy(update={"skipped_samples": counts}))
+
+
+def open_dataset(scenario: Scenario) -> tuple[Dataset, dict[Split, dict[int, str]]]:
+    """The samples of a scenario, and by split the rows that are left out of them; collective over the world."""
+    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
+    return dataset, prepare(dataset, scenario.data, num_samples(scenario))
+
+
+def num_samples(scenario: Scenario) -> dict[Split, int]:
+    """How many samples of each split the longest mode of a scenario reads."""
+    steps = scenario.steps
+    num_steps = max(steps.parity + steps.learning, steps.warmup + steps.timed + num_watched(scenario))
+    num_batches: dict[Split, int] = {"train": num_steps, "validation": scenario.evaluation.num_batches}
+    return {split: count * scenario.global_batch_size for split, count in num_batches.items()}
 
 
 def be_deterministic() -> None:
@@ -96,11 +119,10 @@ def be_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def build(asked: WorkerArguments, device: RankDevice) -> Trainer:
+def build(asked: WorkerArguments, dataset: Dataset, device: RankDevice) -> Trainer:
     """The trainer that the mode calls for: parity trains in fp32 with nothing overlapped, timing as declared."""
     scenario = asked.scenario
     config = TrainerConfig.of(scenario, asked.layout, weights=asked.weights, for_parity=asked.mode == "parity")
-    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     return build_trainer(config, dataset=dataset, device=device)
 
 
@@ -124,8 +146,8 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
         outcome.inspect(trainer)
         log.train(trainer, batches[OUTCOME_STEPS:])
     if mismatch is None and asked.variant is None:
-        later = trainer.loader.batches("train", start=steps.parity)
-        log.train(trainer, (next(later) for _ in range(steps.learning)))
+        with closing(trainer.loader.batches("train", start=steps.parity)) as later:
+            log.train(trainer, (next(later) for _ in range(steps.learning)))
         evaluation = evaluate(trainer, asked.scenario.evaluation.num_batches)
     return log.record(
         trainer,
@@ -168,6 +190,8 @@ def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     phases.end("load")
     window = Window(trainer, log, device_kind=asked.device_kind)
     found = window.measure(batches, num_warmup=steps.warmup)
+    found["micro_batch_items"] = items_of(batches[steps.warmup :])
+    found["loading"] = watch_loader(trainer, asked.scenario)
     return log.record(trainer, asked.mode, phases=phases, **found)
 
 
@@ -206,6 +230,50 @@ def held_ready(trainer: Trainer, num_steps: int) -> list[list[MicroBatch]]:
     batches = [trainer.loader.global_batch("train", step) for step in range(num_steps)]
     beat()
     return batches
+
+
+def items_of(batches: Sequence[Sequence[MicroBatch]]) -> dict[str, tuple[int, ...]]:
+    """By encoder that this rank holds, the items of each micro-batch."""
+    micro_batches = [micro_batch for batch in batches for micro_batch in batch]
+    modules = micro_batches[0].items_per_sample
+    return {module: tuple(sum(batch.items_per_sample[module]) for batch in micro_batches) for module in modules}
+
+
+def watch_loader(trainer: Trainer, scenario: Scenario) -> RankLoading | None:
+    """What the loader costs when it feeds training as it would outside of the bench; after the timed window."""
+    if not (num_steps := scenario.loader.num_watched_steps):
+        return None
+    steps, watch = scenario.steps, LoaderWatch()
+    batches = trainer.loader.batches("train", start=steps.warmup + steps.timed, watch=watch)
+    try:
+        # The first one is waited for whatever the loader can do: nothing was made ahead of it.
+        parts = samples_made(batch := next(batches))
+        trainer.train_step(batch)
+        watch.waited_seconds, began = 0.0, time.perf_counter()
+        for _ in range(num_steps):
+            trainer.train_step(next(batches))
+            beat()
+        seconds = time.perf_counter() - began
+    finally:
+        batches.close()
+    return RankLoading(
+        num_workers=scenario.loader.num_workers,
+        samples_per_second_per_worker=parts * watch.num_batches / watch.busy_seconds if parts else None,
+        stall_share=min(1.0, watch.waited_seconds / seconds),
+    )
+
+
+def num_watched(scenario: Scenario) -> int:
+    """Steps behind the timed window, the one included that is waited for, and what is made ahead of the last."""
+    loader = scenario.loader
+    return 1 + loader.num_watched_steps + loader.num_ahead + 1 if loader.num_watched_steps else 0
+
+
+def samples_made(batch: Sequence[MicroBatch]) -> int:
+    """Samples of which this rank makes a part in one step; 0 for a rank between the ends of a pipeline."""
+    reads = {LANGUAGE} if batch[0].input_ids is not None else set()
+    reads |= batch[0].encoder_inputs.keys()
+    return sum(max((len(part.sample_ids[module]) for module in reads), default=0) for part in batch)
 
 
 def hold_against_baseline(found: Fingerprint | Mismatch, asked: WorkerArguments) -> Mismatch | None:

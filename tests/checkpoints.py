@@ -21,7 +21,7 @@ def save_random(config: Path, place: Path, *, seed: int = 5, scale: float = 1.0)
         seed: of the draw.
         scale: deviation of all numbers; norms lie about 1.
     """
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(LlavaConfig.from_dict(json.loads(config.read_text(encoding="utf-8"))))
     for name, parameter in model.named_parameters():

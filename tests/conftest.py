@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,12 @@ def _signals_as_in_a_terminal() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `datasets` keeps of the files that it read goes where tests write; ranks inherit it."""
+    os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture(scope="session")

@@ -424,6 +424,28 @@ class Launch(_Entry):
     """What the set-up consists of, in order, each on its slowest rank."""
 
 
+class RankLoading(_Entry):
+    """What loading cost one rank over some steps behind the timed window, fed as a training run is."""
+
+    num_workers: Count
+    samples_per_second_per_worker: Finite | None
+    """Samples that one worker thread makes its part of in a second, while the model trains; null for a rank that reads
+    none."""
+    stall_share: Finite
+    """Share of the time in which training stood still because the next batch was not ready."""
+
+
+class Loading(_Entry):
+    """What loading cost the job; the judged times are of batches that were held ready, and have none of it."""
+
+    num_workers: Count
+    """Threads on each rank."""
+    samples_per_second_per_worker: Finite | None
+    """Samples that one worker thread of the slowest rank makes its part of in a second, while the model trains."""
+    stall_share: Finite
+    """Share of the time in which the rank that waits most stood still for its next batch."""
+
+
 class RankRecord(_Entry):
     """What one rank of one launch leaves behind, written by the worker and merged by the matrix."""
 
@@ -452,6 +474,12 @@ class RankRecord(_Entry):
     clock: Literal["wall", "cuda_events"]
     step_seconds: tuple[Seconds, ...]
     """Timed window only."""
+    micro_batch_items: dict[str, tuple[Count, ...]] = {}
+    """By encoder that the rank holds, items of its replica in each micro-batch of the timed window."""
+    loading: RankLoading | None = None
+    """Timing mode only."""
+    skipped_samples: dict[str, Count] = {}
+    """By split, samples that cannot be read and were left out, the same on every rank."""
     weights_match_at_start: bool | None = None
     samples_match: bool | None = None
     mismatch: str | None = None
@@ -505,6 +533,13 @@ class LayoutRecord(_Entry):
     parity: Parity | None = None
     timing: Timing | None = None
     memory: Memory | None = None
+    loading: Loading | None = None
+    """Null where nothing was timed."""
+    imbalance: dict[str, Finite] = {}
+    """By encoder, items of the busiest replica over the mean of all, summed over the micro-batches of the timed window:
+    1 where all replicas have as many, 1.5 where the others wait for half as much again as their own work."""
+    skipped_samples: dict[str, Count] = {}
+    """By split, samples that cannot be read and were left out; rank logs name each."""
     communication: tuple[Communication, ...] = ()
     energy: Energy | None = None
     account: Account | None = None

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pydantic import BaseModel
 
 from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.record.samples import imbalance
 from mimo_bench.record.schema import (
     Communication,
     Energy,
     EvaluationResult,
     Launch,
+    Loading,
     MemoryParts,
     ModuleMemory,
     ModuleTiming,
@@ -54,6 +56,8 @@ DEFINITIONS: tuple[Definition, ...] = (
     *of_fields("memory.modules", ModuleMemory),
     *of_fields("memory.ranks", RankMemory),
     *of_fields("memory.ranks.parts", MemoryParts),
+    *of_fields("loading", Loading),
+    *of_functions([imbalance]),
     *of_fields("communication", Communication),
     *of_fields("account.ranks", RankAccount),
     *of_fields("energy", Energy),

@@ -46,6 +46,7 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         _folded("Each difference, and its bound", _rows(proof.DIFFERENCES, proof.differences(record))),
         _folded("Noise: the baseline once more, equal but for rounding", _rows(proof.NOISE, proof.noise(record))),
         _folded("Ranking", _ranking(record)),
+        _folded("Samples", _samples(record)),
         _folded("Start-up", _launches(record)),
         _folded("Environment", _environment(record.environment)),
     )
@@ -117,6 +118,21 @@ def _ranking(record: RunRecord) -> str:
         for place, ranked in enumerate(record.ranking, start=1)
     ]
     return "\n".join([_escape(words.ranked_by(record)), "", *places]) if places else ""
+
+
+def _samples(record: RunRecord) -> str:
+    rows = [
+        (
+            layout.name,
+            ", ".join(f"{module} {words.ratio(busiest)}" for module, busiest in layout.imbalance.items()) or words.DASH,
+            words.rate(layout.loading.samples_per_second_per_worker),
+            words.percent(layout.loading.stall_share),
+        )
+        for layout in record.layouts
+        if layout.loading is not None
+    ]
+    heads = ("layout", "busiest replica over the mean", "samples/s per loader worker", "stalled by the loader")
+    return table(heads, rows) if rows else ""
 
 
 def _launches(record: RunRecord) -> str:

@@ -94,6 +94,11 @@ def decimal(value: float | None) -> str:
     return DASH if value is None else f"{value:.6f}"
 
 
+def ratio(value: float) -> str:
+    """How many times as much."""
+    return f"{value:.2f} x"
+
+
 def percent(value: float | None) -> str:
     """A share, 0..1, as percent."""
     return DASH if value is None else f"{value * 100.0:.1f} %"

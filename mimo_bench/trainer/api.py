@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 
-from mimo_bench.data_section import NAMED, Data, DigitsData, SyntheticData
+from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, SyntheticData
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.model import ModelShape
@@ -38,7 +38,7 @@ __all__ = ["Outcome", "Pretraining", "Provider", "Saving", "Validation", "pretra
 
 _DATA: TypeAdapter[Data] = TypeAdapter(Data)
 
-Samples = Dataset | SyntheticData | DigitsData | str
+Samples = Dataset | SyntheticData | DigitsData | HuggingFaceData | str
 """A dataset of the user's own, or one of ours, as a scenario describes or names it."""
 
 
@@ -167,7 +167,7 @@ def set_up(
         global_batch_size=config.global_batch_size,
         global_micro_batch_size=config.global_micro_batch_size,
     )
-    if isinstance(data, str | SyntheticData | DigitsData):
+    if isinstance(data, str | SyntheticData | DigitsData | HuggingFaceData):
         ours = _described(data)
         ours.check(config.shape, seq_length=config.seq_length)
         data = build_dataset(ours, shape=config.shape, seq_length=config.seq_length, seed=config.seed)
@@ -261,7 +261,7 @@ def _described(data: Data | str) -> Data:
 
 def _identity(data: Samples) -> Any:
     """What tells samples from others, as JSON has it: all options of ours, and of a user's own the class alone."""
-    if isinstance(data, str | SyntheticData | DigitsData):
+    if isinstance(data, str | SyntheticData | DigitsData | HuggingFaceData):
         return _described(data).model_dump(mode="json")
     return f"{type(data).__module__}.{type(data).__qualname__}"
 

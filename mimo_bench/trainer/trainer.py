@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.model import ModelShape
-from mimo_bench.scenario import Precision, Scenario, Settings
-from mimo_bench.trainer.data.loader import Loader, MicroBatch
+from mimo_bench.scenario import LoaderTable, Precision, Scenario, Settings
+from mimo_bench.trainer.data.loader import Loader, MicroBatch, build_loader
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.freezing import freeze_weights
@@ -46,6 +46,7 @@ class TrainerConfig:
     seed: int
     weights: Path | None = None
     """A directory of weights to start from; None draws them from the seed."""
+    loader: LoaderTable = field(default_factory=LoaderTable)
 
     @classmethod
     def of(
@@ -70,6 +71,7 @@ class TrainerConfig:
             seq_length=scenario.seq_length,
             seed=scenario.seed,
             weights=weights,
+            loader=scenario.loader,
         )
 
 
@@ -181,7 +183,8 @@ def build_trainer(
             settings=config.settings,
             precision=config.precision,
         ),
-        loader=Loader(
+        loader=build_loader(
+            model,
             dataset=dataset,
             plan=config.plan,
             topology=topology,
@@ -189,6 +192,7 @@ def build_trainer(
             seq_length=config.seq_length,
             input_dtype=DTYPES[config.precision],
             device=device.torch_device,
+            background=config.loader,
         ),
         totals=totals,
         schedule=build_schedule(model, topology=topology, totals=totals, seq_length=config.seq_length),

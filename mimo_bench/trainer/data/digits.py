@@ -16,7 +16,7 @@ import torch
 
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import ModelShape
-from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.data.order import shuffled
 from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
 
 HELD_OUT_EVERY = 5
@@ -93,7 +93,7 @@ class DigitsDataset:
         indices = _indices(split)
         epoch, position = divmod(sample_id, len(indices))
         if split == "train":
-            position = _order(self._seed, epoch, len(indices))[position]
+            position = shuffled(f"{self._seed}/digits/{epoch}", len(indices))[position]
         return indices[position]
 
 
@@ -108,13 +108,6 @@ def _indices(split: Split) -> range | list[int]:
 @lru_cache(maxsize=1)
 def _all_but(held_out: range, num_images: int) -> list[int]:
     return [index for index in range(num_images) if index not in held_out]
-
-
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
-def _order(seed: int, epoch: int, num_images: int) -> list[int]:
-    """A permutation; stable sorting, so that equal numbers cannot make it depend on the machine."""
-    order: list[int] = uniform(f"{seed}/digits/{epoch}", torch.arange(num_images)).argsort(stable=True).tolist()
-    return order
 
 
 @cache

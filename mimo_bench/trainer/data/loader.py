@@ -6,15 +6,20 @@ language model does, whatever the degrees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.errors import DataError
 from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.model import ModelShape
-from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
+from mimo_bench.scenario import LoaderTable
+from mimo_bench.trainer.data.prefetch import LoaderWatch, prefetched
+from mimo_bench.trainer.data.sample import CPU, PAD, Dataset, Split, Text
 from mimo_bench.trainer.topology import Topology
 
 
@@ -45,6 +50,20 @@ class MicroBatch:
     num_token_pairs: int
     """Sum over samples of the squared number of those positions."""
 
+    def pinned(self) -> MicroBatch:
+        """The same in memory from which a GPU copies while the host goes on."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on `device`; from pinned memory without waiting for the copy."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
+        columns = ((name, getattr(self, name)) for name in _COLUMNS)
+        changed: dict[str, Any] = {name: None if column is None else change(column) for name, column in columns}
+        changed["encoder_inputs"] = {module: change(inputs) for module, inputs in self.encoder_inputs.items()}
+        return replace(self, **changed)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loader:
@@ -58,17 +77,33 @@ class Loader:
     input_dtype: torch.dtype
     """Of what encoders read."""
     device: torch.device
+    background: LoaderTable = field(default_factory=LoaderTable)
 
     def global_batch(self, split: Split, step: int) -> list[MicroBatch]:
         """This rank's part of the global batch of one step; steps count from 0."""
         return [self._micro_batch(split, step, index) for index in range(self.plan.num_micro_batches)]
 
-    def batches(self, split: Split, start: int = 0) -> Iterator[list[MicroBatch]]:
-        """Global batches from step `start` on, without end."""
-        step = start
-        while True:
-            yield self.global_batch(split, step)
-            step += 1
+    def batches(self, split: Split, start: int = 0, watch: LoaderWatch | None = None) -> Generator[list[MicroBatch]]:
+        """Global batches from step `start` on, without end, made in the background; close it to end the workers.
+
+        A batch is a function of its step, so the number of steps taken is all that a resumed run has to know.
+        """
+        host = replace(self, device=CPU)
+
+        def make(step: int) -> list[MicroBatch]:
+            batch = host.global_batch(split, step)
+            return [part.pinned() for part in batch] if self.device.type == "cuda" else batch
+
+        made = prefetched(
+            make,
+            start=start,
+            num_workers=self.background.num_workers,
+            num_ahead=self.background.num_ahead,
+            watch=LoaderWatch() if watch is None else watch,
+        )
+        with closing(made):
+            for batch in made:
+                yield [part.to(self.device) for part in batch]
 
     def _micro_batch(self, split: Split, step: int, index: int) -> MicroBatch:
         ids = {
@@ -127,6 +162,37 @@ class Loader:
                     f"{num_items} items need {num_items * per_item}; write {per_item} for each item"
                 )
         return rows
+
+
+def build_loader(
+    model: object,
+    *,
+    dataset: Dataset,
+    plan: BatchPlan,
+    topology: Topology,
+    shape: ModelShape,
+    seq_length: int,
+    input_dtype: torch.dtype,
+    device: torch.device,
+    background: LoaderTable,
+) -> Loader:
+    """The loader of a MIMO model, which deals all of its modules the same samples.
+
+    Raises:
+        DataError: of any other model; it is named.
+    """
+    if not isinstance(model, MimoModel):
+        raise DataError(f"{type(model).__name__} is no MimoModel; these loaders deal samples to modules of one alone")
+    return Loader(
+        dataset=dataset,
+        plan=plan,
+        topology=topology,
+        shape=shape,
+        seq_length=seq_length,
+        input_dtype=input_dtype,
+        device=device,
+        background=background,
+    )
 
 
 _COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mimo_bench.data_section import Data, DigitsData, SyntheticData
+from mimo_bench.data_section import Data, DigitsData, HuggingFaceData, SyntheticData
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.data.digits import DigitsDataset
+from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 
@@ -20,3 +21,5 @@ def build_dataset(data: Data, *, shape: ModelShape, seq_length: int, seed: int) 
             return SyntheticDataset(data, shape=shape, seq_length=seq_length, seed=seed)
         case DigitsData():
             return DigitsDataset(shape=shape, seq_length=seq_length, seed=seed)
+        case HuggingFaceData():
+            return HuggingFaceDataset(data, shape=shape, seq_length=seq_length, seed=seed)

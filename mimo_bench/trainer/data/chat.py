@@ -1,0 +1,131 @@
+"""A conversation as tokens, with a mark on those that the loss scores: the answers and nothing else.
+
+Which characters are answers is decided on the text that the processor's chat template renders: what a further assistant
+turn adds to the rendered conversation before it. So it holds for any template that only ever appends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mimo_bench.errors import ScenarioError
+from mimo_bench.model import ModelShape
+from mimo_bench.trainer.data.sample import Text
+
+Message = dict[str, Any]
+
+
+class BadSample(Exception):  # noqa: N818  # a finding about one sample; who reads it makes an error of it or passes on
+    """Why a sample cannot be trained on; the one who knows its name adds it."""
+
+
+class Chat:
+    """Turns messages into tokens with a `transformers` processor."""
+
+    def __init__(self, processor: Any, *, shape: ModelShape, seq_length: int, where: str) -> None:
+        """Tokens for models of `shape`, at most `seq_length` of them.
+
+        Raises:
+            ScenarioError: the processor has no chat template, or its tokens are not the model's; `where` names it.
+        """
+        self._processor, self._tokenizer = processor, processor.tokenizer
+        self._seq_length = seq_length
+        self._image_token: str = processor.image_token
+        self._image_token_id = shape.special_tokens["vision"]
+        self._tokens_per_image = shape.encoders["vision"].num_tokens
+        if not processor.chat_template:
+            raise ScenarioError(f"{where}: the processor has no chat template; save one beside it, chat_template.jinja")
+        if (found := self._tokenizer.convert_tokens_to_ids(self._image_token)) != self._image_token_id:
+            raise ScenarioError(
+                f"{where}: {self._image_token} is token {found} of the tokenizer, and the model's image token is "
+                f"{self._image_token_id}; use the processor that belongs to the model"
+            )
+        if (largest := max(self._tokenizer.get_vocab().values())) >= shape.language.vocab_size:
+            raise ScenarioError(
+                f"{where}: the tokenizer has a token {largest}, and the model's vocabulary ends at "
+                f"{shape.language.vocab_size - 1}; use the processor that belongs to the model"
+            )
+
+    def text(self, messages: list[Message], *, num_images: int) -> Text:
+        """The tokens of a conversation, image tokens repeated for every position that an image takes.
+
+        Raises:
+            BadSample: it has no answer, names another number of images than it has, or does not fit.
+        """
+        conversation = self._with_images(messages, num_images)
+        rendered = self._render(conversation)
+        answers = self._answers(conversation, rendered)
+        encoded = self._tokenizer(
+            rendered,
+            return_offsets_mapping=True,
+            # As `transformers` does it: a template that writes the first token itself gets no second one.
+            add_special_tokens=not (self._tokenizer.bos_token and rendered.startswith(self._tokenizer.bos_token)),
+        )
+        is_answer = [
+            any(start < last and first < end for first, last in answers) for start, end in encoded["offset_mapping"]
+        ]
+        text = self._expanded(encoded["input_ids"], is_answer)
+        if (length := len(text.tokens)) > self._seq_length:
+            raise BadSample(
+                f"has {length} tokens, {num_images * self._tokens_per_image} of them for its images, and seq_length is "
+                f"{self._seq_length}; use at least {length}, or shorten it"
+            )
+        if not text.is_answer.any():
+            raise BadSample("has no answer to learn; give it a message of the role 'assistant' that is not empty")
+        return text
+
+    def _with_images(self, messages: list[Message], num_images: int) -> list[Message]:
+        """The messages in parts; images that no message places stand before the first of the user."""
+        conversation = [{"role": message["role"], "content": self._parts(message["content"])} for message in messages]
+        placed = sum(part["type"] == "image" for message in conversation for part in message["content"])
+        if not placed and num_images:
+            first = next((message for message in conversation if message["role"] == "user"), None)
+            if first is None:
+                raise BadSample("has images and no message of the role 'user' to stand in")
+            first["content"] = [{"type": "image"}] * num_images + first["content"]
+        elif placed != num_images:
+            raise BadSample(f"places {placed} images in its messages and has {num_images}; make both the same")
+        return conversation
+
+    def _parts(self, content: Any) -> list[Message]:
+        """Text and images in order, from a string with image tokens or from parts already."""
+        if not isinstance(content, str):
+            return [
+                {"type": "image"} if part["type"] == "image" else {"type": "text", "text": part["text"] or ""}
+                for part in content or ()
+            ]
+        first, *others = content.split(self._image_token)
+        parts = [{"type": "text", "text": first}]
+        for other in others:
+            parts += [{"type": "image"}, {"type": "text", "text": other}]
+        return [part for part in parts if part["type"] == "image" or part["text"].strip()]
+
+    def _render(self, conversation: list[Message], *, asks: bool = False) -> str:
+        rendered: str = self._processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=asks)
+        return rendered
+
+    def _answers(self, conversation: list[Message], rendered: str) -> list[tuple[int, int]]:
+        """First character and the one behind the last of each answer in the rendered conversation."""
+        spans = []
+        for index, message in enumerate(conversation):
+            if message["role"] != "assistant" or not message["content"]:
+                continue
+            before = self._render(conversation[:index], asks=True)
+            behind = self._render(conversation[: index + 1])
+            if not (behind.startswith(before) and rendered.startswith(behind.rstrip())):
+                raise BadSample(
+                    "is rendered by the chat template so that its answers cannot be told from the rest: a further turn "
+                    "changes what was there; use a template that only appends, and that writes what asks for an answer "
+                    "(add_generation_prompt)"
+                )
+            # A template may end a conversation with space that it does not put between turns.
+            spans.append((len(before), len(behind.rstrip())))
+        return spans
+
+    def _expanded(self, tokens: list[int], is_answer: list[bool]) -> Text:
+        ids, answer = torch.tensor(tokens, dtype=torch.int64), torch.tensor(is_answer, dtype=torch.bool)
+        is_image = ids == self._image_token_id
+        times = torch.where(is_image, self._tokens_per_image, 1)
+        return Text(tokens=ids.repeat_interleave(times), is_answer=(answer & ~is_image).repeat_interleave(times))

@@ -1,0 +1,146 @@
+"""A user's own files as samples: conversations with images, through `datasets` and a processor of `transformers`.
+
+Training ids run through the rows epoch by epoch, each in an order of its own that the seed decides; held-out ids run
+through them in the order of the file. Text is made without opening an image, and images without tokenizing a text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mimo_bench.data_section import HuggingFaceData
+from mimo_bench.errors import DataError, ScenarioError
+from mimo_bench.model import ModelShape
+from mimo_bench.trainer.data.chat import BadSample, Chat, Message
+from mimo_bench.trainer.data.order import shuffled
+from mimo_bench.trainer.data.pictures import pixels
+from mimo_bench.trainer.data.rows import image_sources, open_rows
+from mimo_bench.trainer.data.sample import CPU, Split, Text
+
+
+class HuggingFaceDataset:
+    """Conversations with images, by sample id."""
+
+    def __init__(self, data: HuggingFaceData, *, shape: ModelShape, seq_length: int, seed: int) -> None:
+        """Samples for models of `shape`, at most `seq_length` tokens long; rows are opened by `prepare`.
+
+        Raises:
+            ScenarioError: the processor cannot be read, or does not belong to the model.
+        """
+        self._data, self._seed = data, seed
+        self._item_shape = shape.encoders["vision"].item_shape
+        processor = _load_processor(data)
+        self._image_processor = processor.image_processor
+        self._chat = Chat(processor, shape=shape, seq_length=seq_length, where=f"data.processor: {data.processor!r}")
+        self._rows: dict[Split, Any] = {}
+        self._kept: dict[Split, list[int]] = {}
+        place = data.place("path")
+        self._folder = None if place is None else place if place.is_dir() else place.parent
+
+    def open(self, split: Split) -> int:
+        """Open a split; returns how many rows it has.
+
+        Raises:
+            DataError: it cannot be read, or has no rows or not the columns.
+        """
+        if split not in self._rows:
+            self._rows[split] = open_rows(self._data, split)
+        return len(self._rows[split])
+
+    def keep(self, split: Split, positions: list[int]) -> None:
+        """Let sample ids stand for these positions of the order of rows, so that others are left out."""
+        self._kept[split] = positions
+
+    def bad(self, split: Split, position: int) -> str | None:
+        """What is wrong with the row at a position of the order, if anything; makes all of it."""
+        row = self.row_at(split, position)
+        try:
+            self._make_text(split, row)
+            self._make_images(split, row)
+        except BadSample as reason:
+            return f"{self._name(split, row)} {reason}"
+        return None
+
+    def row_at(self, split: Split, position: int) -> int:
+        """Which row stands at a position of the order in which rows are read, epoch after epoch."""
+        num_rows = self.open(split)
+        epoch, place = divmod(position, num_rows)
+        return shuffled(f"{self._seed}/rows/{epoch}", num_rows)[place] if split == "train" else place
+
+    def num_items(self, module: str, split: Split, sample_id: int) -> int:
+        """How many images a sample has; nothing else is read of it."""
+        return len(self._sources(split, self._row(split, sample_id)))
+
+    def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+        """float32 [images, 3, height, width], as the image processor makes them.
+
+        Raises:
+            DataError: an image is missing or broken; the message names the sample.
+        """
+        row = self._row(split, sample_id)
+        try:
+            return self._make_images(split, row).to(device)
+        except BadSample as reason:
+            raise DataError(f"{self._name(split, row)} {reason}") from None
+
+    def text(self, split: Split, sample_id: int) -> Text:
+        """The conversation, with what the assistant says as the answer.
+
+        Raises:
+            DataError: it does not fit or has no answer; the message names the sample.
+        """
+        row = self._row(split, sample_id)
+        try:
+            return self._make_text(split, row)
+        except BadSample as reason:
+            raise DataError(f"{self._name(split, row)} {reason}") from None
+
+    def _make_text(self, split: Split, row: int) -> Text:
+        return self._chat.text(self._messages(split, row), num_images=len(self._sources(split, row)))
+
+    def _make_images(self, split: Split, row: int) -> torch.Tensor:
+        return pixels(self._sources(split, row), self._image_processor, item_shape=self._item_shape)
+
+    def _sources(self, split: Split, row: int) -> list[Any]:
+        return image_sources(self._column(split, row, self._data.images), beside=self._folder)
+
+    def _messages(self, split: Split, row: int) -> list[Message]:
+        if self._data.question is None or self._data.answer is None:
+            messages: list[Message] = self._column(split, row, self._data.messages) or []
+            return messages
+        question, answer = (self._column(split, row, name) for name in (self._data.question, self._data.answer))
+        return [{"role": "user", "content": question or ""}, {"role": "assistant", "content": answer or ""}]
+
+    def _column(self, split: Split, row: int, column: str) -> Any:
+        return self._rows[split].select_columns([column])[row][column]
+
+    def _row(self, split: Split, sample_id: int) -> int:
+        return self.row_at(split, self._kept[split][sample_id] if split in self._kept else sample_id)
+
+    def _name(self, split: Split, row: int) -> str:
+        """How a user finds the sample: file, split, row, and its id where there is one."""
+        rows = self._rows[split]
+        own = f" ({self._column(split, row, 'id')!r})" if "id" in rows.column_names else ""
+        return f"{self._data.path}, split {getattr(self._data, split)!r}, row {row}{own}:"
+
+
+def _load_processor(data: HuggingFaceData) -> Any:
+    # Imported here: ranks that train on anything else need not pay for it.
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(data.place("processor"), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ScenarioError(
+            f"data.processor: {data.processor!r}: cannot be read: {str(error).partition(chr(10))[0]}; save it again "
+            "with save_pretrained"
+        ) from None
+    for part in ("tokenizer", "image_processor", "image_token"):
+        if getattr(processor, part, None) is None:
+            raise ScenarioError(
+                f"data.processor: {data.processor!r}: is a {type(processor).__name__} without {part}; save a processor "
+                "of a model with vision, such as LlavaProcessor"
+            )
+    return processor

@@ -1,0 +1,51 @@
+"""Images as an encoder reads them: opened with Pillow, and made ready by the image processor of `transformers`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimo_bench.errors import ScenarioError
+from mimo_bench.trainer.data.chat import BadSample
+
+
+def pixels(sources: list[Path | bytes], image_processor: Any, *, item_shape: tuple[int, ...]) -> torch.Tensor:
+    """float32 [images, *item_shape], normalised as the processor says.
+
+    Raises:
+        BadSample: an image is missing or cannot be decoded.
+        ScenarioError: the processor makes images of another size than the model reads.
+    """
+    if not sources:
+        return torch.zeros(0, *item_shape)
+    images = [_open(source) for source in sources]
+    values: torch.Tensor = image_processor(images=images, return_tensors="pt")["pixel_values"]
+    if (made := tuple(values.shape[1:])) != item_shape:
+        raise ScenarioError(
+            f"data.processor: makes images of {_size(made)}, and the model reads {_size(item_shape)}; use the "
+            "processor that belongs to the model"
+        )
+    return values.to(torch.float32)
+
+
+def _open(source: Path | bytes) -> Any:
+    # Imported here: only ranks that decode images need it.
+    from PIL import Image, UnidentifiedImageError
+
+    name = f"image {source}" if isinstance(source, Path) else f"an image of {len(source)} bytes"
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise BadSample(f"{name} does not exist; put it there or drop the sample") from None
+    except UnidentifiedImageError:
+        raise BadSample(f"{name} is no image that Pillow knows; replace it or drop the sample") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadSample(f"{name} cannot be decoded: {error}; replace it or drop the sample") from None
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,226 @@
+"""A user's own files become samples: images and answers in the right places, and clear words for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from mimo_bench.data_section import HuggingFaceData, locate
+from mimo_bench.errors import DataError, ScenarioError
+from mimo_bench.model import PRESETS
+from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
+from mimo_bench.trainer.data.loader import collate
+from mimo_bench.trainer.data.prepare import prepare
+from tests.pictures import IMAGE_TOKEN_ID, PICTURES, row, write_folder, write_processor
+
+SHAPE = PRESETS["llava-tiny"]
+SEQ_LENGTH = 64
+END, USER, ASSISTANT, FLOWER = 2, 3, 4, 14 + list(PICTURES).index("flower")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as it should be, for tests that only read."""
+    folder = tmp_path_factory.mktemp("own")
+    write_folder(folder)
+    return folder
+
+
+def section(folder: Path, **changes: Any) -> HuggingFaceData:
+    said = {"provider": "huggingface", "path": "train.jsonl", "processor": "processor", **changes}
+    return HuggingFaceData.model_validate(locate(said, beside=folder))
+
+
+def build(data: HuggingFaceData, *, seq_length: int = SEQ_LENGTH) -> HuggingFaceDataset:
+    return HuggingFaceDataset(data, shape=SHAPE, seq_length=seq_length, seed=0)
+
+
+def in_order(folder: Path, **changes: Any) -> HuggingFaceDataset:
+    """The rows in the order of the file: held out, they are not shuffled."""
+    return build(section(folder, validation="train", **changes))
+
+
+def test_tokens_and_pixels_are_those_of_the_processor(shared: Path) -> None:
+    dataset, processor = in_order(shared), AutoProcessor.from_pretrained(shared / "processor")
+    for index in range(8):
+        written = row(index)
+        images = [Image.open(shared / name) for name in written["images"]]
+        rendered = "<s> " + "".join(
+            f"{'USER:' if message['role'] == 'user' else 'ASSISTANT:'} {message['content']} "
+            + ("</s> " if message["role"] == "assistant" else "")
+            for message in written["messages"]
+        )
+        expected = processor(text=[rendered], images=images or None, return_tensors="pt", add_special_tokens=False)
+        assert torch.equal(dataset.text("validation", index).tokens, expected["input_ids"][0])
+        assert dataset.num_items("vision", "validation", index) == len(images)
+        pixels = dataset.encoder_inputs("vision", "validation", index)
+        assert pixels.shape == (len(images), 3, 16, 16)
+        if images:
+            assert torch.equal(pixels, expected["pixel_values"])
+
+
+def test_only_what_the_assistant_says_is_scored_and_the_end_of_each_answer_with_it(shared: Path) -> None:
+    text = in_order(shared).text("validation", 0)  # "astronaut", then in a second turn "a flower"
+    assert text.tokens[text.is_answer].tolist() == [14, END, 11, FLOWER, END]
+    columns = collate([text], seq_length=SEQ_LENGTH)
+    labels, loss_mask = columns["labels"], columns["loss_mask"]
+    assert labels is not None
+    assert loss_mask is not None
+    # The tokenizer pads with the token that ends answers; it is scored where it ends one and nowhere else.
+    assert labels[loss_mask == 1].tolist() == [14, END, 11, FLOWER, END]
+
+
+def test_an_epoch_trains_on_every_row_once_and_the_next_in_another_order(shared: Path) -> None:
+    dataset = build(section(shared))
+    epochs = [[dataset.row_at("train", epoch * 24 + place) for place in range(24)] for epoch in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_a_part_of_a_split_can_be_held_out(shared: Path) -> None:
+    dataset = build(section(shared, train="train[:75%]", validation="train[75%:]"))
+    assert (dataset.open("train"), dataset.open("validation")) == (18, 6)
+    assert torch.equal(dataset.text("validation", 0).tokens, in_order(shared).text("validation", 18).tokens)
+
+
+def test_a_folder_of_images_with_questions_and_answers_is_read(shared: Path, tmp_path: Path) -> None:
+    for name in ("cat", "moon"):
+        Image.open(shared / "pictures" / f"{name}.png").save(tmp_path / f"{name}.png")
+    lines = [{"file_name": f"{name}.png", "question": "what is this ?", "answer": name} for name in ("cat", "moon")]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    data = section(shared, path=str(tmp_path), images="image", question="question", answer="answer", validation="train")
+    text = build(data).text("validation", 1)
+    # The image stands before the question, which does not place it.
+    assert text.tokens.tolist()[:4] == [1, USER, IMAGE_TOKEN_ID, IMAGE_TOKEN_ID]
+    assert int((text.tokens == IMAGE_TOKEN_ID).sum()) == 16
+    assert text.tokens[text.is_answer].tolist() == [14 + list(PICTURES).index("moon"), END]
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def own(shared: Path, tmp_path: Path) -> Path:
+    """A folder to spoil."""
+    (tmp_path / "pictures").symlink_to(shared / "pictures")
+    (tmp_path / "processor").symlink_to(shared / "processor")
+    return tmp_path
+
+
+NO_ANSWER = {**row(0), "messages": row(0)["messages"][:1]}
+MISSING = {**row(0), "images": ["pictures/nothing.png"]}
+ONE_TOO_MANY = {**row(0), "images": row(1)["images"]}
+TOO_LONG = {
+    **row(0),
+    "messages": [{"role": "user", "content": "<image> what " + "is " * 60}, row(0)["messages"][1]],
+}
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (NO_ANSWER, "has no answer to learn"),
+        (MISSING, r"image .*nothing\.png does not exist"),
+        (ONE_TOO_MANY, "places 1 images in its messages and has 2"),
+        (TOO_LONG, r"has \d+ tokens, 16 of them for its images, and seq_length is 64"),
+    ],
+)
+def test_a_bad_sample_is_told_by_file_row_and_id(own: Path, bad: dict[str, Any], expected: str) -> None:
+    write_rows(own, [row(1), bad])
+    dataset = in_order(own)
+    read = dataset.encoder_inputs if bad is MISSING else lambda _, *which: dataset.text(*which)
+    with pytest.raises(DataError, match=rf"train\.jsonl, split 'train', row 1 \('sample-0'\): {expected}"):
+        read("vision", "validation", 1)
+
+
+@pytest.mark.parametrize(("cut", "expected"), [(20, "cannot be decoded"), (None, "is no image that Pillow knows")])
+def test_a_broken_image_is_told_by_its_sample(own: Path, shared: Path, cut: int | None, expected: str) -> None:
+    whole = (shared / "pictures" / "cat.png").read_bytes()
+    (own / "broken.png").write_bytes(b"no image" if cut is None else whole[: len(whole) // 2])
+    write_rows(own, [{**row(0), "images": ["broken.png"]}])
+    with pytest.raises(DataError, match=rf"row 0 \('sample-0'\): image .*broken\.png {expected}"):
+        in_order(own).encoder_inputs("vision", "validation", 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "holds no samples"),
+        (json.dumps(row(0))[:-30], "cannot be read: .*; mend the file"),
+        (json.dumps({"pictures": [], "messages": []}), "has no column 'images', which data.images names; "),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(own: Path, content: str, expected: str) -> None:
+    (own / "train.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"data: train\.jsonl, split 'train': {expected}"):
+        prepare(build(section(own)), section(own), {"train": 8})
+
+
+def test_a_split_that_is_not_there_is_told_before_training_with_what_to_write(shared: Path) -> None:
+    data = section(shared)
+    with pytest.raises(DataError, match=r'split .validation.: .*; name a split .* data\.validation = "train\[90%:\]"'):
+        prepare(build(data), data, {"train": 8, "validation": 8})
+
+
+def test_skipped_samples_are_counted_and_named_and_leave_the_rest_in_order(own: Path) -> None:
+    write_rows(own, [row(0), NO_ANSWER, row(1), MISSING, row(2)])
+    data = section(own, validation="train", on_bad_sample="skip")
+    dataset = build(data)
+    skipped = prepare(dataset, data, {"train": 0, "validation": 7})
+    assert {row: reason.partition(": ")[2][:20] for row, reason in skipped["validation"].items()} == {
+        1: "has no answer to lea",
+        3: "image " + str(own / "pictures")[:14],
+    }
+    good = in_order(own)
+    for sample_id, place in enumerate([0, 2, 4, 0, 2, 4, 0]):
+        assert torch.equal(dataset.text("validation", sample_id).tokens, good.text("validation", place).tokens)
+
+
+def test_a_file_of_bad_samples_alone_is_refused(own: Path) -> None:
+    write_rows(own, [NO_ANSWER] * 3)
+    data = section(own, on_bad_sample="skip")
+    with pytest.raises(DataError, match=r"every sample is bad, 3 of them; the first: train\.jsonl"):
+        prepare(build(data), data, {"train": 8})
+
+
+def test_a_processor_of_another_model_is_refused(shared: Path, tmp_path: Path) -> None:
+    write_processor(tmp_path / "other", image_token_id=100)
+    with pytest.raises(
+        ScenarioError, match=r"<image> is token 100 of the tokenizer, and the model's image token is 255"
+    ):
+        build(section(shared, processor=str(tmp_path / "other")))
+    write_processor(tmp_path / "large", size=32)
+    with pytest.raises(ScenarioError, match=r"makes images of 3 x 32 x 32, and the model reads 3 x 16 x 16"):
+        in_order(shared, processor=str(tmp_path / "large")).encoder_inputs("vision", "validation", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"path": "trian.jsonl"}, "data.path: 'trian.jsonl': no such file or folder"),
+        ({"path": "pictures/train.jsonl"}, "data.path: .*: no such file or folder"),
+        ({"processor": "pictures"}, "data.processor: 'pictures': is no folder with a tokenizer_config.json"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_anything_starts(
+    shared: Path, changes: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(ScenarioError, match=expected):
+        section(shared, **changes).check(SHAPE, seq_length=SEQ_LENGTH)
+    section(shared).check(SHAPE, seq_length=SEQ_LENGTH)
+    section(shared, path="team/photographs").check(SHAPE, seq_length=SEQ_LENGTH)
+
+
+def test_ranks_that_train_on_synthetic_samples_import_none_of_it() -> None:
+    asked = "import sys, mimo_bench.worker; print([m for m in ('datasets', 'pandas', 'PIL') if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout.strip().splitlines()[-1] == "[]"
