@@ -54,11 +54,14 @@ class OutcomeProbe:
             start = trainer.start(shard)
             held: dict[str, torch.Tensor] = {}
             if not self._is_baseline:
-                # On the host, before the next tensor is gathered: the device holds two at most.
-                held["weights"] = shard.gather(start).cpu()
-                # What is frozen has no moments, and must not have moved at all.
-                if is_trained and speaks_for(shard, trainer.topology):
-                    held["where"] = _telling(seconds.expected(shard))
+                weights = shard.gather(start)
+                if speaks_for(shard, trainer.topology):
+                    # On the host, before the next tensor is gathered: the device holds two at most.
+                    held["weights"] = weights.cpu()
+                    # What is frozen has no moments, and must not have moved at all.
+                    if is_trained:
+                        held["where"] = _telling(seconds.expected(shard).to(weights.device)).cpu()
+                del weights
             updates.take(shard, shard.gather(shard.parameter - start), **held)
         self._merge(firsts, seconds, updates)
 
@@ -77,7 +80,7 @@ class OutcomeProbe:
 
 def _telling(second_moment: torch.Tensor) -> torch.Tensor:
     """Where a parameter's gradients are more than rounding, by the baseline's second moment."""
-    return second_moment > ROUNDING_SHARE**2 * second_moment.double().mean()
+    return second_moment > ROUNDING_SHARE**2 * second_moment.mean(dtype=torch.float64)
 
 
 def local_moments(trainer: Trainer, shard: Shard) -> Iterator[torch.Tensor]:

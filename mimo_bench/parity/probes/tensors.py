@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -156,9 +157,14 @@ def _slice_errors(shard: Shard, found: torch.Tensor, expected: torch.Tensor) -> 
 
 
 def speaks_for(shard: Shard, topology: Topology) -> bool:
-    """Whether this rank is the one of all that hold the parameter that reads or writes its file."""
-    coordinate = topology.layout.modules[shard.module].coordinate(topology.rank)
-    return coordinate.tp == 0 and coordinate.dp == 0 and not shard.is_copy
+    """Whether this rank is the one of all that hold the parameter that reads or writes its file.
+
+    Parameters are dealt out over replicas and slices, so that all of a stage's ranks compare at the same time.
+    """
+    grid = topology.layout.modules[shard.module]
+    coordinate = grid.coordinate(topology.rank)
+    speaker = crc32(shard.name.encode()) % (grid.tp * grid.dp)
+    return coordinate.dp * grid.tp + coordinate.tp == speaker and not shard.is_copy
 
 
 def _finite(value: float | None) -> float | None:
