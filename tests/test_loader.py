@@ -16,7 +16,8 @@ from mimo_bench.data_section import SyntheticData
 from mimo_bench.errors import DataError
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS
-from mimo_bench.trainer.data.loader import Loader, MicroBatch
+from mimo_bench.scenario import LoaderTable
+from mimo_bench.trainer.data.loader import Loader, MicroBatch, build_loader
 from mimo_bench.trainer.data.sample import Split, Text
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 from mimo_bench.trainer.topology import Topology
@@ -183,3 +184,19 @@ def test_a_text_that_names_an_image_which_its_sample_lacks_is_refused_by_the_sam
     dataset = _TooFewImages(SyntheticData(), shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
     with pytest.raises(DataError, match=r"sample 2 of train: its text holds 16 tokens 255 for vision, and its 0 items"):
         replace(alone(SyntheticData()), dataset=dataset).global_batch("train", 0)
+
+
+def test_a_model_of_another_kind_is_refused_by_name() -> None:
+    loader = alone(SyntheticData())
+    with pytest.raises(DataError, match="Linear is no MimoModel; these loaders deal samples to modules of one alone"):
+        build_loader(
+            torch.nn.Linear(2, 2),
+            dataset=loader.dataset,
+            plan=loader.plan,
+            topology=loader.topology,
+            shape=SHAPE,
+            seq_length=SEQ_LENGTH,
+            input_dtype=torch.float32,
+            device=torch.device("cpu"),
+            background=LoaderTable(),
+        )
