@@ -63,6 +63,10 @@ class GridTable(Table):
                 raise ValueError(f"{key} = {content[key]}: {reason}; remove it")
         return content
 
+    def swapped(self) -> GridTable:
+        """As many ranks, with tensor and data parallelism the other way round."""
+        return self.model_copy(update={"tp": self.dp, "dp": self.tp})
+
     def grid(self) -> Grid:
         """The checked grid.
 
@@ -153,6 +157,13 @@ class LayoutTable(Table):
             except LayoutError as error:
                 raise LayoutError(f"{module}.{error}") from None
         return Layout(modules=grids)
+
+    def swapped(self) -> LayoutTable:
+        """The same ranks, tensor-parallel where this is data-parallel and the other way round; not checked."""
+        own = {"vision": self.vision, "audio": self.audio, "language": self.language}
+        swapped = {name: table.swapped() for name, table in own.items() if table is not None}
+        encoders = {name: table.swapped() for name, table in self.encoders.items()}
+        return self.model_copy(update={**swapped, "encoders": encoders})
 
 
 class Steps(Table):

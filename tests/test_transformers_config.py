@@ -326,7 +326,7 @@ def test_a_scenario_whose_model_cannot_be_is_refused(
 def test_a_shape_is_not_written_in_a_scenario_by_hand(tmp_path: Path) -> None:
     path = write_scenario(tmp_path, model="llava-tiny")
     path.write_text("configured = {}\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(ScenarioError, match="configured: is filled in from the file that model names; remove it"):
+    with pytest.raises(ScenarioError, match="configured: is filled in from what model names; remove it"):
         load_scenario(path)
 
 

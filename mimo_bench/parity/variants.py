@@ -61,7 +61,5 @@ def _other_micro_batches(scenario: Scenario) -> Iterator[LayoutTable]:
 def _swapped_degrees(scenario: Scenario) -> Iterator[LayoutTable]:
     """The baseline on the same ranks, tensor-parallel where it is data-parallel and the other way round."""
     table = scenario.table(scenario.baseline)
-    grids = {name: getattr(table, name) for name in table.grids().modules}
-    swapped = {name: grid.model_copy(update={"tp": grid.dp, "dp": grid.tp}) for name, grid in grids.items()}
-    if swapped != grids:
-        yield table.model_copy(update=swapped)
+    if (swapped := table.swapped()) != table:
+        yield swapped
