@@ -37,6 +37,7 @@ class Training(Table):
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Modules that are not trained, such as `vision`, or parts of them: `vision.encoder`, `vision.projector`."""
     weight_decay: NonNegativeFloat = 0.01
+    """Decoupled; of every parameter that is trained, norms and biases included."""
     clip_grad_norm: NonNegativeFloat = 1.0
     """Global norm over all modules to which gradients are clipped; 0 switches clipping off."""
     adam_beta1: Share = 0.9

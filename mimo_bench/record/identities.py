@@ -31,8 +31,6 @@ ACCOUNT_TOLERANCE = 0.01
 """Between the parts of a step, by intervals, and the step, by its own clock."""
 PARTS_TOLERANCE = 0.02
 """Between what memory was held in one step and the peak of the timed window."""
-PARTS_FLOOR_BYTES = 8 << 20
-"""The same where models are tiny: of 75 MB, the few allocations outside of the step are more than 2 %."""
 
 STATUSES_OF_VERDICT = {
     # A layout that was judged can still crash in a later launch; it is then neither passed nor failed.
@@ -131,7 +129,7 @@ def _memory(memory: Memory) -> Iterator[str]:
         if (parts := rank.parts) is None:
             continue
         held = sum(parts.model_dump().values())
-        if not math.isclose(held, rank.peak_allocated_bytes, rel_tol=PARTS_TOLERANCE, abs_tol=PARTS_FLOOR_BYTES):
+        if not math.isclose(held, rank.peak_allocated_bytes, rel_tol=PARTS_TOLERANCE):
             yield (
                 f"memory.ranks[{rank.rank}].parts add up to {held}, but peak_allocated_bytes = "
                 f"{rank.peak_allocated_bytes}; they may differ by {PARTS_TOLERANCE:.0%}"

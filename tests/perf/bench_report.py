@@ -60,7 +60,6 @@ def test_memory_at_its_peak(record: RunRecord) -> None:
     assert peak < PEAK_BYTES
 
 
-@pytest.mark.skipif(chromium.executable() is None, reason="no Chromium")
 def test_opening_it_and_a_layout_of_it(record: RunRecord, tmp_path: Path) -> None:
     write_report(tmp_path, record)
     with chromium.running() as browser:
