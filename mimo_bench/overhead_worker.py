@@ -19,6 +19,7 @@ from mimo_bench.launch.progress import beat
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.cpu_compute import ComputeSpans
 from mimo_bench.meters.interception import Interceptor
+from mimo_bench.meters.memory_watch import Allocator, PeakStep
 from mimo_bench.meters.phase_clock import PhaseClock
 from mimo_bench.meters.phases import phases
 from mimo_bench.record.files import write_atomically
@@ -74,7 +75,16 @@ def _timing(trainer: Trainer, device_kind: Any) -> Iterator[Callable[[], None]]:
     clock, phase_clock = build_clock(device_kind), PhaseClock(device_kind)
     clock.mark()
     with phases(trainer, phase_clock.mark):
-        yield clock.mark
+        if device_kind == "cpu":
+            yield clock.mark
+            return
+        at_peak = PeakStep(Allocator())
+
+        def after_step() -> None:
+            clock.mark()
+            at_peak.keep()
+
+        yield after_step
 
 
 @contextmanager

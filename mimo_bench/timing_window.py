@@ -2,8 +2,9 @@
 
 scenario -> layout -> [trainer -> meters -> record] -> parity -> report
 
-In the window only events of the compute stream are recorded. Peaks and energy are the driver's and the allocator's own
-counters, read at its edges. What memory consists of is found in one more step behind the window.
+In the window events of the compute stream are recorded, and the allocator's peak is read between steps, on the host.
+Energy is the driver's own counter, read at the window's edges. What memory consists of is found behind the window:
+the step that held the peak is taken again.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import torch
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.energy import EnergyMeter, processes_on
 from mimo_bench.meters.memory import (
-    MemoryWatch,
     device_uuid,
     held_by_module,
     read_memory,
     reset_peaks,
-    watch_step,
     with_parts,
 )
+from mimo_bench.meters.memory_watch import Allocator, MemoryWatch, PeakStep, watch_peak
 from mimo_bench.meters.phase_clock import PhaseClock
 from mimo_bench.meters.phases import phases
 from mimo_bench.meters.unmeasured import Unmeasured
@@ -44,6 +44,8 @@ class Window:
         self._log = log
         self._device_kind = device_kind
         self._unmeasured = Unmeasured()
+        self._allocator = Allocator()
+        self._at_peak = PeakStep(self._allocator)
 
     def measure(self, batches: Batches, *, num_warmup: int) -> dict[str, Any]:
         """Train on all of `batches`, the first `num_warmup` as warm-up; the fields of the rank's record."""
@@ -59,7 +61,7 @@ class Window:
         num_timed = len(batches) - num_warmup
         return {
             **on_device,
-            **self._look_at_memory(batches[-1], on_device.get("memory")),
+            **self._look_at_memory(batches[num_warmup:], on_device.get("memory")),
             "module_seconds": self._unmeasured.attempt("modules", lambda: phase_clock.seconds(num_timed)) or {},
             "warmup_seconds": warmup_clock.step_seconds(),
             "reserved_bytes": tuple(reserved),
@@ -74,8 +76,9 @@ class Window:
         attempt = self._unmeasured.attempt
         torch.cuda.synchronize()
         meter = attempt("energy", lambda: EnergyMeter(device_uuid()))
+        keep = self._unmeasured.guarded("memory", self._at_peak.keep)
         reset_peaks()
-        self._log.train(self._trainer, batches, clock=self._log.clock)
+        self._log.train(self._trainer, batches, clock=self._log.clock, after_step=keep)
         torch.cuda.synchronize()
         return {
             "energy": attempt("energy", meter.read) if meter is not None else None,
@@ -83,12 +86,12 @@ class Window:
             "processes": attempt("processes", lambda: processes_on(device_uuid())) or (),
         }
 
-    def _look_at_memory(self, batch: Sequence[MicroBatch], memory: RankMemory | None) -> dict[str, Any]:
-        """What the peak consisted of; every rank takes the step, also one whose peak is unknown."""
+    def _look_at_memory(self, batches: Batches, memory: RankMemory | None) -> dict[str, Any]:
+        """What the peak consisted of; every rank takes the steps, also one whose peak is unknown."""
         if self._device_kind == "cpu":
             return {}
-        watch = watch_step(self._trainer, batch, self._unmeasured)
-        if memory is None:
+        watch = watch_peak(self._trainer, batches, self._at_peak, self._allocator, self._unmeasured)
+        if memory is None or watch is None:
             return {}
         return {"memory": self._unmeasured.attempt("memory", lambda: self._with_parts(memory, watch)) or memory}
 

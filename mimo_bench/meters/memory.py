@@ -2,28 +2,25 @@
 
 scenario -> layout -> trainer -> [meters] -> record -> parity -> report
 
-Peaks are the allocator's over the timed window and cost nothing. What they consist of is found in one step after it:
-parameters, gradient buffers and optimizer state are counted by their storages; what a forward pass leaves behind is
-activations; the rest of the busiest moment is workspace.
+Peaks are the allocator's over the timed window and cost nothing. What they consist of is found behind it, where
+`memory_watch` takes the step that held the peak again: parameters, gradient buffers and optimizer state are counted by
+their storages; what a forward pass leaves behind is activations; the rest of the busiest moment is workspace.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import torch
 
-from mimo_bench.meters.phases import Working, phases
-from mimo_bench.meters.unmeasured import Unmeasured
+from mimo_bench.meters.memory_watch import MemoryWatch
 from mimo_bench.record.schema import MemoryParts, RankMemory
-from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.trainer import Trainer
 
@@ -99,72 +96,6 @@ def _new_bytes(tensors: Iterable[torch.Tensor], seen: set[int]) -> int:
             seen.add(storage.data_ptr())
             total += storage.nbytes()
     return total
-
-
-@dataclass(slots=True)
-class _Moment:
-    """The busiest moment so far of something."""
-
-    peak: int = 0
-    activations: int = 0
-    during: str = ""
-
-    @property
-    def workspace(self) -> int:
-        return self.peak - self.activations
-
-    def take(self, peak: int, activations: int, during: str) -> None:
-        if peak > self.peak:
-            self.peak, self.activations, self.during = peak, activations, during
-
-
-@dataclass(slots=True)
-class MemoryWatch:
-    """Reads the allocator at every change of phase in one step; waits for nothing, costs some 0.1 ms a change."""
-
-    resting: int = 0
-    """Allocated before the step."""
-    working: Working = None
-    begun_with: int = 0
-    busiest: _Moment = field(default_factory=_Moment)
-    by_module: dict[str, _Moment] = field(default_factory=lambda: defaultdict(_Moment))
-    held_activations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    most_activations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-
-    def begin(self) -> None:
-        """The step begins."""
-        self.resting = self.begun_with = torch.cuda.memory_allocated()
-        reset_peaks()
-
-    def mark(self, working: Working) -> None:
-        """A phase ends and another begins."""
-        now, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-        # A forward pass has activations at its end, a backward pass at its beginning.
-        activations = max(0, max(self.begun_with, now) - self.resting)
-        if self.working is not None:
-            module, phase = self.working
-            if phase in ("forward", "backward"):
-                self.held_activations[module] += now - self.begun_with
-                self.most_activations[module] = max(self.most_activations[module], self.held_activations[module])
-            else:
-                activations = 0
-            self.by_module[module].take(peak - self.resting, activations, f"{module} {phase}")
-            self.busiest.take(peak - self.resting, activations, f"{module} {phase}")
-        else:
-            self.busiest.take(peak - self.resting, activations, "between modules")
-        self.working, self.begun_with = working, now
-        reset_peaks()
-
-
-def watch_step(trainer: Trainer, batch: Sequence[MicroBatch], unmeasured: Unmeasured) -> MemoryWatch:
-    """Take one more step and see what memory each phase of it needs; collective over the world."""
-    watch = MemoryWatch()
-    unmeasured.attempt("memory", watch.begin)
-    mark = unmeasured.guarded("memory", watch.mark)
-    with unmeasured.entered("memory", phases(trainer, mark)):
-        trainer.train_step(batch)
-    mark(None)
-    return watch
 
 
 def with_parts(memory: RankMemory, watch: MemoryWatch, held: Mapping[str, Held]) -> RankMemory:

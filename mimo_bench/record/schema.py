@@ -330,7 +330,7 @@ class RankMemory(_Entry):
     fragmentation_bytes: Count | None = None
     """Reserved and not allocated, at the peak of what was reserved."""
     parts: MemoryParts | None = None
-    """At the busiest moment of one step after the timed window."""
+    """At the busiest moment of the step that held the peak, taken again after the timed window."""
     busiest: str | None = None
     """What was going on then: `language backward`."""
     modules_parts: dict[str, MemoryParts] = {}
