@@ -16,6 +16,9 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 _MANTISSA_BITS = 24
 
+_CHUNK = 1 << 22
+"""Elements that a digest reads at a time, as mixing takes some times their memory."""
+
 
 def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
     """Float32 numbers in [0, 1), one for each int64 position, the same for the same key and position."""
@@ -30,12 +33,15 @@ def digest(tensor: torch.Tensor) -> str:
     A sum of mixed words, so it needs no particular order of reading; equal tensors have equal digests, and a value
     that changes or moves changes it.
     """
-    flat = tensor.detach().contiguous().flatten()
-    words = flat.to(torch.float32).view(torch.int32).to(torch.int64) if flat.is_floating_point() else flat
-    positions = torch.arange(flat.numel(), device=flat.device)
-    # Mixed twice, so that two values that swap places do not cancel in the sum.
-    mixed = _mix(_mix(positions * _signed(_GOLDEN)) ^ words)
-    return f"{int(mixed.sum()) % (1 << 64):016x}"
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    start = 0
+    for part in tensor.detach().flatten().split(_CHUNK):
+        words = part.to(torch.float32).view(torch.int32).to(torch.int64) if part.is_floating_point() else part
+        positions = torch.arange(start, start + len(part), device=part.device)
+        # Mixed twice, so that two values that swap places do not cancel in the sum.
+        total += _mix(_mix(positions * _signed(_GOLDEN)) ^ words).sum()
+        start += len(part)
+    return f"{int(total) % (1 << 64):016x}"
 
 
 def _mix(state: torch.Tensor) -> torch.Tensor:

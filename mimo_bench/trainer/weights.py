@@ -98,6 +98,20 @@ class Shard:
             positions += (index * beyond).view(-1, *[1] * (len(shape) - dim - 1))
         return positions
 
+    @property
+    def num_slices(self) -> int:
+        """Into how many slices tensor parallelism cuts the full tensor."""
+        return 1 if self.dim is None else self.tp_group.size()
+
+    def owners(self, start: int, length: int, device: torch.device) -> torch.Tensor:
+        """The tensor-parallel rank that holds each of `length` elements of the flat full tensor, from `start` on."""
+        assert self.dim is not None
+        beyond = math.prod(self.full_shape[self.dim + 1 :])
+        piece = self.parameter.shape[self.dim] // self.stride
+        index = torch.arange(start, start + length, device=device) // beyond % self.full_shape[self.dim]
+        # Slices follow each other in order of rank, once for each of the stacked tensors.
+        return index // piece % self.num_slices
+
     def _indices(self, size: int, device: torch.device) -> torch.Tensor:
         """Where the rows of the slice sit along the split dim of the full tensor."""
         piece = size // self.stride

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mimo_bench.parity.probes.stored import to_host
 from mimo_bench.parity.probes.tensors import Comparison, speaks_for
 from mimo_bench.record.schema import OptimizerDifferences
 from mimo_bench.trainer.trainer import Trainer
@@ -52,15 +53,15 @@ class OutcomeProbe:
                 for comparison, moment in zip((firsts, seconds), local_moments(trainer, shard), strict=True):
                     comparison.take(shard, shard.gather(moment))
             start = trainer.start(shard)
-            held: dict[str, torch.Tensor] = {}
+            held: dict[str, Any] = {}
             if not self._is_baseline:
                 weights = shard.gather(start)
                 if speaks_for(shard, trainer.topology):
                     # On the host, before the next tensor is gathered: the device holds two at most.
-                    held["weights"] = weights.cpu()
+                    held["weights"] = to_host(weights)
                     # What is frozen has no moments, and must not have moved at all.
                     if is_trained:
-                        held["where"] = _telling(seconds.expected(shard).to(weights.device)).cpu()
+                        held["where"] = _telling(seconds, shard, weights.device)
                 del weights
             updates.take(shard, shard.gather(shard.parameter - start), **held)
         self._merge(firsts, seconds, updates)
@@ -78,9 +79,13 @@ class OutcomeProbe:
             self.differences = OptimizerDifferences(first_moments=first, second_moments=second, updates=update)
 
 
-def _telling(second_moment: torch.Tensor) -> torch.Tensor:
-    """Where a parameter's gradients are more than rounding, by the baseline's second moment."""
-    return second_moment > ROUNDING_SHARE**2 * second_moment.mean(dtype=torch.float64)
+def _telling(seconds: Comparison, shard: Shard, device: torch.device) -> Iterator[torch.Tensor]:
+    """Where a parameter's gradients are more than rounding, by the baseline's second moment; in chunks."""
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    for part in seconds.expected(shard, device):
+        total, count = total + part.sum(dtype=torch.float64), count + len(part)
+    for part in seconds.expected(shard, device):
+        yield part > ROUNDING_SHARE**2 * (total / count)
 
 
 def local_moments(trainer: Trainer, shard: Shard) -> Iterator[torch.Tensor]:

@@ -2,31 +2,31 @@
 
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
-The baseline's stream from disk. On the device lie at most two full tensors at once, while slices are gathered into one;
-sums run over chunks in float64.
+The baseline's stream from disk, where they are not known to be the same by their digests. On the device lie at most two
+full tensors at once, while slices are gathered into one; sums run over chunks in float64.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from zlib import crc32
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 
+from mimo_bench.parity.probes.stored import chunks, stream, write
 from mimo_bench.parity.replicas import diverged
+from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import ParameterDifference
 from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import Shard
 
-_KEY = "tensor"
-
-_CHUNK = 1 << 22
-"""Elements that are compared at a time."""
+_DIGESTS = "digests.json"
 
 _RESOLUTION = 3 * torch.finfo(torch.float32).eps
 """Of the weight that an update moved: one unit in the last place where it started, and two steps that were rounded."""
@@ -45,6 +45,7 @@ class Comparison:
         if is_baseline and dist.get_rank() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         dist.barrier()
+        self._expected = {} if is_baseline else json.loads((directory / _DIGESTS).read_text(encoding="utf-8"))
 
     @torch.no_grad()
     def take(
@@ -52,28 +53,32 @@ class Comparison:
         shard: Shard,
         full: torch.Tensor,
         *,
-        where: torch.Tensor | None = None,
+        where: Iterator[torch.Tensor] | None = None,
         weights: torch.Tensor | None = None,
     ) -> None:
         """Save or compare one full tensor, which every rank that holds a part of the parameter brings.
 
         Args:
             shard: the rank's part.
-            full: in the canonical shape.
-            where: in that shape, on the host, what of it is compared; None for all of it.
+            full: in the canonical shape, float32.
+            where: what of it is compared, in the chunks of `stored.chunks`; None for all of it.
             weights: in that shape, on the host, a direction in which a difference would tell; None for none.
         """
         self._digests[shard.name] = digest(full)
         if not speaks_for(shard, self._topology):
             return
         if self._is_baseline:
-            save_file({_KEY: full.contiguous()}, self._path(shard))
+            write(self._path(shard), full)
+        elif self._digests[shard.name] == self._expected[shard.name]:
+            # The same to the last bit, and nothing needs to be read.
+            self._found.append(difference(shard, full, chunks(full)))
         else:
-            self._found.append(difference(shard, full, self.expected(shard), where=where, weights=weights))
+            expected = self.expected(shard, full.device)
+            self._found.append(difference(shard, full, expected, where=where, weights=weights))
 
-    def expected(self, shard: Shard) -> torch.Tensor:
-        """The baseline's tensor, on the host; only where this rank is the one to read it."""
-        return load_file(self._path(shard))[_KEY]
+    def expected(self, shard: Shard, device: torch.device) -> Iterator[torch.Tensor]:
+        """The baseline's tensor in chunks; only where this rank is the one to read it."""
+        return stream(self._path(shard), device)
 
     def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
         """What all ranks found, and which replicas' tensors, `what` they are, differ; the same on every rank.
@@ -83,76 +88,88 @@ class Comparison:
         mine = (json.dumps(self._digests), [one.model_dump_json() for one in self._found])
         everyone: list[tuple[str, list[str]]] = [("", [])] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
-        problem = diverged([json.loads(held) for held, _ in everyone], self._topology.layout, what=what)
+        digests = [json.loads(held) for held, _ in everyone]
+        if self._is_baseline and dist.get_rank() == 0:
+            together = {name: found for held in digests for name, found in held.items()}
+            write_atomically(self._directory / _DIGESTS, json.dumps(together).encode())
+        problem = diverged(digests, self._topology.layout, what=what)
         texts = (text for _, some in everyone for text in some)
         return tuple(ParameterDifference.model_validate_json(text) for text in texts), problem
 
     def _path(self, shard: Shard) -> Path:
-        return self._directory / f"{shard.name}.safetensors"
+        return self._directory / f"{shard.name}.float32"
 
 
 def difference(
     shard: Shard,
     found: torch.Tensor,
-    expected: torch.Tensor,
+    expected: Iterator[torch.Tensor],
     *,
-    where: torch.Tensor | None = None,
+    where: Iterator[torch.Tensor] | None = None,
     weights: torch.Tensor | None = None,
 ) -> ParameterDifference:
     """How a tensor relates to the baseline's: Frobenius norms, largest elements, the multiple that fits best."""
-    square = cross = expected_square = error_square = along = weights_square = 0.0
-    largest = largest_error = 0.0
-    for start in range(0, found.numel(), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        part, other = found.flatten()[chunk].double(), _read(expected, chunk, found.device)
-        if where is not None:
-            kept = _read(where, chunk, found.device)
-            part, other = part * kept, other * kept
-        off = part - other
-        if weights is not None:
-            direction = _read(weights, chunk, found.device)
-            along += float(off @ direction)
-            weights_square += float(direction @ direction)
-        square += float(part @ part)
-        cross += float(part @ other)
-        expected_square += float(other @ other)
-        error_square += float(off @ off)
-        # NaN loses every comparison with a Python float, but not the sums above.
-        largest, largest_error = max(largest, float(other.abs().max())), max(largest_error, float(off.abs().max()))
-    scale = cross / expected_square if expected_square else None
-    return ParameterDifference(
-        parameter=shard.name,
-        module=shard.module,
-        norm=_finite(math.sqrt(square)),
-        baseline_norm=_finite(math.sqrt(expected_square)),
-        error_norm=_finite(math.sqrt(error_square)),
-        scale=_finite(scale),
-        unscaled_error_norm=None if scale is None else _finite(math.sqrt(max(0.0, square - scale * cross))),
-        baseline_max=_finite(largest),
-        error_max=_finite(largest_error),
-        slice_error_norms=_slice_errors(shard, found, expected) if error_square > 0.0 else (),
-        resolution_norm=None if weights is None else _finite(_RESOLUTION * math.sqrt(weights_square)),
-        along_weights_share=_finite(
-            along**2 / (error_square * weights_square) if error_square and weights_square else None
-        ),
-    )
+    sums = _Sums(shard, found.device)
+    kept = cycle([None]) if where is None else where
+    directions = cycle([None]) if weights is None else chunks(weights)
+    for parts in zip(chunks(found), expected, kept, directions, strict=False):
+        sums.add(*parts)
+    return sums.difference(has_weights=weights is not None)
 
 
-def _read(host: torch.Tensor, chunk: slice, device: torch.device) -> torch.Tensor:
-    return host.flatten()[chunk].to(device).double()
+class _Sums:
+    """What is summed over a tensor's chunks; on its device, so that it never waits for the host before the end."""
+
+    def __init__(self, shard: Shard, device: torch.device) -> None:
+        """Nothing yet."""
+        self._shard = shard
+        self._start = 0
+        self._products, self._maxima, self._slices = (
+            torch.zeros(size, dtype=torch.float64, device=device) for size in (6, 2, shard.num_slices)
+        )
+
+    def add(
+        self, found: torch.Tensor, expected: torch.Tensor, kept: torch.Tensor | None, along: torch.Tensor | None
+    ) -> None:
+        """Add a chunk, or what of it is `kept`, and what lies along a direction."""
+        ours, theirs = found.double(), expected.double()
+        if kept is not None:
+            ours, theirs = ours * kept, theirs * kept
+        off = ours - theirs
+        direction = off.new_zeros(()) if along is None else along.to(off.device, non_blocking=True).double()
+        pairs = ((ours, ours), (ours, theirs), (theirs, theirs), (off, off), (off, direction), (direction, direction))
+        self._products += torch.stack([(one * other).sum() for one, other in pairs])
+        self._maxima = torch.maximum(self._maxima, torch.stack([theirs.abs().max(), off.abs().max()]))
+        if len(self._slices) > 1:
+            owner = self._shard.owners(self._start, len(off), off.device)
+            self._slices += torch.stack([(off.square() * (owner == k)).sum() for k in range(len(self._slices))])
+        self._start += len(off)
+
+    def difference(self, *, has_weights: bool) -> ParameterDifference:
+        """What the sums say; waits for the device."""
+        square, cross, expected_square, error_square, along, weights_square = self._products.tolist()
+        largest, largest_error = self._maxima.tolist()
+        scale = cross / expected_square if expected_square else None
+        return ParameterDifference(
+            parameter=self._shard.name,
+            module=self._shard.module,
+            norm=_finite(math.sqrt(square)),
+            baseline_norm=_finite(math.sqrt(expected_square)),
+            error_norm=_finite(math.sqrt(error_square)),
+            scale=_finite(scale),
+            unscaled_error_norm=None if scale is None else _finite(math.sqrt(max(0.0, square - scale * cross))),
+            baseline_max=_finite(largest),
+            error_max=_finite(largest_error),
+            slice_error_norms=_norms(self._slices.tolist()) if error_square > 0.0 and len(self._slices) > 1 else (),
+            resolution_norm=_finite(_RESOLUTION * math.sqrt(weights_square)) if has_weights else None,
+            along_weights_share=(
+                _finite(along**2 / (error_square * weights_square)) if error_square and weights_square else None
+            ),
+        )
 
 
-def _slice_errors(shard: Shard, found: torch.Tensor, expected: torch.Tensor) -> tuple[float, ...]:
-    """The error norm of each tensor-parallel rank's slice, in the order of ranks; none where nothing is split."""
-    if shard.dim is None or shard.tp_group.size() == 1:
-        return ()
-    squares = [0.0] * shard.tp_group.size()
-    width = shard.parameter.shape[shard.dim] // shard.stride
-    # Slices follow each other in order of rank, once for each of the stacked tensors.
-    parts = zip(found.split(width, dim=shard.dim), expected.split(width, dim=shard.dim), strict=True)
-    for index, (part, other) in enumerate(parts):
-        error = part - other.to(part.device)
-        squares[index % len(squares)] += float(error.square().sum(dtype=torch.float64))
+def _norms(squares: list[float]) -> tuple[float, ...]:
+    """By tensor-parallel rank; none where one is not a number."""
     return tuple(math.sqrt(square) for square in squares) if all(map(math.isfinite, squares)) else ()
 
 
