@@ -55,6 +55,10 @@ SIGNALLED = 128
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.", show_default=False)]
 HistoryDirectory = Annotated[Path, typer.Argument(metavar="HISTORY", help="Where runs are kept.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `run` wrote.", show_default=False)]
+RecordToExtend = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Put what is found into the record of a run on this machine, and onto its page."),
+]
 
 
 class Stopped(BaseException):
@@ -279,6 +283,7 @@ def overhead(
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
     turns: Annotated[int, typer.Option(min=2, help="Turns of bare, instrumented, instrumented, bare.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Steps between two changes.")] = 5,
+    record: RecordToExtend = None,
 ) -> None:
     """Measure what the instruments of each mode cost, against bare steps in turns."""
     from mimo_bench import run_options
@@ -290,10 +295,15 @@ def overhead(
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
         run_options.check_fits(scenario, file, (name,), available=num_gpus())
-    from mimo_bench.overhead import describe, measure_overhead  # only now: bad input is answered at once
+    from mimo_bench.addition import add_to_record, check_record  # these only now: bad input is answered at once
+    from mimo_bench.overhead import describe, measure_overhead
 
-    for found in measure_overhead(scenario, name, device_kind=kind, num_turns=turns, num_steps=steps):
-        print(describe(found), flush=True)
+    if record is not None:
+        check_record(record, device_kind=kind, scenario=scenario)
+    found = measure_overhead(scenario, name, device_kind=kind, num_turns=turns, num_steps=steps)
+    print("\n".join(map(describe, found)))
+    if record is not None:
+        add_to_record(record, overhead={each.mode: each.share for each in found})
 
 
 @app.command()
@@ -302,6 +312,7 @@ def linkspeed(
         int | None, typer.Option(min=2, help="How many ranks.", show_default="all GPUs, or 2 CPU ranks")
     ] = None,
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
+    record: RecordToExtend = None,
 ) -> None:
     """Measure this machine's bandwidth between ranks, by collective and size."""
     from mimo_bench import run_options
@@ -313,9 +324,15 @@ def linkspeed(
     num_ranks = ranks if ranks is not None else (available or 2)
     if available is not None and not 2 <= num_ranks <= available:
         raise UsageError(f"--ranks: {num_ranks} ranks and {available} GPUs; it takes 2 or more, each with a GPU")
-    from mimo_bench.link_speed import describe, measure_links  # only now: bad input is answered at once
+    from mimo_bench.addition import add_to_record, check_record  # these only now: bad input is answered at once
+    from mimo_bench.link_speed import describe, measure_links
 
-    print("\n".join(describe(measure_links(num_ranks=num_ranks, device_kind=kind))))
+    known = check_record(record, device_kind=kind).links if record is not None else ()
+    found = measure_links(num_ranks=num_ranks, device_kind=kind)
+    print("\n".join(describe(found)))
+    if record is not None:
+        # Groups of another size are measured by another call.
+        add_to_record(record, links=(*(link for link in known if link.num_ranks != num_ranks), *found))
 
 
 @app.command()

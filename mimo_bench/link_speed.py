@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_bench.errors import LaunchError
 from mimo_bench.launch.job import Job
 from mimo_bench.launch.launcher import DeviceKind, Launcher
+from mimo_bench.record.schema import LinkSpeed
 
 ENTRY = "mimo_bench.link_worker:main"
 HANG_SECONDS = 120.0
@@ -19,18 +19,6 @@ SIZES: dict[DeviceKind, tuple[int, ...]] = {
     "cuda": tuple(1 << power for power in range(14, 31, 2)),
 }
 """Bytes that each rank puts in: 1 KiB to 4 MiB over gloo, 16 KiB to 1 GiB over NCCL."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinkSpeed:
-    """One collective at one size."""
-
-    collective: str
-    num_bytes: int
-    """That each rank put in."""
-    seconds: float
-    """Of one call, on the slowest rank."""
-    bus_bytes_per_second: float | None
 
 
 def measure_links(*, num_ranks: int, device_kind: DeviceKind) -> list[LinkSpeed]:
@@ -56,6 +44,7 @@ def measure_links(*, num_ranks: int, device_kind: DeviceKind) -> list[LinkSpeed]
     return [
         LinkSpeed(
             collective=row["collective"],
+            num_ranks=num_ranks,
             num_bytes=row["bytes"],
             seconds=row["seconds"],
             bus_bytes_per_second=row["bus_bytes_per_second"],

@@ -14,10 +14,17 @@ import pytest
 import mimo_bench
 from mimo_bench.errors import RecordError
 from mimo_bench.frames import COLUMNS
-from mimo_bench.record.files import write_rank
-from mimo_bench.record.schema import ParameterDifference
+from mimo_bench.record.files import write_rank, write_run
+from mimo_bench.record.schema import (
+    DeviceState,
+    Energy,
+    Loading,
+    OptimizerDifferences,
+    ParameterDifference,
+    RankEnergy,
+)
 from mimo_bench.report import render_junit
-from tests import golden
+from tests import golden, synthetic
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -43,6 +50,32 @@ def test_tables_are_tidy_and_hold_the_record_s_own_numbers() -> None:
     assert len(run.communication) == len(run.ranks) == 0
 
 
+def test_tables_hold_where_every_ranks_time_memory_and_energy_went(tmp_path: Path) -> None:
+    record = synthetic.run(num_layouts=1, num_ranks=2)
+    memory = record.layouts[0].memory
+    assert memory is not None
+    cool = DeviceState(temperature_celsius=30)
+    devices = tuple(
+        RankEnergy(device_uuid=rank.device_uuid, window_seconds=20.0, joules=7000.0, before=cool, after=cool)
+        for rank in memory.ranks
+    )
+    known = {
+        "energy": Energy(joules_per_step=700.0, average_watts=350.0, devices=devices),
+        "loading": Loading(num_workers=2, samples_per_second_per_worker=90.0, stall_share=0.25),
+    }
+    layout = record.layouts[0].model_copy(update=known)
+    write_run(tmp_path, record.model_copy(update={"layouts": (layout,)}))
+    run = mimo_bench.load_run(tmp_path)
+    assert run.ranks["rank"].tolist() == [0, 1]
+    parts = ["parameters_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes", "workspace_bytes"]
+    assert run.ranks[parts].sum(axis=1).tolist() == pytest.approx(run.ranks.peak_allocated_bytes.tolist(), rel=0.02)
+    spent = ["compute_seconds", "exposed_communication_seconds", "idle_seconds"]
+    assert run.ranks[spent].sum(axis=1).tolist() == pytest.approx(run.ranks.step_seconds.tolist(), rel=0.01)
+    assert run.ranks.joules.tolist() == [7000.0, 7000.0]
+    columns = ["joules_per_step", "average_watts", "loader_stall_share", "loader_samples_per_second_per_worker"]
+    assert run.layouts[columns].to_numpy().tolist() == [[700.0, 350.0, 0.25, 90.0]]
+
+
 def test_gradients_come_from_what_the_ranks_left(tmp_path: Path) -> None:
     copytree(golden.GOLDEN, tmp_path / "run")
     (rank, *_) = golden.ranks(golden.DISJOINT)
@@ -56,9 +89,12 @@ def test_gradients_come_from_what_the_ranks_left(tmp_path: Path) -> None:
         unscaled_error_norm=0.0,
     )
     path = tmp_path / "run" / "layouts" / golden.DISJOINT / "parity" / "rank0.json"
-    write_rank(path, rank.model_copy(update={"gradients": (difference,)}))
-    (row,) = mimo_bench.load_run(tmp_path / "run").gradients.to_dict("records")
+    moved = OptimizerDifferences(first_moments=(), second_moments=(difference,), updates=(difference,))
+    write_rank(path, rank.model_copy(update={"gradients": (difference,), "optimizer": moved}))
+    run = mimo_bench.load_run(tmp_path / "run")
+    (row,) = run.gradients.to_dict("records")
     assert (row["layout"], row["parameter"], row["scale"]) == (golden.DISJOINT, "vision.projector.weight", 0.5)
+    assert run.optimizer.set_index("of").scale.to_dict() == {"second_moments": 0.5, "updates": 0.5}
 
 
 def test_a_directory_without_a_record_is_refused(tmp_path: Path) -> None:

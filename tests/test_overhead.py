@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from mimo_bench.link_speed import SIZES, LinkSpeed, describe, measure_links
+from mimo_bench.link_speed import SIZES, describe, measure_links
 from mimo_bench.overhead import measure_overhead, overhead_of
+from mimo_bench.record.schema import LinkSpeed
 from tests.distributed.trainer_job import scenario
 
 
@@ -44,5 +45,5 @@ def test_links_are_measured_by_collective_and_size() -> None:
 
 
 def test_a_rate_that_is_not_known_is_a_dash() -> None:
-    speed = LinkSpeed(collective="barrier", num_bytes=0, seconds=1e-6, bus_bytes_per_second=None)
+    speed = LinkSpeed(collective="barrier", num_ranks=2, num_bytes=0, seconds=1e-6, bus_bytes_per_second=None)
     assert list(describe([speed]))[1].split() == ["barrier", "0", "1.0", "-"]

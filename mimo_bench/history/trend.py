@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mimo_bench.history.charts import Dot, Shift, nights_chart, shifts
@@ -21,6 +20,7 @@ from mimo_bench.history.store import TREND_FILE, History
 from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import Held
 from mimo_bench.report import words
+from mimo_bench.report.templating import template
 
 ORDER = ("regressed", "suspect", "improved", "steady", "unknown")
 """Verdicts as they are listed: what wants a person first."""
@@ -69,14 +69,7 @@ def write_trend(history: History) -> Path:
 
 def render_trend(nights: Sequence[Night], expectations: Expectations) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=PackageLoader("mimo_bench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("trend.html.j2").render(
+    return template("trend.html.j2").render(
         groups=groups(nights, expectations), num_runs=len({night.run for night in nights}), words=words
     )
 

@@ -246,6 +246,19 @@ class Communication(_Entry):
     """What each link carried during the transfer, by the convention of NCCL's tests and the size of the group."""
 
 
+class LinkSpeed(_Entry):
+    """One collective among ranks of this machine when nothing else goes on (`linkspeed --record`)."""
+
+    collective: str
+    num_ranks: Count
+    num_bytes: Count
+    """That each rank put in."""
+    seconds: Seconds
+    """Of one call, on the slowest rank."""
+    bus_bytes_per_second: Finite | None
+    """By the convention of NCCL's tests; null for what has none."""
+
+
 class RankCommunication(_Entry):
     """One collective on one group role as one rank saw it, per step."""
 
@@ -685,7 +698,11 @@ class RunRecord(_Entry):
     tainted: str | None = None
     """Why the numbers should not be compared, if they should not."""
     overhead: dict[str, Finite] = {}
-    """Cost of each mode against bare training, as a share of the step; empty where it was not measured."""
+    """Cost of each mode's instruments against bare training in the baseline, as a share of the step; empty where it was
+    not measured (`overhead --record`)."""
+    links: tuple[LinkSpeed, ...] = ()
+    """What the machine's links carry by themselves, by collective, number of ranks and size; empty where it was not
+    measured (`linkspeed --record`)."""
     environment: Environment
     baseline: str
     layouts: tuple[LayoutRecord, ...]

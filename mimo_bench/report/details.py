@@ -29,7 +29,9 @@ class Details:
 def of_layouts(record: RunRecord) -> list[Details]:
     """Every layout of the record, in its order."""
     draw = StepDrawing.over(record.layouts)
-    return [Details(facts=(*_facts(layout),), tables=(*tables_of(layout, draw),)) for layout in record.layouts]
+    return [
+        Details(facts=(*_facts(layout),), tables=(*tables_of(layout, draw, record.links),)) for layout in record.layouts
+    ]
 
 
 def changed_settings(layout: LayoutRecord) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from mimo_bench.ranking import advice
@@ -24,6 +23,7 @@ from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.report.ranks import rank_data
 from mimo_bench.report.strips import axis_strip, dot_strip, strip_scale
+from mimo_bench.report.templating import template
 
 GIB = 1024**3
 
@@ -32,7 +32,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The whole page."""
     looks = plots.looks(record)
     places = {place.name: index for index, place in enumerate(record.ranking, start=1)}
-    return _template().render(
+    return template("report.html.j2").render(
         record=record,
         changes=changes,
         advice=advice(record.layouts),
@@ -54,18 +54,6 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         script=_source("table.js", "ranks.js"),
         policy=_policy(),
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("mimo_bench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
 
 
 @cache

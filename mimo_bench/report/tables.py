@@ -5,12 +5,13 @@ record -> [report]: rows of words, and strips of one scale over the whole page.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mimo_bench.record.schema import Account, Communication, LayoutRecord, ModuleTiming, Timing
+from mimo_bench.record.links import share_of_links
+from mimo_bench.record.schema import Account, Communication, LayoutRecord, LinkSpeed, ModuleTiming, Timing
 from mimo_bench.report import step_parts, words
 from mimo_bench.report.scales import Linear
 from mimo_bench.report.strips import axis_strip, bar_strip, strip_scale
@@ -52,20 +53,14 @@ class StepDrawing:
         return bar_strip(drawn, scale=self.scale, name=name, unit="s")
 
 
-def tables_of(layout: LayoutRecord, draw: StepDrawing) -> Iterator[Table]:
-    """What is known of one layout, table by table."""
+def tables_of(layout: LayoutRecord, draw: StepDrawing, links: Sequence[LinkSpeed]) -> Iterator[Table]:
+    """What is known of one layout, table by table; `links` is what the machine's links carry by themselves."""
     if layout.account is not None:
         yield _steps(layout, layout.account, draw)
     if layout.timing is not None and any(_has_phases(module) for module in layout.timing.modules.values()):
         yield _phases(layout.timing)
     if layout.communication:
-        yield Table(
-            title="Communication per step, by group",
-            heads=("group", "collective", "ranks", "calls", "bytes", "time", "transfer", "wait", "exposed", "bus"),
-            rows=tuple(map(_communication, layout.communication)),
-            note="Calls and bytes over all ranks; times on the rank that spends most, waiting for late peers included.",
-            num_names=2,
-        )
+        yield _communication(layout.communication, links)
     if layout.launches:
         yield _launches(layout)
 
@@ -125,7 +120,23 @@ def _launches(layout: LayoutRecord) -> Table:
     )
 
 
-def _communication(part: Communication) -> tuple[str, ...]:
+def _communication(parts: Sequence[Communication], links: Sequence[LinkSpeed]) -> Table:
+    heads = ("group", "collective", "ranks", "calls", "bytes", "time", "transfer", "wait", "exposed", "bus", "of link")
+    note = "Calls and bytes over all ranks; times on the rank that spends most, waiting for late peers included."
+    return Table(
+        title="Communication per step, by group",
+        heads=heads if links else heads[:-1],
+        rows=tuple(
+            (*_communicated(part), *((words.percent(share_of_links(part, links)),) if links else ())) for part in parts
+        ),
+        note=f"{note} Of link: against this machine's bandwidth at that message size, measured alone."
+        if links
+        else note,
+        num_names=2,
+    )
+
+
+def _communicated(part: Communication) -> tuple[str, ...]:
     times = (part.seconds_per_step, part.transfer_seconds, part.wait_seconds, part.exposed_seconds)
     bus = part.bus_bytes_per_second
     return (
