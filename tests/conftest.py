@@ -11,6 +11,9 @@ import pytest
 
 from mimo_bench.launch import Launcher
 
+# Before torch is imported: tensors in tests are tiny, and threads that wait for each other spin on a shared core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal() -> Iterator[None]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,8 +19,11 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
 from mimo_bench.trainer.data.sample import PAD, Text
+from mimo_bench.training import Training
 
 Tensors = Mapping[str, torch.Tensor]
+Samples = Sequence[tuple[torch.Tensor, Text]]
+"""The pixels and the text of every sample of a global batch."""
 
 CLASS_TOKEN = "model.vision_tower.embeddings.class_embedding"
 
@@ -45,6 +48,8 @@ class Pass:
     loss: float
     gradients: Tensors
     """By the names of `transformers`."""
+    logits: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """By sample, counted from 0: [tokens, vocabulary]; empty where they are not compared."""
 
     @property
     def zero_gradients(self) -> set[str]:
@@ -61,6 +66,8 @@ class Deviation:
 
     loss: float
     gradients: Mapping[str, float]
+    logits: float
+    """Of the sample that is furthest off: the norm of the difference, relative to the norm."""
 
     @property
     def worst_gradient(self) -> tuple[str, float]:
@@ -69,8 +76,18 @@ class Deviation:
 
     @property
     def largest(self) -> float:
-        """The largest of all errors, of loss and gradients."""
-        return max(self.loss, self.worst_gradient[1])
+        """The largest of all errors, of logits, loss and gradients."""
+        return max(self.logits, self.loss, self.worst_gradient[1])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What optimizer steps leave."""
+
+    losses: list[float]
+    """Of every step, before its update."""
+    updates: Tensors
+    """How far every parameter went, by the names of `transformers`."""
 
 
 def build_referee(
@@ -100,11 +117,76 @@ def build_referee(
     return model
 
 
-def run_referee(model: LlavaForConditionalGeneration, samples: Iterable[tuple[torch.Tensor, Text]]) -> Pass:
+def run_referee(model: LlavaForConditionalGeneration, samples: Samples) -> Pass:
     """Forward and backward over all samples at once; the loss is the mean over all answer tokens."""
+    output = _forward(model, samples)
+    model.zero_grad()
+    output.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    logits = {k: output.logits[k, : len(text.tokens)].detach() for k, (_, text) in enumerate(samples)}
+    return Pass(loss=output.loss.item(), gradients=gradients, logits=logits)
+
+
+def train_referee(
+    model: LlavaForConditionalGeneration, trained: Iterable[str], batches: Iterable[Samples], training: Training
+) -> Trained:
+    """Optimizer steps on the `trained` parameters of a model; each takes all samples of a batch at once."""
+    known = dict(model.named_parameters())
+    return train(
+        {name: known[name] for name in trained}, lambda samples: _forward(model, samples).loss, batches, training
+    )
+
+
+def train[Batch](
+    parameters: Mapping[str, torch.nn.Parameter],
+    loss_of: Callable[[Batch], torch.Tensor],
+    batches: Iterable[Batch],
+    training: Training,
+) -> Trained:
+    """Steps of torch's own AdamW, clipped by torch's own global norm.
+
+    Everything is decayed, norms and biases too: so does our trainer.
+    """
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        weight_decay=training.weight_decay,
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_epsilon,
+    )
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    losses = []
+    for batch in batches:
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), training.clip_grad_norm)
+        optimizer.step()
+        losses.append(loss.item())
+    return Trained(
+        losses=losses,
+        updates={name: parameter.detach() - before[name] for name, parameter in parameters.items()},
+    )
+
+
+def update_errors(ours: Tensors, referee: Trained, *, uncompared: Container[str]) -> dict[str, float]:
+    """How far each parameter's update is from the referee's: the norm of the difference, relative to the norm.
+
+    Nothing is compared of parameters whose true gradient is zero: Adam makes steps of what rounding leaves.
+    """
+    assert set(ours) == set(referee.updates), set(ours) ^ set(referee.updates)
+    return {
+        name: float((ours[name] - expected).norm() / expected.norm())
+        for name, expected in referee.updates.items()
+        if name not in uncompared
+    }
+
+
+def _forward(model: LlavaForConditionalGeneration, samples: Samples) -> Any:
+    """The model on all samples at once, padded and labelled in its own way."""
     pixels, texts = zip(*samples, strict=True)
     pad = torch.nn.utils.rnn.pad_sequence
-    output = model(
+    return model(
         pixel_values=torch.cat(pixels).to(model.dtype),
         input_ids=pad([text.tokens for text in texts], batch_first=True, padding_value=PAD),
         labels=pad(
@@ -113,10 +195,6 @@ def run_referee(model: LlavaForConditionalGeneration, samples: Iterable[tuple[to
             padding_value=NOT_SCORED,
         ),
     )
-    model.zero_grad()
-    output.loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return Pass(loss=output.loss.item(), gradients=gradients)
 
 
 def deviation(ours: Pass, referee: Pass) -> Deviation:
@@ -131,7 +209,10 @@ def deviation(ours: Pass, referee: Pass) -> Deviation:
     for name, expected in referee.gradients.items():
         floor = FLOOR_SHARE * norms[_module(name)]
         errors[name] = float((ours.gradients[name] - expected).norm()) / max(float(expected.norm()), floor)
-    return Deviation(loss=abs(ours.loss - referee.loss) / abs(referee.loss), gradients=errors)
+    logits = [float((ours.logits[k] - expected).norm() / expected.norm()) for k, expected in referee.logits.items()]
+    return Deviation(
+        loss=abs(ours.loss - referee.loss) / abs(referee.loss), gradients=errors, logits=max(logits, default=0.0)
+    )
 
 
 def _module_norms(gradients: Tensors) -> dict[str, float]:

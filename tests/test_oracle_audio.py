@@ -6,8 +6,9 @@ projector among its embeddings. Six layouts, fp32 on the CPU against float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,17 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, VoxtralConf
 from transformers.models.voxtral.modeling_voxtral import VoxtralMultiModalProjector
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mimo_bench.launch import Job, Launcher
+from mimo_bench.launch import Launcher
+from mimo_bench.model import ModelShape
 from mimo_bench.scenario import GridTable, LayoutTable, Scenario, Settings
-from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import PAD
 from tests import oracle
+from tests.oracle_job import NUM_STEPS, TRAINING, Run, dataset_of, ids_of, run_layout
 
 BOUND = 1e-5
-"""On the relative error of the loss and of each parameter's gradient."""
+"""On the relative error of logits, of the loss and of each parameter's gradient."""
+UPDATE_BOUND = 5e-5
+"""On the relative error of each parameter's update over three AdamW steps."""
 
 ONE_RANK = "one-rank"
 ONE = GridTable()
@@ -58,6 +62,7 @@ SCENARIO = Scenario(
     global_batch_size=8,
     global_micro_batch_size=4,
     seq_length=48,
+    training=TRAINING,
     baseline=ONE_RANK,
     layout=LAYOUTS,
 )
@@ -65,7 +70,6 @@ AUDIO_TOKEN = 254
 WIDTH, MLP, NUM_HEADS = 64, 256, 4
 Samples = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]
 """Image, clip, tokens and labels of each sample."""
-Run = Callable[[str], tuple[oracle.Pass, oracle.Tensors]]
 
 
 class Referee(torch.nn.Module):
@@ -92,35 +96,40 @@ class Referee(torch.nn.Module):
         joined = {"audio_config": {"hidden_size": WIDTH, "intermediate_size": MLP}, "text_config": {**text, **heads}}
         self.audio_projector = VoxtralMultiModalProjector(VoxtralConfig.from_dict(joined))
 
-    def forward(self, samples: Samples) -> torch.Tensor:
-        """The mean loss over all answer tokens."""
+    def forward(self, samples: Samples) -> Any:
+        """Logits, and the mean loss over all answer tokens."""
         images, clips, tokens, labels = zip(*samples, strict=True)
         pad = torch.nn.utils.rnn.pad_sequence
         ids = pad(list(tokens), batch_first=True, padding_value=PAD)
         embeddings = self.llava.get_input_embeddings()(ids)
         heard = self.audio_tower(torch.cat(clips).double()).last_hidden_state.reshape(-1, MLP)
         is_audio = (ids == AUDIO_TOKEN)[..., None].expand_as(embeddings)
-        output = self.llava(
+        return self.llava(
             inputs_embeds=embeddings.masked_scatter(is_audio, self.audio_projector(heard)),
             pixel_values=torch.cat(images).double(),
             labels=pad(list(labels), batch_first=True, padding_value=oracle.NOT_SCORED),
         )
-        loss: torch.Tensor = output.loss
-        return loss
 
 
-def run_referee(weights: oracle.Tensors, samples: Samples, **audio: int) -> oracle.Pass:
-    """Forward and backward of `transformers` over all samples at once, in float64."""
+def build_referee(weights: oracle.Tensors, **audio: int) -> tuple[Referee, dict[str, torch.nn.Parameter]]:
+    """The referee in float64 with `weights`, and its parameters by the names of `transformers`."""
     model = Referee(**audio).double()
     names = {_shared(name): parameter for name, parameter in model.named_parameters()}
     assert set(names) == set(weights) | UNREAD
     with torch.no_grad():
         for name, weight in weights.items():
             names[name].copy_(weight)
-    loss = model(samples)
-    loss.backward()
+    return model, names
+
+
+def run_referee(weights: oracle.Tensors, samples: Samples, **audio: int) -> oracle.Pass:
+    """Forward and backward of `transformers` over all samples at once."""
+    model, names = build_referee(weights, **audio)
+    output = model(samples)
+    output.loss.backward()
     gradients = {name: parameter.grad for name, parameter in names.items() if parameter.grad is not None}
-    return oracle.Pass(loss=loss.item(), gradients=gradients)
+    logits = {k: output.logits[k, : len(tokens)].detach() for k, (_, _, tokens, _) in enumerate(samples)}
+    return oracle.Pass(loss=output.loss.item(), gradients=gradients, logits=logits)
 
 
 UNREAD = {f"model.vision_tower.post_layernorm.{kind}" for kind in ("weight", "bias")}
@@ -131,11 +140,11 @@ def _shared(name: str) -> str:
     return name.removeprefix("llava.") if name.startswith("llava.") else f"model.{name}"
 
 
-def to_transformers(tensors: oracle.Tensors) -> dict[str, torch.Tensor]:
+def to_transformers(shape: ModelShape, tensors: oracle.Tensors) -> dict[str, torch.Tensor]:
     """Our full tensors under the names of the referee."""
     audio = {name: tensor for name, tensor in tensors.items() if name.startswith("audio.")}
     rest = {name: tensor for name, tensor in tensors.items() if name not in audio}
-    theirs = oracle.to_transformers(SCENARIO.shape, rest)
+    theirs = oracle.to_transformers(shape, rest)
     for name, parts in audio_names().items():
         if name in audio:
             tensor = audio.pop(name)
@@ -180,40 +189,21 @@ def audio_names() -> dict[str, tuple[str, ...]]:
 
 
 @pytest.fixture(scope="module")
-def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The pass and the weights of a layout by the names of the referee, run once for all tests."""
+def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """What a layout leaves, run once for all tests."""
 
     @cache
-    def run_once(layout: str) -> tuple[oracle.Pass, oracle.Tensors]:
-        folder = tmp_path_factory.mktemp(layout)
-        outcome = launcher.launch(
-            Job(
-                entry="tests.distributed.oracle_entries:one_pass",
-                arguments={"scenario": SCENARIO.model_dump(mode="json"), "layout": layout, "folder": str(folder)},
-                world_size=SCENARIO.table(layout).grids().world_size,
-                log_dir=folder,
-                hang_seconds=120.0,
-            )
-        )
-        assert outcome.ended == "finished", outcome
-        parts = [torch.load(path) for path in sorted(folder.glob("rank*.pt"))]
-        (loss,) = {part["loss"] for part in parts}
-        weights, gradients = (to_transformers(_whole(parts, kind)) for kind in ("weights", "gradients"))
-        return oracle.Pass(loss=loss, gradients=gradients), weights
+    def run_once(layout: str) -> Run:
+        return run_layout(launcher, SCENARIO, layout, tmp_path_factory.mktemp(layout), to_transformers=to_transformers)
 
     return run_once
 
 
-def _whole(parts: Iterable[Mapping[str, oracle.Tensors]], kind: str) -> oracle.Tensors:
-    return {name: tensor for part in parts for name, tensor in part[kind].items()}
-
-
-@pytest.fixture(scope="module")
-def samples() -> Samples:
-    """The samples of the global batch."""
-    dataset = build_dataset(SCENARIO.data, shape=SCENARIO.shape, seq_length=SCENARIO.seq_length, seed=SCENARIO.seed)
+def samples_of(step: int) -> Samples:
+    """The samples of a step's global batch."""
+    dataset = dataset_of(SCENARIO)
     made = []
-    for index in range(SCENARIO.global_batch_size):
+    for index in ids_of(SCENARIO, step):
         image, clip = (dataset.encoder_inputs(module, "train", index) for module in ("vision", "audio"))
         text = dataset.text("train", index)
         made.append((image, clip, text.tokens, text.tokens.where(text.is_answer, oracle.NOT_SCORED)))
@@ -221,33 +211,67 @@ def samples() -> Samples:
 
 
 @pytest.fixture(scope="module")
-def referee(run: Run, samples: Samples) -> oracle.Pass:
+def samples() -> Samples:
+    """The samples of the first global batch."""
+    return samples_of(0)
+
+
+@pytest.fixture(scope="module")
+def referee(run: Callable[[str], Run], samples: Samples) -> oracle.Pass:
     """What `transformers` gets from the weights of the one-rank layout."""
-    return run_referee(run(ONE_RANK)[1], samples)
+    return run_referee(run(ONE_RANK).weights, samples)
+
+
+@pytest.fixture(scope="module")
+def trained(run: Callable[[str], Run]) -> oracle.Trained:
+    """What three steps of torch's AdamW make of the model of `transformers`."""
+    one = run(ONE_RANK)
+    model, names = build_referee(one.weights)
+    return oracle.train(
+        {name: names[name] for name in one.result.gradients},
+        lambda samples: model(samples).loss,
+        [samples_of(step) for step in range(NUM_STEPS)],
+        SCENARIO.training,
+    )
 
 
 @pytest.mark.parametrize("layout", SCENARIO.names)
-def test_three_modules_get_the_loss_and_every_gradient_that_transformers_gets(
-    layout: str, run: Run, referee: oracle.Pass
+def test_three_modules_get_the_logits_loss_and_every_gradient_that_transformers_gets(
+    layout: str, run: Callable[[str], Run], referee: oracle.Pass
 ) -> None:
-    ours, weights = run(layout)
-    for name, weight in run(ONE_RANK)[1].items():
-        assert torch.equal(weights[name], weight), name
-    deviation = oracle.deviation(ours, referee)
+    ours = run(layout)
+    for name, weight in run(ONE_RANK).weights.items():
+        assert torch.equal(ours.weights[name], weight), name
+    deviation = oracle.deviation(ours.result, referee)
+    assert deviation.logits <= BOUND
     assert deviation.loss <= BOUND
     assert deviation.worst_gradient[1] <= BOUND, deviation.worst_gradient
 
 
-def test_fixed_positions_get_no_gradient_and_keys_have_no_bias(run: Run, referee: oracle.Pass) -> None:
-    ours, weights = run(ONE_RANK)
-    assert set(weights) - set(ours.gradients) == {"model.audio_tower.embed_positions.weight"}
-    assert not any("audio_tower" in name for name in referee.zero_gradients)
+@pytest.mark.parametrize("layout", SCENARIO.names)
+def test_three_adamw_steps_make_of_every_parameter_what_torch_makes_of_it(
+    layout: str, run: Callable[[str], Run], referee: oracle.Pass, trained: oracle.Trained
+) -> None:
+    ours = run(layout)
+    assert ours.losses == pytest.approx(trained.losses, rel=BOUND)
+    errors = oracle.update_errors(ours.updates, trained, uncompared=referee.zero_gradients)
+    assert max(errors.values()) <= UPDATE_BOUND, max(errors.items(), key=lambda item: item[1])
 
 
-def test_clips_of_the_neighbour_and_another_whisper_are_seen(run: Run, samples: Samples) -> None:
-    ours, weights = run(ONE_RANK)
+def test_fixed_positions_get_no_gradient_and_keys_have_no_bias(run: Callable[[str], Run], referee: oracle.Pass) -> None:
+    ours = run(ONE_RANK)
+    assert set(ours.weights) - set(ours.result.gradients) == {"model.audio_tower.embed_positions.weight"}
+    key_biases = {f"model.vision_tower.encoder.layers.{index}.self_attn.k_proj.bias" for index in range(4)}
+    assert referee.zero_gradients == key_biases
+
+
+def test_clips_of_the_neighbour_and_another_whisper_are_seen(run: Callable[[str], Run], samples: Samples) -> None:
+    ours = run(ONE_RANK)
     clips = [clip for _, clip, _, _ in samples]
     rolled = zip(samples, [clips[-1], *clips[:-1]], strict=True)
     swapped = [(image, clip, tokens, labels) for (image, _, tokens, labels), clip in rolled]
-    for mistaken in (run_referee(weights, swapped), run_referee(weights, samples, encoder_attention_heads=8)):
-        assert oracle.deviation(ours, mistaken).worst_gradient[1] > 100 * BOUND
+    for mistaken in (
+        run_referee(ours.weights, swapped),
+        run_referee(ours.weights, samples, encoder_attention_heads=8),
+    ):
+        assert oracle.deviation(ours.result, mistaken).worst_gradient[1] > 100 * BOUND
