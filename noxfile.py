@@ -59,13 +59,18 @@ def gpu_tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def browser(session: nox.Session) -> None:
-    """Try the report's page in a real headless Chromium; `-- --screenshots` takes the README's pictures anew."""
+    """Try the report's page in a real headless Chromium."""
     if not any(shutil.which(name) for name in CHROMIUMS):
         session.error(f"none of {', '.join(CHROMIUMS)} is on PATH; install one: apt-get install chromium")
-    if "--screenshots" in session.posargs:
-        _python(session, "-m", "tests.browser.screenshots")
-    else:
-        _python(session, "-m", "pytest", "tests/browser", *session.posargs)
+    _python(session, "-m", "pytest", "tests/browser", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def reports(session: nox.Session) -> None:
+    """Make anew what is made of the committed GPU runs: pages, trend page, prediction errors, the README's pictures."""
+    if not any(shutil.which(name) for name in CHROMIUMS):
+        session.error(f"none of {', '.join(CHROMIUMS)} is on PATH; install one: apt-get install chromium")
+    _python(session, "-m", "tests.committed")
 
 
 @nox.session(venv_backend="none", requires=["environment"])

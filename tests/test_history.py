@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ import pytest
 
 from mimo_bench import cli
 from mimo_bench.errors import HistoryError, UsageError
+from mimo_bench.history.charts import LEFT, RIGHT
 from mimo_bench.history.expectations import Accepted, Expectations, ExpectedFailure, Reference, read_expectations
 from mimo_bench.history.held import hold_against, regressions, unexpected
 from mimo_bench.history.judgement import hold
@@ -364,3 +366,16 @@ def test_the_trend_page_says_what_stood_out_and_where_the_level_changed() -> Non
     assert page.count('class="outside"') == 12
     assert page.count('class="level"') == 2
     assert '<span class="nowrap">2025-11-23 +' in page
+
+
+@pytest.mark.parametrize("num_nights", [1, 2, 40])
+def test_levels_of_however_many_nights_stay_inside_of_their_chart(num_nights: int) -> None:
+    page = render_trend(nights(*noisy(num_nights)), Expectations())
+    ends = re.findall(r'class="level" d="M([-\d.]+) [\d.]+H([-\d.]+)"', page)
+    assert ends
+    assert all(LEFT <= float(start) < float(stop) <= RIGHT for start, stop in ends)
+
+
+def test_a_first_run_is_not_said_to_have_moved_nothing() -> None:
+    assert "There are not enough runs yet" in render_trend(nights(*noisy(1)), Expectations())
+    assert "The last run moved nothing" in render_trend(nights(*noisy(40)), Expectations())

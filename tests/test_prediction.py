@@ -14,8 +14,8 @@ from mimo_bench.prediction import predict_memory
 from mimo_bench.prediction.memory import num_in_flight
 from mimo_bench.prediction.parameters import Parameter, stage_parameters
 from mimo_bench.prediction.state import state_bytes
-from mimo_bench.record.files import read_run
 from mimo_bench.scenario import Scenario, Settings, load_scenario
+from tests import committed
 from tests.distributed.trainer_job import scenario
 
 REPOSITORY = Path(__file__).parents[1]
@@ -104,22 +104,19 @@ def test_recomputation_compilation_and_kernels_change_activations_alone() -> Non
     assert language(compile_layers=True)[1] == state
 
 
-REPORTS = sorted(path.parent for path in (REPOSITORY / "reports").glob("*/run.json"))
-
-
-@pytest.mark.parametrize("report", REPORTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("report", committed.directories(), ids=lambda path: path.name)
 def test_measured_peaks_of_committed_runs_are_within_5_percent_and_2_on_average(report: Path) -> None:
-    record = read_run(report)
-    run = Scenario.model_validate_json(json.dumps(record.scenario))
-    errors = [
-        abs(predicted.peak_bytes / measured.peak_allocated_bytes - 1)
-        for layout in record.layouts
-        if layout.memory is not None
-        for predicted, measured in zip(predict_memory(run, layout.name), layout.memory.ranks, strict=True)
-    ]
+    errors = [abs(error) for error in committed.errors(report)]
     assert errors
     assert max(errors) <= 0.05
     assert sum(errors) / len(errors) <= 0.02
+
+
+def test_the_documentation_has_the_error_against_every_committed_run() -> None:
+    written = committed.METERS.read_text(encoding="utf-8")
+    assert written == committed.document(written), "run nox -s reports, and commit what it changed"
+    for directory in committed.directories():
+        assert f"| `{directory.name}` |" in written
 
 
 def test_the_table_says_what_each_rank_needs_and_whether_it_fits() -> None:

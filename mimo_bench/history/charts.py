@@ -65,7 +65,8 @@ def nights_chart(dots: Sequence[Dot], *, changed: Sequence[tuple[int, str]], lab
         label: what the chart shows, for those who cannot see it.
     """
     values = [dot.value for dot in dots]
-    x = Linear(low=0.0, high=max(len(dots) - 1, 1), start=LEFT + 8, stop=RIGHT - 8)
+    # Every night has a slot of its own, so a single one stands in the middle and no level leaves the chart.
+    x = Linear(low=-0.5, high=len(dots) - 0.5, start=LEFT, stop=RIGHT)
     y = Linear.over(values, start=BOTTOM, stop=TOP)
     parts = [
         Markup('<svg class="chart nights" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
@@ -110,6 +111,6 @@ def _dot(dot: Dot, x: float, y: float) -> Markup:
         return Markup(
             '<path class="outside" d="{}" transform="translate({:.1f} {:.1f})"><title>{}</title></path>'
         ).format(STOOD_OUT, x, y, dot.said)
-    return Markup('<circle class="night" cx="{:.1f}" cy="{:.1f}" r="2.6"><title>{}</title></circle>').format(
+    return Markup('<circle class="night" cx="{:.1f}" cy="{:.1f}" r="3.2"><title>{}</title></circle>').format(
         x, y, dot.said
     )

@@ -56,6 +56,11 @@ class Group:
         """What wants to be looked at."""
         return [each for each in self.held if each.verdict in ("regressed", "suspect", "improved")]
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is enough to hold the last run against."""
+        return any(each.verdict != "unknown" for each in self.held)
+
 
 def write_trend(history: History) -> Path:
     """Write the page and return its path.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mimo_bench.layout import Grid, Layout
 from mimo_bench.ranking import rate_interval
@@ -146,6 +146,11 @@ def verdict(layout: LayoutRecord) -> str:
         loss = within(timed.loss_rel_max, timed.band.loss_rel if timed.band else None)
         said.append(f"as timed {timed.verdict}: {timed.reason}, loss {loss}")
     return "; ".join(said)
+
+
+def pairs(found: Mapping[str, str]) -> str:
+    """Names with their values on one line: `0-1 NVLink, 0-2 NODE`."""
+    return ", ".join(f"{name} {value}" for name, value in found.items()) or DASH
 
 
 def band(bounds: Tolerance) -> str:

@@ -1,4 +1,4 @@
-"""The README's pictures, from a committed record: `nox -s browser -- --screenshots`.
+"""The README's pictures, from a committed record: part of `nox -s reports`.
 
 Light, dark and one layout opened, each a small PNG of a palette's colours.
 """
@@ -52,7 +52,3 @@ def _save(png: bytes, name: str) -> None:
     colours = Image.open(io.BytesIO(png)).convert("RGB")
     picture = colours.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     picture.save(PICTURES / f"{name}.png", optimize=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -325,3 +325,18 @@ def test_it_prints_without_its_controls(open_report: OpenReport, record: RunReco
     expect(page.locator("#layout-4 .ranks li")).to_have_count(8)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_night_of_the_committed_trend_can_be_seen_on_its_paper(browser: Browser, scheme: str) -> None:
+    page = browser.new_context(color_scheme=scheme).new_page()  # type: ignore[arg-type]
+    page.goto((REPORTS / "trend.html").as_uri())
+    nights = page.locator(".night, .outside")
+    assert nights.count() >= len(list(REPORTS.glob("*/run.json")))
+    fill, paper = nights.first.evaluate(
+        "e => [getComputedStyle(e).fill, getComputedStyle(document.body).backgroundColor]"
+    )
+    light, dark = sorted((luminance(fill), luminance(paper)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3.0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    page.context.close()
