@@ -46,7 +46,8 @@ def read_run(directory: Path) -> RunRecord:
 
 def write_rank(path: Path, record: RankRecord) -> Path:
     """Write what one rank leaves behind, and return its path."""
-    return _write_model(path, record)
+    # On one line: only so does json use its C encoder, and every rank of every launch writes thousands of numbers.
+    return _write_model(path, record, indent=None)
 
 
 def read_rank(path: Path) -> RankRecord:
@@ -90,9 +91,9 @@ def sweep(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_model(path: Path, model: BaseModel) -> Path:
+def _write_model(path: Path, model: BaseModel, *, indent: int | None = 2) -> Path:
     # json writes the shortest digits that read back as the same float; a NaN is our own bug and raises ValueError.
-    text = json.dumps(model.model_dump(mode="json"), indent=2, allow_nan=False)
+    text = json.dumps(model.model_dump(mode="json"), indent=indent, allow_nan=False)
     return write_atomically(path, f"{text}\n".encode())
 
 

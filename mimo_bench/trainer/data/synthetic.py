@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -29,6 +30,8 @@ class SyntheticDataset:
         self._seed = seed
         # Words are drawn below every special token.
         self._num_words = min(shape.special_tokens.values()) - 1
+        # A batch asks for the same few numbers of each of its samples over and over.
+        self._draw = lru_cache(maxsize=1 << 14)(self._draw_anew)
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
         """How many items the sample has for the encoder `module`."""
@@ -71,7 +74,7 @@ class SyntheticDataset:
         assert PAD not in words, "a word would be taken for padding"
         return words, max(1, int(length * (0.2 + 0.3 * draws[1])))
 
-    def _draw(self, split: Split, sample_id: int, what: str) -> float:
+    def _draw_anew(self, split: Split, sample_id: int, what: str) -> float:
         return float(uniform(self._key(split, sample_id, what), torch.zeros(1, dtype=torch.int64)))
 
     def _key(self, split: Split, sample_id: int, part: str) -> str:
