@@ -26,6 +26,8 @@ from mimo_bench.launch.job import Job, Outcome
 DeviceKind = Literal["cpu", "cuda"]
 
 CLOSE_SECONDS = 15.0
+TEMPORARY = "MIMO_BENCH_TEMPORARY"
+"""Names the folder for sockets to the starter. Both sides remove it, so it stays only where both are killed at once."""
 STDERR_TAIL_LINES = 40
 
 
@@ -77,13 +79,14 @@ class _Starter:
 
     def __init__(self, environment: Mapping[str, str], preload: Sequence[str]) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        self._temporary = tempfile.TemporaryDirectory(prefix="mimo-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             # Not `-m`: `multiprocessing` would import that module again in every rank.
             [sys.executable, "-P", "-c", "from mimo_bench.launch.starter import main; main()", *preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment,
+            env={**environment, TEMPORARY: self._temporary.name},
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -115,6 +118,7 @@ class _Starter:
             self._process.wait()
             self._replies.close()
             self._stderr.close()
+            self._temporary.cleanup()
 
     def _last_words(self) -> str:
         exit_code = self._process.wait()

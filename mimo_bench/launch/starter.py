@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
@@ -21,21 +23,24 @@ from mimo_bench.errors import LaunchError
 from mimo_bench.launch import processes, warm
 from mimo_bench.launch.failure import Failure, exit_failure, root_cause
 from mimo_bench.launch.job import Job, Outcome
+from mimo_bench.launch.launcher import TEMPORARY
 from mimo_bench.launch.watchdog import Watchdog
 
 
 def main() -> None:
     """Serve the command that started this process; the arguments are the modules to preload."""
     jobs, replies = _take_pipes()
+    sockets = Path(os.environ.pop(TEMPORARY))
     processes.adopt_orphans()
     waiting: SimpleQueue[Job] = SimpleQueue()
-    threading.Thread(target=_listen, args=(jobs, waiting), daemon=True).start()
+    threading.Thread(target=_listen, args=(jobs, waiting, sockets), daemon=True).start()
     try:
-        _serve(waiting, replies, preload=sys.argv[1:])
+        _serve(waiting, replies, preload=sys.argv[1:], sockets=sockets)
     finally:
         with suppress(LaunchError):
             processes.end_descendants()
         sys.stderr.flush()
+        shutil.rmtree(sockets, ignore_errors=True)  # the command does so too, unless it was killed
         os._exit(1)  # the listening thread is still reading, which an orderly exit would trip over
 
 
@@ -48,23 +53,24 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return os.fdopen(jobs, "rb"), os.fdopen(replies, "wb")
 
 
-def _listen(jobs: BinaryIO, waiting: SimpleQueue[Job]) -> None:
+def _listen(jobs: BinaryIO, waiting: SimpleQueue[Job], sockets: Path) -> None:
     try:
         for line in jobs:
             waiting.put(Job.from_json(line))
         processes.end_descendants()
     finally:
+        shutil.rmtree(sockets, ignore_errors=True)
         os._exit(0)
 
 
-def _serve(waiting: SimpleQueue[Job], replies: BinaryIO, *, preload: list[str]) -> None:
+def _serve(waiting: SimpleQueue[Job], replies: BinaryIO, *, preload: list[str], sockets: Path) -> None:
     """Job after job; one that cannot be run at all is the last, and the command then gets itself a new starter."""
     try:
-        servers = _start_servers(preload)
+        servers = _start_servers(preload, sockets)
         while True:
             job = waiting.get()
             if not servers <= processes.descendants():  # the kernel may have killed one for its memory
-                servers = _start_servers(preload)
+                servers = _start_servers(preload, sockets)
             _reply(replies, {"outcome": asdict(run(job, servers=servers))})
     except LaunchError as error:
         _reply(replies, {"error": str(error)})
@@ -72,9 +78,9 @@ def _serve(waiting: SimpleQueue[Job], replies: BinaryIO, *, preload: list[str]) 
         traceback.print_exc()  # what stands on standard error just before it belongs to it; the command shows both
 
 
-def _start_servers(preload: list[str]) -> Set[int]:
+def _start_servers(preload: list[str], sockets: Path) -> Set[int]:
     """The fork server, warm, and the resource tracker that `multiprocessing` puts beside it."""
-    warm.start(preload)
+    warm.start(preload, sockets=sockets)
     _import_agent()  # while the fork server imports the same there
     warm.wait()
     return frozenset(processes.descendants())

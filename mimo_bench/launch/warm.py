@@ -13,6 +13,8 @@ import multiprocessing.forkserver
 import os
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 from mimo_bench.errors import LaunchError
 from mimo_bench.launch import processes
@@ -39,12 +41,16 @@ def begin() -> None:
             return
 
 
-def start(preload: Sequence[str]) -> None:
+def start(preload: Sequence[str], *, sockets: Path) -> None:
     """Start the fork server and return at once, while it imports; called in the starter's main thread.
 
-    The kernel ties the fork server to the thread that started it, which must therefore outlive it.
+    It listens in the folder `sockets`. The kernel ties it to the thread that started it, which must therefore outlive
+    it.
     """
     os.environ |= {STARTER: str(os.getpid()), PRELOAD: json.dumps(list(preload))}
+    # `multiprocessing` would make a folder that stays behind unless this process ends in good order. Ranks inherit it.
+    process: Any = multiprocessing.current_process()
+    process._config["tempdir"] = str(sockets)
     multiprocessing.set_forkserver_preload(["mimo_bench.launch.forkserver"])
     multiprocessing.forkserver.ensure_running()
 

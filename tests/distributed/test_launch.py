@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,7 +33,8 @@ def job(folder: Path, entry: str, *, world_size: int = 2, hang_seconds: float = 
 
 
 def pids(folder: Path) -> set[int]:
-    return {int(file.read_text()) for file in folder.glob("*.pid")}
+    # A file without a number is just being written.
+    return {int(said) for file in folder.glob("*.pid") if (said := file.read_text())}
 
 
 def alive(processes: set[int]) -> set[int]:
@@ -249,10 +251,20 @@ def family(ancestor: int) -> set[int]:
 
 
 @pytest.fixture
-def owner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def temporary() -> Iterator[Path]:
+    """Where a command and its ranks put temporary files; its path is short, as the name of a socket has to be."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def owner(tmp_path: Path, temporary: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command of its own, with two ranks at work."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.distributed.owner", str(tmp_path)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tests.distributed.owner", str(tmp_path)],
+        cwd=REPOSITORY,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)},
     ) as process:
         try:
             wait_until(lambda: len(pids(tmp_path)) == 4, seconds=60)
@@ -263,17 +275,22 @@ def owner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_a_command_that_is_ended(
-    owner: subprocess.Popen[bytes], tmp_path: Path, how: signal.Signals
+    owner: subprocess.Popen[bytes], tmp_path: Path, temporary: Path, how: signal.Signals
 ) -> None:
     below = family(owner.pid)
     assert pids(tmp_path) < below
+    assert list(temporary.rglob("listener-*"))
     assert len(below) == 9  # starter, fork server, resource tracker; two supervisors, two ranks, two children
     owner.send_signal(how)
     wait_until(lambda: owner.poll() is not None and not alive(below), seconds=10)
     assert (tmp_path / "interrupted").exists() == (how == signal.SIGINT)
+    assert list(temporary.iterdir()) == []
 
 
-def test_ranks_do_not_outlive_a_starter_that_is_killed(owner: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_ranks_do_not_outlive_a_starter_that_is_killed(
+    owner: subprocess.Popen[bytes], tmp_path: Path, temporary: Path
+) -> None:
     ranks = {int((tmp_path / f"rank{rank}.pid").read_text()) for rank in range(2)}
     os.kill(max(starters(below=owner.pid)), signal.SIGKILL)
     wait_until(lambda: not alive(ranks), seconds=10)
+    wait_until(lambda: list(temporary.iterdir()) == [], seconds=10)
