@@ -102,8 +102,11 @@ def slurm(session: nox.Session) -> None:
     if wanted:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             session.error(f"{', '.join(wanted)}: not installed; have root run apt-get install slurm-wlm munge")
+        # Nothing asks, and no daemon is started for having been installed.
+        quiet = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        install = ("apt-get", "install", "-qq", "-y", "--no-install-recommends", "slurm-wlm", "munge")
         session.run("apt-get", "update", "-qq", external=True)
-        session.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", "slurm-wlm", "munge", external=True)
+        session.run(*install, external=True, env=quiet)
     _python(session, "-m", "tests.slurm", *session.posargs)
 
 
