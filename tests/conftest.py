@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -40,3 +41,10 @@ def launcher() -> Iterator[Launcher]:
     """Ranks on the CPU over gloo; torch and megatron-core are imported once for the whole session."""
     with Launcher(device_kind="cpu") as launcher:
         yield launcher
+
+
+@pytest.fixture
+def warm_commands(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that the test calls in this process start their ranks from the session's launcher."""
+    for module in ("link_speed", "matrix", "overhead"):
+        monkeypatch.setattr(f"mimo_bench.{module}.Launcher", lambda **_: nullcontext(launcher))

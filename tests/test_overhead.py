@@ -30,6 +30,7 @@ def test_one_turn_says_nothing_about_the_spread() -> None:
     assert overhead_of("comm", [(1.0, 1.01, 1.01, 1.0)], num_steps=1).high == math.inf
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_every_mode_is_measured_on_real_ranks() -> None:
     disjoint = scenario({"colocated": ({}, {}), "disjoint": ({}, {"rank_offset": 1})})
     found = measure_overhead(disjoint, "disjoint", device_kind="cpu", num_turns=2, num_steps=1)
@@ -37,6 +38,7 @@ def test_every_mode_is_measured_on_real_ranks() -> None:
     assert all(one.bare_seconds > 0 and one.low <= one.share <= one.high for one in found)
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_links_are_measured_by_collective_and_size() -> None:
     speeds = measure_links(num_ranks=2, device_kind="cpu")
     assert {speed.collective for speed in speeds} == {"all_reduce", "all_gather", "reduce_scatter", "broadcast", "send"}

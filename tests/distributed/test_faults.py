@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
-from mimo_bench.layout_run import Account, LayoutRunner, Reference
-from mimo_bench.parity.planting import KNOWN, Planting, known_faults
+from mimo_bench.layout_run import Account
+from mimo_bench.parity.planting import KNOWN, known_faults
 from mimo_bench.scenario import Scenario
+from tests.distributed.gate import Gate
 
 SCENARIO = Scenario.model_validate(
     {
@@ -74,7 +74,7 @@ CAUGHT = [
     ),
     (
         "micro-batches-averaged",
-        "equal",
+        "sequence-parallel",
         "gradients of vision.* are 0.5 x the baseline's, uniformly: 1 / 2 micro-batches",
     ),
     ("clipped-by-own-norm", "fan-in", "gradients were clipped by another norm"),
@@ -114,52 +114,36 @@ CAUGHT = [
 ]
 
 
-def run(
-    attempts: Attempts, layout: str, fault: str | None, reference: Reference | None, *, second_pass: bool = False
-) -> Account:
-    """One layout in parity mode, with a fault or without."""
-    planted = None if fault is None else known_faults()[fault]
-    runner = LayoutRunner(
-        scenario=SCENARIO,
-        modes=("parity",),
-        attempts=attempts,
-        planting=Planting(fault=planted, layout=layout),
-        on_event=lambda _: None,
-        second_pass=second_pass,
-    )
-    return runner.run(layout, reference)
+PLACES = {
+    ("vision-layer-skipped", "fan-out"): (
+        "first activation that differs: the output of layer 3 of vision in micro-batch 0"
+    ),
+    ("bridge-gradient-doubled", "equal"): (
+        "first gradient that differs: the gradient at the output of vision in micro-batch 0, item 0.0, which is 2"
+    ),
+    ("micro-batches-averaged", "sequence-parallel"): "so it goes wrong behind the backward pass",
+}
+"""What a second pass says of some of them."""
 
 
 @pytest.fixture(scope="module")
-def attempts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
-    SCENARIO.check()
-    return Attempts(
-        launcher,
-        scenario=SCENARIO,
-        directory=tmp_path_factory.mktemp("faults"),
-        device_kind="cpu",
-        hang_seconds=60,
-    )
+def gate(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(launcher, SCENARIO, tmp_path_factory.mktemp("faults"))
 
 
-@pytest.fixture(scope="module")
-def reference(attempts: Attempts) -> Reference:
-    reference = run(attempts, SCENARIO.baseline, None, None).reference
-    assert reference is not None
-    return reference
+def judge(gate: Gate, fault: str, layout: str) -> Account:
+    return gate.judge(layout, known_faults()[fault], second_pass=(fault, layout) in PLACES)
 
 
 @pytest.mark.parametrize("layout", [name for name in SCENARIO.names if name != SCENARIO.baseline])
-def test_a_layout_without_a_fault_passes(attempts: Attempts, reference: Reference, layout: str) -> None:
-    account = run(attempts, layout, None, reference)
+def test_a_layout_without_a_fault_passes(gate: Gate, layout: str) -> None:
+    account = gate.judge(layout)
     assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
 
 
 @pytest.mark.parametrize(("fault", "layout", "words"), CAUGHT)
-def test_a_fault_is_caught_and_the_reason_says_what_it_is(
-    attempts: Attempts, reference: Reference, fault: str, layout: str, words: str
-) -> None:
-    account = run(attempts, layout, fault, reference)
+def test_a_fault_is_caught_and_the_reason_says_what_it_is(gate: Gate, fault: str, layout: str, words: str) -> None:
+    account = judge(gate, fault, layout)
     assert account.status == "parity_failed"
     assert words in account.reason
     assert account.parity is not None
@@ -171,10 +155,8 @@ def test_every_fault_of_ours_that_parity_can_judge_is_in_the_table_above() -> No
     assert {fault for fault, _, _ in CAUGHT} == set(KNOWN) - ends_the_layout
 
 
-def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(
-    attempts: Attempts, reference: Reference
-) -> None:
-    parity = run(attempts, "fan-in", "encoder-gradient-scaled-by-dp-ratio", reference).parity
+def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(gate: Gate) -> None:
+    parity = judge(gate, "encoder-gradient-scaled-by-dp-ratio", "fan-in").parity
     assert parity is not None
     assert parity.worst_gradient is not None
     assert parity.worst_gradient.rel == pytest.approx(0.5, rel=1e-3)
@@ -183,26 +165,9 @@ def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(
     assert parity.loss_rel_max < 5e-3
 
 
-@pytest.mark.parametrize(
-    ("fault", "layout", "place"),
-    [
-        (
-            "vision-layer-skipped",
-            "fan-out",
-            "first activation that differs: the output of layer 3 of vision in micro-batch 0",
-        ),
-        (
-            "bridge-gradient-doubled",
-            "equal",
-            "first gradient that differs: the gradient at the output of vision in micro-batch 0, item 0.0, which is 2",
-        ),
-        ("micro-batches-averaged", "sequence-parallel", "so it goes wrong behind the backward pass"),
-    ],
-)
-def test_a_second_pass_names_what_differs_first(
-    attempts: Attempts, reference: Reference, fault: str, layout: str, place: str
-) -> None:
-    parity = run(attempts, layout, fault, reference, second_pass=True).parity
+@pytest.mark.parametrize(("fault", "layout"), PLACES)
+def test_a_second_pass_names_what_differs_first(gate: Gate, fault: str, layout: str) -> None:
+    parity = judge(gate, fault, layout).parity
     assert parity is not None
     assert parity.first_difference is not None
-    assert place in parity.first_difference
+    assert PLACES[fault, layout] in parity.first_difference

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
+from mimo_bench import cli
 from mimo_bench.record.files import read_run
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+TINY = {
+    "model": '"config.json"',
+    "seq_length": "32",
+    "precision": '"fp32"',
+    "global_batch_size": "48",  # two micro-batches
+}
 
 
 def shrink(scenario: Path, folder: Path) -> Path:
@@ -22,7 +31,7 @@ def shrink(scenario: Path, folder: Path) -> Path:
     config["text_config"]["num_key_value_heads"] = 8
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     text = scenario.read_text(encoding="utf-8")
-    for key, value in {"model": '"config.json"', "seq_length": "32", "precision": '"fp32"'}.items():
+    for key, value in TINY.items():
         text, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
         assert found == 1, key
     # Kernels that take nothing but bf16.
@@ -32,11 +41,11 @@ def shrink(scenario: Path, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_every_layout_of_the_8_gpu_scenario_trains_the_same_tiny_model(tmp_path: Path) -> None:
     scenario = shrink(REPOSITORY / "scenarios" / "gpu8.toml", tmp_path)
-    options = ("--device", "cpu", "--modes", "parity", "--out", str(tmp_path / "out"))
-    command = [sys.executable, "-m", "mimo_bench", "run", str(scenario), *options]
-    subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, timeout=900)
+    options = ["--device", "cpu", "--modes", "parity", "--out", str(tmp_path / "out")]
+    assert cli.main(["run", str(scenario), *options]) == 0
     ended = {layout.name: layout.status for layout in read_run(tmp_path / "out").layouts}
     assert len(ended) == 16
     assert set(ended.values()) == {"passed"}

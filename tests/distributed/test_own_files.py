@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
-from mimo_bench.layout_run import LayoutRunner
-from mimo_bench.parity.planting import Planting
 from mimo_bench.scenario import load_scenario
+from tests.distributed.gate import Gate
 from tests.pictures import row, write_folder
 
 SCENARIO = """
@@ -28,7 +26,7 @@ processor = "processor"
 on_bad_sample = "skip"
 
 [steps]
-parity = 3
+parity = 2
 learning = 1
 warmup = 1
 timed = 1
@@ -50,19 +48,10 @@ def test_photographs_train_alike_in_two_layouts_and_bad_samples_are_counted(laun
     with jsonl.open("a", encoding="utf-8") as file:
         file.write(json.dumps({**row(0), "images": ["pictures/nothing.png"]}) + "\n")
     (tmp_path / "own.toml").write_text(SCENARIO, encoding="utf-8")
-    scenario = load_scenario(tmp_path / "own.toml")
-    attempts = Attempts(launcher, scenario=scenario, directory=tmp_path / "run", device_kind="cpu", hang_seconds=120)
-    runner = LayoutRunner(
-        scenario=scenario,
-        modes=("parity",),
-        attempts=attempts,
-        planting=Planting(fault=None, layout=None),
-        on_event=lambda _: None,
-    )
-    baseline = runner.run("one-rank", None)
+    gate = Gate(launcher, load_scenario(tmp_path / "own.toml"), tmp_path / "run", hang_seconds=120.0)
+    baseline, account = gate.baseline, gate.judge("fan-in")
     assert baseline.status == "passed", baseline.reason
-    account = runner.run("fan-in", baseline.reference)
-    assert (account.status, account.reason.split(":")[0]) == ("passed", "3 steps agree")
+    assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
     for name, found in (("one-rank", baseline), ("fan-in", account)):
-        assert runner.record(name, found).skipped_samples == {"train": 1, "validation": 1}
+        assert gate.runner(name, None).record(name, found).skipped_samples == {"train": 1, "validation": 1}
     assert "nothing.png does not exist" in (tmp_path / "run/layouts/fan-in/parity/rank2.log").read_text()

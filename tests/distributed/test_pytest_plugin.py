@@ -29,7 +29,8 @@ def _is_installed() -> bool:
 
 def test_each_layout_is_a_test_and_its_steps_are_benchmarks(tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
-    common = ("two.toml", "--mimo-device", "cpu", "-k", "disjoint", "--benchmark-storage", "stored")
+    common = ["two.toml", "--mimo-device", "cpu", "--mimo-modes", "timing", "-k", "disjoint"]
+    common += ["--benchmark-storage", "stored"]
     first = pytest_(*common, "--mimo-out", "one", "--junitxml", "j.xml", "--benchmark-save", "night", folder=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "1 passed, 1 deselected" in first.stdout

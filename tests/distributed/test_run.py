@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from mimo_bench import cli
 from mimo_bench.record.files import read_run
 from mimo_bench.record.validate import validate
+from tests.distributed.killing import SCENARIO
 
 REPOSITORY = Path(__file__).parents[2]
-
-SCENARIO = """
-question = "Does the command end as it says?"
-model = "llava-tiny"
-global_batch_size = 4
-global_micro_batch_size = 2
-seq_length = 32
-baseline = "colocated"
-
-[steps]
-parity = 2
-warmup = 1
-timed = 2
-
-[[layout]]
-name = "colocated"
-vision = {}
-language = {}
-
-[[layout]]
-name = "disjoint"
-vision = {}
-language = { rank_offset = 1 }
-"""
 
 
 @pytest.fixture
@@ -47,10 +27,18 @@ def scenario(tmp_path: Path) -> Path:
     return path
 
 
-def start(scenario: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    """`mimo-bench run` on CPU ranks, in a process of its own."""
+def start(scenario: Path, out: Path, *options: str, temporary: str | None = None) -> subprocess.Popen[str]:
+    """`mimo-bench run` on CPU ranks, in a process of its own; its temporary files go to `temporary`."""
+    environment = {**os.environ, "TMPDIR": temporary} if temporary is not None else None
     command = [sys.executable, "-m", "mimo_bench", "run", str(scenario), "--device", "cpu", "--out", str(out), *options]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(scenario: Path, out: Path, *options: str) -> int:
+    """The exit status of `mimo-bench run` in parity mode on CPU ranks, in this process."""
+    return cli.main(["run", str(scenario), "--device", "cpu", "--modes", "parity", "--out", str(out), *options])
 
 
 def statuses(directory: Path) -> dict[str, str]:
@@ -59,34 +47,32 @@ def statuses(directory: Path) -> dict[str, str]:
 
 
 def test_layouts_that_agree_end_with_0_and_a_valid_record(scenario: Path, tmp_path: Path) -> None:
-    with start(scenario, tmp_path / "out") as command:
-        _, err = command.communicate(timeout=300)
-    assert (command.returncode, err) == (0, "")
+    with tempfile.TemporaryDirectory() as temporary:
+        with start(scenario, tmp_path / "out", temporary=temporary) as command:
+            _, err = command.communicate(timeout=300)
+        assert (command.returncode, err) == (0, "")
+        assert list(Path(temporary).iterdir()) == []
     assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "passed"}
     validate(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_a_planted_fault_fails_parity_and_ends_with_1(scenario: Path, tmp_path: Path) -> None:
-    with start(scenario, tmp_path / "out", "--modes", "parity", "--plant", "bridge-gradient-doubled") as command:
-        command.communicate(timeout=300)
-    assert command.returncode == 1
+    assert run(scenario, tmp_path / "out", "--plant", "bridge-gradient-doubled") == 1
     assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "parity_failed"}
     validate(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_a_killed_rank_ends_with_3_and_says_which(scenario: Path, tmp_path: Path) -> None:
-    with start(scenario, tmp_path / "out", "--modes", "parity", "--plant", "kill-rank@disjoint") as command:
-        command.communicate(timeout=300)
-    assert command.returncode == 3
+    assert run(scenario, tmp_path / "out", "--plant", "kill-rank@disjoint") == 3
     assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "crashed"}
     validate(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_a_rank_that_hangs_ends_with_3_and_the_other_layouts_still_pass(scenario: Path, tmp_path: Path) -> None:
-    options = ("--modes", "parity", "--plant", "hang-rank@disjoint", "--hang-limit", "8")
-    with start(scenario, tmp_path / "out", *options) as command:
-        command.communicate(timeout=300)
-    assert command.returncode == 3
+    assert run(scenario, tmp_path / "out", "--plant", "hang-rank@disjoint", "--hang-limit", "8") == 3
     assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "timeout"}
     _, disjoint = read_run(tmp_path / "out").layouts
     # The language rank stands still by itself; the vision rank waits to send it what it encoded.
@@ -96,10 +82,9 @@ def test_a_rank_that_hangs_ends_with_3_and_the_other_layouts_still_pass(scenario
     validate(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_a_rank_without_memory_ends_with_3_and_is_named(scenario: Path, tmp_path: Path) -> None:
-    with start(scenario, tmp_path / "out", "--modes", "parity", "--plant", "exhaust-memory@disjoint") as command:
-        command.communicate(timeout=300)
-    assert command.returncode == 3
+    assert run(scenario, tmp_path / "out", "--plant", "exhaust-memory@disjoint") == 3
     assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "oom"}
     _, disjoint = read_run(tmp_path / "out").layouts
     assert disjoint.reason.startswith("rank 1 ")
@@ -117,7 +102,7 @@ def test_a_typo_in_the_scenario_ends_with_2_and_nothing_is_written(scenario: Pat
 
 
 def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp_path: Path) -> None:
-    with start(scenario, tmp_path / "out") as command:
+    with tempfile.TemporaryDirectory() as temporary, start(scenario, tmp_path / "out", temporary=temporary) as command:
         ranks = tmp_path / "out" / "layouts" / "colocated" / "parity" / "rank0.log"
         deadline = time.monotonic() + 300
         while not ranks.exists():
@@ -126,6 +111,7 @@ def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp
             time.sleep(0.05)
         command.send_signal(signal.SIGINT)
         command.communicate(timeout=60)
+        assert list(Path(temporary).iterdir()) == []
     assert command.returncode == 130
     record = read_run(tmp_path / "out")
     assert {layout.status for layout in record.layouts} <= {"interrupted", "not_run"}

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
-from mimo_bench.layout_run import LayoutRunner
-from mimo_bench.parity.planting import Planting
 from mimo_bench.scenario import load_scenario
 from mimo_bench.training import Training
+from tests.distributed.gate import Gate
 from tests.distributed.trainer_job import run_entry, scenario
 
 LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
@@ -82,16 +80,8 @@ def parts(names: list[str]) -> set[str]:
 
 def test_stage_1_trains_alike_in_every_layout(launcher: Launcher, tmp_path: Path) -> None:
     made = load_scenario(Path(__file__).parents[2] / "scenarios" / "stages.toml")
-    attempts = Attempts(launcher, scenario=made, directory=tmp_path, device_kind="cpu", hang_seconds=60)
-    runner = LayoutRunner(
-        scenario=made,
-        modes=("parity",),
-        attempts=attempts,
-        planting=Planting(fault=None, layout=None),
-        on_event=lambda _: None,
-    )
-    accounts = [runner.run(made.baseline, None)]
-    accounts += [runner.run(name, accounts[0].reference) for name in made.names if name != made.baseline]
+    gate = Gate(launcher, made, tmp_path)
+    accounts = [gate.baseline, *(gate.judge(name) for name in made.names if name != made.baseline)]
     assert [account.status for account in accounts] == ["passed"] * 5, [account.reason for account in accounts]
     # Only what is trained has a gradient to compare: the projector's two weights and two biases.
     assert all("each of 4 gradients" in account.reason for account in accounts[1:])

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
-from mimo_bench.layout_run import Account, LayoutRunner, Reference
-from mimo_bench.parity.planting import Planting
 from mimo_bench.scenario import Scenario
+from tests.distributed.gate import Gate
 
 SCENARIO = Scenario.model_validate(
     {
@@ -44,42 +42,14 @@ SCENARIO = Scenario.model_validate(
 )
 
 
-def run(attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> Account:
-    planted = None if fault is None else f"tests.distributed.data_faults:{fault}"
-    runner = LayoutRunner(
-        scenario=SCENARIO,
-        modes=("parity",),
-        attempts=attempts,
-        planting=Planting(fault=planted, layout=layout),
-        on_event=lambda _: None,
-    )
-    return runner.run(layout, reference)
-
-
 @pytest.fixture(scope="module")
-def attempts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Attempts:
-    SCENARIO.check()
-    return Attempts(
-        launcher,
-        scenario=SCENARIO,
-        directory=tmp_path_factory.mktemp("uneven"),
-        device_kind="cpu",
-        hang_seconds=60,
-    )
-
-
-@pytest.fixture(scope="module")
-def reference(attempts: Attempts) -> Reference:
-    reference = run(attempts, SCENARIO.baseline, None, None).reference
-    assert reference is not None
-    return reference
+def gate(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(launcher, SCENARIO, tmp_path_factory.mktemp("uneven"))
 
 
 @pytest.mark.parametrize("layout", ["colocated-fan-in", "colocated-fan-out", "disjoint-fan-in", "disjoint-fan-out"])
-def test_uneven_samples_train_alike_over_every_kind_of_bridge(
-    attempts: Attempts, reference: Reference, layout: str
-) -> None:
-    account = run(attempts, layout, None, reference)
+def test_uneven_samples_train_alike_over_every_kind_of_bridge(gate: Gate, layout: str) -> None:
+    account = gate.judge(layout)
     assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
 
 
@@ -91,22 +61,20 @@ def test_uneven_samples_train_alike_over_every_kind_of_bridge(
         ("shards_that_overlap", "overlapped", "static", "samples differ from the baseline's"),
     ],
 )
-def test_a_fault_of_uneven_samples_is_caught(
-    attempts: Attempts, reference: Reference, fault: str, layout: str, check: str, words: str
-) -> None:
-    account = run(attempts, layout, fault, reference)
+def test_a_fault_of_uneven_samples_is_caught(gate: Gate, fault: str, layout: str, check: str, words: str) -> None:
+    account = gate.judge(layout, f"tests.distributed.data_faults:{fault}")
     assert account.parity is not None
     assert account.parity.failed_check == check
     assert words in account.reason
 
 
-def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(attempts: Attempts) -> None:
-    assert attempts.run("overlapped", "timing", fault=None).outcome.ended == "finished"
+def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(gate: Gate) -> None:
+    assert gate.attempts.run("overlapped", "timing", fault=None).outcome.ended == "finished"
 
 
 def test_an_encoder_that_rests_without_images_stops_the_layout_instead_of_training_on(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    attempts = Attempts(launcher, scenario=SCENARIO, directory=tmp_path, device_kind="cpu", hang_seconds=8)
+    attempts = Gate(launcher, SCENARIO, tmp_path, hang_seconds=8).attempts
     fault = "tests.distributed.data_faults:encoder_rests_without_images"
     assert attempts.run("overlapped", "timing", fault=fault).outcome.ended in ("crashed", "timeout")
