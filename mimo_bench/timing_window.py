@@ -26,6 +26,7 @@ from mimo_bench.meters.memory import (
 from mimo_bench.meters.memory_watch import Allocator, MemoryWatch, PeakStep, watch_peak
 from mimo_bench.meters.phase_clock import PhaseClock
 from mimo_bench.meters.phases import phases
+from mimo_bench.meters.rehearsal import rehearsal
 from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.rank_log import RankLog
 from mimo_bench.record.schema import RankMemory
@@ -47,12 +48,11 @@ class Window:
         self._allocator = Allocator()
         self._at_peak = PeakStep(self._allocator)
 
-    def measure(self, batches: Batches, *, num_warmup: int) -> dict[str, Any]:
+    def measure(self, batches: Batches, *, num_warmup: int, num_compared: int) -> dict[str, Any]:
         """Train on all of `batches`, the first `num_warmup` as warm-up; the fields of the rank's record."""
         warmup_clock, reserved = build_clock(self._device_kind), list[int]()
-        self._log.train(
-            self._trainer, batches[:num_warmup], clock=warmup_clock, after_step=lambda: self._keep_reserved(reserved)
-        )
+        warmup = [*batches[:num_warmup], *rehearsal(batches, num_warmup=num_warmup, num_compared=num_compared)]
+        self._log.train(self._trainer, warmup, clock=warmup_clock, after_step=lambda: self._keep_reserved(reserved))
         phase_clock = PhaseClock(self._device_kind)
         mark = self._unmeasured.guarded("modules", phase_clock.mark)
         with self._unmeasured.entered("modules", phases(self._trainer, mark)):

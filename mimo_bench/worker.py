@@ -22,6 +22,7 @@ from mimo_bench.layout import LANGUAGE
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.comm_watch import watch_communication
 from mimo_bench.meters.memory import snapshot_if_out_of_memory
+from mimo_bench.meters.rehearsal import rehearsal
 from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.parity.faults import FaultContext
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
@@ -189,7 +190,7 @@ def run_timing(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
     window = Window(trainer, log, device_kind=asked.device_kind)
-    found = window.measure(batches, num_warmup=steps.warmup)
+    found = window.measure(batches, num_warmup=steps.warmup, num_compared=steps.num_as_timed)
     found["micro_batch_items"] = items_of(batches[steps.warmup :])
     found["loading"] = watch_loader(trainer, asked.scenario)
     return log.record(trainer, asked.mode, phases=phases, **found)
@@ -202,6 +203,7 @@ def run_comm(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phase
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
     log.train(trainer, batches[: steps.warmup])
+    log.train(trainer, rehearsal(batches, num_warmup=steps.warmup, num_compared=steps.warmup))
     unmeasured = Unmeasured()
     found = watch_communication(
         trainer,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mimo_bench.attempt import Attempt
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario import Scenario
 from tests.distributed.gate import Gate
@@ -24,7 +25,7 @@ SCENARIO = Scenario.model_validate(
         "global_micro_batch_size": 4,
         "seq_length": 64,
         "baseline": "one-rank",
-        "steps": {"parity": 2, "warmup": 1, "timed": 1},
+        "steps": {"parity": 2, "warmup": 1, "timed": 4},
         "layout": [
             {"name": "one-rank", "vision": {}, "language": {}},
             {"name": "colocated-fan-in", "vision": {"dp": 2}, "language": {"tp": 2}},
@@ -68,8 +69,19 @@ def test_a_fault_of_uneven_samples_is_caught(gate: Gate, fault: str, layout: str
     assert words in account.reason
 
 
-def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(gate: Gate) -> None:
-    assert gate.attempts.run("overlapped", "timing", fault=None).outcome.ended == "finished"
+@pytest.fixture(scope="module")
+def overlapped(gate: Gate) -> Attempt:
+    return gate.attempts.run("overlapped", "timing", fault=None)
+
+
+def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(overlapped: Attempt) -> None:
+    assert overlapped.outcome.ended == "finished"
+
+
+def test_numbers_of_images_that_come_up_first_in_the_window_are_rehearsed_by_all_ranks(overlapped: Attempt) -> None:
+    # The step of warm-up; the one behind it, which is compared with the baseline and timed; one with new numbers.
+    assert [len(rank.warmup_seconds) for rank in overlapped.ranks] == [3, 3]
+    assert [len(rank.step_seconds) for rank in overlapped.ranks] == [4, 4]
 
 
 def test_an_encoder_that_rests_without_images_stops_the_layout_instead_of_training_on(

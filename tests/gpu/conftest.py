@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mimo_bench.devices import num_gpus
+from mimo_bench.record.schema import RunRecord
+from tests.gpu.running import SCENARIO, run
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +17,20 @@ def _enough_gpus(request: pytest.FixtureRequest) -> None:
     assert marker is not None, "mark the test with the number of GPUs it needs: @pytest.mark.gpu(2)"
     needed = marker.args[0]
     assert num_gpus() >= needed, f"needs {needed} GPUs, {num_gpus()} are visible"
+
+
+@pytest.fixture(scope="session")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three layouts of the tiny model on two ranks."""
+    path = tmp_path_factory.mktemp("scenario") / "three.toml"
+    path.write_text(SCENARIO, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def measured(scenario: Path, tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """They trained on two GPUs, in all modes."""
+    folder = tmp_path_factory.mktemp("measured")
+    status, record = run(scenario, folder, "--device", "cuda", "--modes", "parity,timing,comm")
+    assert status == 0, [(layout.name, layout.reason) for layout in record.layouts]
+    return record

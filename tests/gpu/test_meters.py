@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mimo_bench.record.identities import ACCOUNT_TOLERANCE, PARTS_TOLERANCE
 from mimo_bench.record.schema import RunRecord
-from tests.gpu.test_run import SCENARIO, by_name, run
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    folder = tmp_path_factory.mktemp("meters")
-    path = folder / "three.toml"
-    path.write_text(SCENARIO, encoding="utf-8")
-    status, found = run(path, folder / "out", "--device", "cuda", "--modes", "timing,comm")
-    assert status == 0
-    return found
+from tests.gpu.running import REPOSITORY, by_name, run
 
 
 @pytest.mark.gpu(2)
-def test_no_meter_fails(record: RunRecord) -> None:
-    assert {layout.name: layout.unmeasured for layout in record.layouts} == {
-        layout.name: {} for layout in record.layouts
+def test_no_meter_fails(measured: RunRecord) -> None:
+    assert {layout.name: layout.unmeasured for layout in measured.layouts} == {
+        layout.name: {} for layout in measured.layouts
     }
-    assert record.tainted is None
+    assert measured.tainted is None
 
 
 @pytest.mark.gpu(2)
-def test_every_ranks_account_closes_and_every_module_computes(record: RunRecord) -> None:
-    for layout in record.layouts:
+def test_every_ranks_account_closes_and_every_module_computes(measured: RunRecord) -> None:
+    for layout in measured.layouts:
         assert layout.account is not None, layout.name
         for rank in layout.account.ranks:
             parts = rank.compute_seconds + rank.exposed_communication_seconds + rank.idle_seconds
@@ -38,8 +30,8 @@ def test_every_ranks_account_closes_and_every_module_computes(record: RunRecord)
 
 
 @pytest.mark.gpu(2)
-def test_calls_are_split_into_transfer_and_wait(record: RunRecord) -> None:
-    disjoint = by_name(record)["disjoint"]
+def test_calls_are_split_into_transfer_and_wait(measured: RunRecord) -> None:
+    disjoint = by_name(measured)["disjoint"]
     bridge = {row.collective: row for row in disjoint.communication if row.role == "bridge.vision->language"}
     assert {"send", "recv"} <= set(bridge)
     timed = [row for row in bridge.values() if row.seconds_per_step]
@@ -49,8 +41,8 @@ def test_calls_are_split_into_transfer_and_wait(record: RunRecord) -> None:
 
 
 @pytest.mark.gpu(2)
-def test_parts_of_memory_add_up_to_the_peak(record: RunRecord) -> None:
-    for layout in record.layouts:
+def test_parts_of_memory_add_up_to_the_peak(measured: RunRecord) -> None:
+    for layout in measured.layouts:
         assert layout.memory is not None
         for rank in layout.memory.ranks:
             assert rank.parts is not None
@@ -61,8 +53,8 @@ def test_parts_of_memory_add_up_to_the_peak(record: RunRecord) -> None:
 
 
 @pytest.mark.gpu(2)
-def test_devices_are_read_at_the_edges_and_a_short_window_has_no_energy(record: RunRecord) -> None:
-    for layout in record.layouts:
+def test_devices_are_read_at_the_edges_and_a_short_window_has_no_energy(measured: RunRecord) -> None:
+    for layout in measured.layouts:
         assert layout.energy is not None
         assert layout.energy.joules_per_step is None
         assert layout.energy.reason is not None
@@ -70,3 +62,14 @@ def test_devices_are_read_at_the_edges_and_a_short_window_has_no_energy(record: 
         for device in layout.energy.devices:
             assert device.before.temperature_celsius
             assert device.after.sm_clock_mhz
+
+
+@pytest.mark.gpu(2)
+def test_parts_of_memory_add_up_where_samples_differ_in_images(tmp_path: Path) -> None:
+    uneven = REPOSITORY / "scenarios" / "uneven_images.toml"
+    # The record is held against its identities, the sum of parts among them.
+    status, record = run(uneven, tmp_path, "--device", "cuda", "--modes", "timing", "--layout", "colocated-dp2")
+    assert status == 0
+    for layout in record.layouts:
+        assert layout.memory is not None
+        assert all(rank.parts is not None for rank in layout.memory.ranks)

@@ -1,0 +1,48 @@
+"""Which timed batches are trained on before they are timed.
+
+scenario -> layout -> trainer -> [meters] -> record -> parity -> report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+
+from mimo_bench.trainer.data.loader import MicroBatch
+
+
+def rehearsal(
+    batches: Sequence[Sequence[MicroBatch]], *, num_warmup: int, num_compared: int
+) -> list[Sequence[MicroBatch]]:
+    """The timed batches to train on before they are timed: those with a shape that no batch before them has.
+
+    Kernels are chosen, loaded and given their workspace where a number of images first comes up: seconds and memory
+    that no later step needs. Where samples are alike, there is nothing to rehearse. Collective over the world.
+
+    Args:
+        batches: of the warm-up and the timed window.
+        num_warmup: how many of them are warm-up.
+        num_compared: how many steps from the first are held against the baseline, and so stay where they are.
+    """
+    everyone: list[list[int]] = [[]] * dist.get_world_size()
+    first = max(num_warmup, num_compared)
+    dist.all_gather_object(everyone, unseen([shapes(batch) for batch in batches], first=first))
+    steps = sorted({step for steps in everyone for step in steps})
+    return [batches[step] for step in (*range(num_warmup, first), *steps)] if steps else []
+
+
+def unseen(shapes_by_step: Sequence[set[tuple[int, ...]]], *, first: int) -> list[int]:
+    """The steps from `first` on with a shape that no step before them has."""
+    seen: set[tuple[int, ...]] = set().union(*shapes_by_step[:first])
+    found = []
+    for step in range(first, len(shapes_by_step)):
+        if not shapes_by_step[step] <= seen:
+            seen |= shapes_by_step[step]
+            found.append(step)
+    return found
+
+
+def shapes(batch: Sequence[MicroBatch]) -> set[tuple[int, ...]]:
+    """The items of each encoder that a rank holds, micro-batch by micro-batch: what its kernels see differ."""
+    return {tuple(sum(items) for items in part.items_per_sample.values()) for part in batch}
