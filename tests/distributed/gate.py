@@ -5,15 +5,17 @@ from __future__ import annotations
 from functools import cache, cached_property
 from pathlib import Path
 
-from mimo_bench.attempt import Attempts
+from mimo_bench.attempt import Attempt, Attempts
 from mimo_bench.launch import Launcher
 from mimo_bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.parity.noise import PARITY_FLOOR
 from mimo_bench.parity.planting import Planting
+from mimo_bench.record.merge import merge_training
 from mimo_bench.scenario import Scenario
 
 
 class Gate:
-    """Trains each layout with each fault once at most."""
+    """Trains each layout with each fault once at most. No noise is measured: the bounds are the least there are."""
 
     def __init__(self, launcher: Launcher, scenario: Scenario, folder: Path, *, hang_seconds: float = 60.0) -> None:
         scenario.check()
@@ -24,19 +26,23 @@ class Gate:
         self.judge = cache(self._judge)
 
     @cached_property
-    def baseline(self) -> Account:
-        """The baseline, with its noise."""
-        return self.runner(self._scenario.baseline, None).run(self._scenario.baseline, None)
+    def baseline(self) -> Attempt:
+        """The baseline, trained."""
+        attempt = self.attempts.run(self._scenario.baseline, "parity", fault=None)
+        assert attempt.finished, attempt.outcome.reason
+        return attempt
 
-    @property
+    @cached_property
     def reference(self) -> Reference:
         """What layouts are held against."""
-        assert self.baseline.reference is not None, self.baseline.reason
-        return self.baseline.reference
+        trained = merge_training(self.baseline.ranks, num_parity_steps=self._scenario.steps.parity)
+        assert trained.mismatch is None
+        assert trained.disagreement is None
+        return Reference(trained=trained, tolerance=PARITY_FLOOR)
 
-    def runner(self, layout: str, fault: str | None, *, second_pass: bool = False) -> LayoutRunner:
-        """What trains `layout` with the fault `module:function`."""
-        return LayoutRunner(
+    def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> Account:
+        """How `layout` trains, with the fault `module:function`."""
+        runner = LayoutRunner(
             scenario=self._scenario,
             modes=("parity",),
             attempts=self.attempts,
@@ -44,6 +50,4 @@ class Gate:
             on_event=lambda _: None,
             second_pass=second_pass,
         )
-
-    def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> Account:
-        return self.runner(layout, fault, second_pass=second_pass).run(layout, self.reference)
+        return runner.run(layout, self.reference)

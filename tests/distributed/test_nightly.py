@@ -44,7 +44,8 @@ def night(folder: Path, *, options: str) -> tuple[int, str]:
 
 def test_a_slow_second_night_ends_with_4_and_page_summary_and_trend_say_so(tmp_path: Path) -> None:
     many = SCENARIO.replace("global_micro_batch_size = 2", "global_micro_batch_size = 1")
-    (tmp_path / "tiny.toml").write_text(many.replace("warmup = 1", "warmup = 0"), encoding="utf-8")
+    tiny = many.replace("warmup = 1", "warmup = 0") + "[loader]\nnum_watched_steps = 0\n"
+    (tmp_path / "tiny.toml").write_text(tiny, encoding="utf-8")
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     status, summary = night(first, options="")

@@ -81,7 +81,7 @@ def parts(names: list[str]) -> set[str]:
 def test_stage_1_trains_alike_in_every_layout(launcher: Launcher, tmp_path: Path) -> None:
     made = load_scenario(Path(__file__).parents[2] / "scenarios" / "stages.toml")
     gate = Gate(launcher, made, tmp_path)
-    accounts = [gate.baseline, *(gate.judge(name) for name in made.names if name != made.baseline)]
-    assert [account.status for account in accounts] == ["passed"] * 5, [account.reason for account in accounts]
+    accounts = [gate.judge(name) for name in made.names if name != made.baseline]
+    assert [account.status for account in accounts] == ["passed"] * 4, [account.reason for account in accounts]
     # Only what is trained has a gradient to compare: the projector's two weights and two biases.
-    assert all("each of 4 gradients" in account.reason for account in accounts[1:])
+    assert all("each of 4 gradients" in account.reason for account in accounts)
