@@ -85,10 +85,11 @@ def test_an_epoch_trains_on_every_row_once_and_the_next_in_another_order(shared:
     assert epochs[0] != epochs[1]
 
 
-def test_a_part_of_a_split_can_be_held_out(shared: Path) -> None:
-    dataset = build(section(shared, train="train[:75%]", validation="train[75%:]"))
-    assert (dataset.open("train"), dataset.open("validation")) == (18, 6)
-    assert torch.equal(dataset.text("validation", 0).tokens, in_order(shared).text("validation", 18).tokens)
+def test_parts_of_a_split_can_be_held_out(shared: Path) -> None:
+    dataset = build(section(shared, train="train[:50%]", validation="train[50%:75%]", test="train[75%:]"))
+    assert [dataset.open(split) for split in ("train", "validation", "test")] == [12, 6, 6]
+    assert torch.equal(dataset.text("validation", 0).tokens, in_order(shared).text("validation", 12).tokens)
+    assert torch.equal(dataset.text("test", 0).tokens, in_order(shared).text("validation", 18).tokens)
 
 
 def test_a_folder_of_images_with_questions_and_answers_is_read(shared: Path, tmp_path: Path) -> None:

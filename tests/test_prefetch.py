@@ -25,6 +25,19 @@ def test_batches_come_in_order_from_any_step_on(start: int, num_workers: int, nu
         assert list(islice(made, 8)) == list(range(start, start + 8))
 
 
+def test_batches_end_before_the_step_that_is_named_and_none_is_made_of_later_ones() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return step
+
+    ahead = {"num_workers": 2, "num_ahead": 4}
+    assert list(prefetched(make, start=3, stop=9, watch=LoaderWatch(), **ahead)) == list(range(3, 9))
+    assert sorted(made) == list(range(3, 9))
+    assert list(prefetched(make, start=9, stop=9, watch=LoaderWatch(), **ahead)) == []
+
+
 def test_batches_are_made_while_the_one_before_is_in_use() -> None:
     started = threading.Event()
 

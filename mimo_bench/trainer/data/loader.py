@@ -83,10 +83,13 @@ class Loader:
         """This rank's part of the global batch of one step; steps count from 0."""
         return [self._micro_batch(split, step, index) for index in range(self.plan.num_micro_batches)]
 
-    def batches(self, split: Split, start: int = 0, watch: LoaderWatch | None = None) -> Generator[list[MicroBatch]]:
-        """Global batches from step `start` on, without end, made in the background; close it to end the workers.
+    def batches(
+        self, split: Split, *, start: int = 0, stop: int | None = None, watch: LoaderWatch | None = None
+    ) -> Generator[list[MicroBatch]]:
+        """Global batches from step `start` on, made in the background; close it to end the workers.
 
         A batch is a function of its step, so the number of steps taken is all that a resumed run has to know.
+        With `stop` it ends before that step, and nothing is made of later ones.
         """
         host = replace(self, device=CPU)
 
@@ -97,6 +100,7 @@ class Loader:
         made = prefetched(
             make,
             start=start,
+            stop=stop,
             num_workers=self.background.num_workers,
             num_ahead=self.background.num_ahead,
             watch=LoaderWatch() if watch is None else watch,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count, islice
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,35 +27,39 @@ class LoaderWatch:
 
 
 def prefetched[Batch](
-    make: Callable[[int], Batch], *, start: int, num_workers: int, num_ahead: int, watch: LoaderWatch
+    make: Callable[[int], Batch],
+    *,
+    start: int,
+    stop: int | None = None,
+    num_workers: int,
+    num_ahead: int,
+    watch: LoaderWatch,
 ) -> Generator[Batch]:
-    """`make(start)`, `make(start + 1)` and so on without end, each begun before it is asked for.
+    """`make(start)`, `make(start + 1)` and so on up to `stop`, each begun before it is asked for.
 
-    An error of `make` is raised where its batch is taken. Workers end when the iterator is closed.
+    An error of `make` is raised where its batch is taken. Workers end with the iterator, or when it is closed.
 
     Args:
         make: a function of the step alone, called in worker threads.
         start: the first step.
+        stop: the step before which it ends, so that nothing is made that nobody takes; None for no end.
         num_workers: threads.
         num_ahead: batches that are made ahead of the one in use.
         watch: where times are added up.
     """
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="loader")
+    steps = count(start) if stop is None else iter(range(start, stop))
     pending: deque[Future[tuple[Batch, float]]] = deque()
-    step = start
     try:
-        while True:
-            while len(pending) < num_ahead:
-                pending.append(workers.submit(_timed, make, step))
-                step += 1
+        pending.extend(workers.submit(_timed, make, step) for step in islice(steps, num_ahead))
+        while pending:
             began = time.perf_counter()
             batch, seconds = pending.popleft().result()
             watch.waited_seconds += time.perf_counter() - began
             watch.busy_seconds += seconds
             watch.num_batches += 1
             # The next one begins before this one is used, so that a worker is never idle while the model trains.
-            pending.append(workers.submit(_timed, make, step))
-            step += 1
+            pending.extend(workers.submit(_timed, make, step) for step in islice(steps, 1))
             yield batch
     finally:
         workers.shutdown(wait=True, cancel_futures=True)
