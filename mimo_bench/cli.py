@@ -433,13 +433,27 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="New directory for the weights after the last step. Weights alone: neither optimizer state nor the "
-            "place in the data, so no training resumes from it.",
+            help="New directory for the weights after the last step, as `export` takes it. Weights alone: to go on "
+            "later, save checkpoints.",
         ),
     ] = None,
     load: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Directory of weights to start from, in place of the scenario's own."),
+        typer.Option(
+            metavar="DIR", help="Directory of weights, or checkpoint, to start from, in place of the scenario's own."
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory for checkpoints; training goes on from the newest one there, if any, in whatever layout it "
+            "was saved.",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps between two checkpoints.", show_default="one after the last step"),
     ] = None,
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
     out: Annotated[
@@ -447,12 +461,21 @@ def train(
     ] = None,
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
 ) -> None:
-    """Train in one layout, without the bench, and save the weights."""
+    """Train in one layout, without the bench; save weights, and checkpoints to go on from."""
     from mimo_bench.train_command import LOG, WORKER, run_training
     from mimo_bench.train_options import plan_training
 
     options = plan_training(
-        file, layout=layout, steps=steps, save=save, load=load, device=device.value, out=out, hang_limit=hang_limit
+        file,
+        layout=layout,
+        steps=steps,
+        save=save,
+        load=load,
+        checkpoints=checkpoints,
+        checkpoint_every=checkpoint_every,
+        device=device.value,
+        out=out,
+        hang_limit=hang_limit,
     )
     from mimo_bench.launch import Launcher  # only now: bad input is answered at once
 
@@ -467,6 +490,8 @@ def train(
         raise typer.Exit(NO_RECORD) from None
     if save is not None:
         print(f"weights: {save} (no optimizer state, no place in the data)")
+    if checkpoints is not None:
+        print(f"checkpoints: {checkpoints}")
     print(f"log: {options.directory / LOG}")
 
 

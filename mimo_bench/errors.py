@@ -19,7 +19,7 @@ class MimoBenchError(Exception):
 
 
 class UsageError(MimoBenchError):
-    """A command line that asks for what cannot be."""
+    """A command line, or a call of the Python API, that asks for what cannot be."""
 
 
 class ScenarioError(MimoBenchError):

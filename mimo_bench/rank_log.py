@@ -18,7 +18,8 @@ from mimo_bench.launch.progress import beat
 from mimo_bench.meters.clock import StepClock
 from mimo_bench.record.schema import Mode, RankRecord
 from mimo_bench.trainer.data.loader import MicroBatch
-from mimo_bench.trainer.trainer import StepResult, Trainer
+from mimo_bench.trainer.results import StepResult
+from mimo_bench.trainer.trainer import Trainer
 
 
 class Phases:

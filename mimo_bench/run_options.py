@@ -104,7 +104,7 @@ def check_history(asked: Asked) -> None:
         if asked.gate_performance:
             raise UsageError("--gate-performance: slower than what? Say where runs are kept: --history HISTORY")
         return
-    _check_usable(asked.history, option="--history")
+    check_usable(asked.history, option="--history")
     # pydantic only, but also pyarrow's index: only where it is asked for.
     from mimo_bench.history.expectations import read_expectations
     from mimo_bench.history.store import History
@@ -208,10 +208,23 @@ def run_directories(out: Path | None, files: Sequence[Path], *, resume: bool = F
     if len(set(directories)) < len(directories):
         raise UsageError(f"two of the scenarios {', '.join(map(str, files))} have the same name; run them one by one")
     for directory in {root, *directories}:
-        _check_usable(directory)
+        check_usable(directory)
         if not _is_free(directory) and not (resume and _can_go_on(directory, directories)):
             raise UsageError(f"--out: {directory} is not empty; {_remedy(directory)}")
     return directories
+
+
+def check_usable(directory: Path, *, option: str = "--out") -> None:
+    """Refuse a directory in which nothing can be written, new or not.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{option}: {directory} is a file; name a directory")
+    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{option}: {directory} cannot be made, {existing} is not a writable directory; name another")
 
 
 def _is_free(directory: Path) -> bool:
@@ -228,11 +241,3 @@ def _can_go_on(directory: Path, directories: Sequence[Path]) -> bool:
 def _remedy(directory: Path) -> str:
     remedy = "name a new directory, or remove what is in it"
     return f"{remedy}, or go on with its run by --resume" if (directory / RUN_FILE).exists() else remedy
-
-
-def _check_usable(directory: Path, *, option: str = "--out") -> None:
-    if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{option}: {directory} is a file; name a directory that is new or empty")
-    existing = next(parent for parent in (directory, *directory.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"{option}: {directory} cannot be made, {existing} is not a writable directory; name another")

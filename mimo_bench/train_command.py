@@ -2,7 +2,7 @@
 
     [command: train_command] -> launch -> rank: train_worker -> trainer
 
-What it saves are weights: no optimizer state and no place in the data, so a training does not resume from them.
+It leaves weights, for `mimo-bench export`, and checkpoints, from which the same training goes on.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class TrainingOptions:
     """A directory of weights to start from; None draws them from the seed."""
     save: Path | None
     """A new directory for the weights after the last step."""
+    checkpoints: Path | None
+    """Where training goes on from, and saves to; None for no checkpoints."""
+    checkpoint_every: int | None
+    """Steps between two checkpoints; None for one after the last step alone."""
     config: Path | None
     """The model's config.json; None where a preset names the model."""
 
@@ -75,6 +79,8 @@ def _train(options: TrainingOptions, *, launcher: Launcher, place: Path | None, 
             "device_kind": options.device_kind,
             "log": _told(log),
             "save": _told(place),
+            "checkpoints": _told(options.checkpoints),
+            "checkpoint_every": options.checkpoint_every,
         },
         world_size=options.scenario.table(options.layout).grids().world_size,
         log_dir=options.directory,

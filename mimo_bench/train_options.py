@@ -6,9 +6,11 @@ from pathlib import Path
 
 from mimo_bench import run_options
 from mimo_bench.devices import num_gpus
-from mimo_bench.errors import ScenarioError, UsageError, WeightsError
+from mimo_bench.errors import CheckpointError, ScenarioError, UsageError, WeightsError
 from mimo_bench.scenario import Scenario, find_config, load_scenario
 from mimo_bench.train_command import TrainingOptions
+from mimo_bench.trainer.checkpoint.files import check_directory
+from mimo_bench.trainer.pretraining import Pretraining
 from mimo_bench.weights.directory import check_new, check_shape, read_manifest
 
 
@@ -19,6 +21,8 @@ def plan_training(
     steps: int | None,
     save: Path | None,
     load: Path | None,
+    checkpoints: Path | None,
+    checkpoint_every: int | None,
     device: str,
     out: Path | None,
     hang_limit: float,
@@ -40,18 +44,26 @@ def plan_training(
         raise UsageError(
             f"{file}: layout {layout!r} needs {world_size} GPUs, {available} are visible; use --device cpu, or another"
         )
+    num_steps = scenario.steps.parity + scenario.steps.learning if steps is None else steps
     if save is not None:
         _check_save(save)
+    if checkpoint_every is not None and (checkpoints is None or checkpoint_every < 1):
+        remedy = "name their directory with --checkpoints" if checkpoints is None else "give at least 1"
+        raise UsageError(f"--checkpoint-every: {checkpoint_every}: {remedy}")
+    if checkpoints is not None:
+        _check_checkpoints(checkpoints, Pretraining.of(scenario, layout, num_steps=num_steps), scenario)
     (directory,) = run_options.run_directories(out, [file])
     return TrainingOptions(
         scenario=scenario,
         layout=layout,
-        num_steps=scenario.steps.parity + scenario.steps.learning if steps is None else steps,
+        num_steps=num_steps,
         device_kind=kind,
         directory=directory,
         hang_seconds=run_options.parse_hang_limit(hang_limit),
         start=_start(scenario, load),
         save=save,
+        checkpoints=checkpoints,
+        checkpoint_every=checkpoint_every,
         config=find_config(file, scenario.model) if scenario.configured is not None else None,
     )
 
@@ -61,6 +73,14 @@ def _check_save(save: Path) -> None:
         check_new(save)
     except WeightsError as error:
         raise UsageError(f"--save: {error}") from None
+
+
+def _check_checkpoints(directory: Path, run: Pretraining, scenario: Scenario) -> None:
+    run_options.check_usable(directory, option="--checkpoints")
+    try:
+        check_directory(directory, run.held_fixed(scenario.data))
+    except CheckpointError as error:
+        raise UsageError(f"--checkpoints: {error}") from None
 
 
 def _start(scenario: Scenario, load: Path | None) -> Path | None:

@@ -39,7 +39,7 @@ from mimo_bench.scenario import Scenario
 from mimo_bench.timing_window import Window
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.data.prefetch import LoaderWatch
-from mimo_bench.trainer.data.prepare import prepare
+from mimo_bench.trainer.data.prepare import in_words, prepare
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import Dataset, Split
 from mimo_bench.trainer.device import RankDevice, join
@@ -87,8 +87,8 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
         be_deterministic()
     phases.end("join")
     dataset, skipped = open_dataset(asked.scenario)
-    for found in skipped.values():
-        print(*found.values(), sep="\n")
+    for line in in_words(skipped):
+        print(line)
     trainer = build(asked, dataset, device)
     phases.end("build")
     beat()
@@ -103,7 +103,7 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
 def open_dataset(scenario: Scenario) -> tuple[Dataset, dict[Split, dict[int, str]]]:
     """The samples of a scenario, and by split the rows that are left out of them; collective over the world."""
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
-    return dataset, prepare(dataset, scenario.data, num_samples(scenario))
+    return dataset, prepare(dataset, num_samples(scenario))
 
 
 def num_samples(scenario: Scenario) -> dict[Split, int]:

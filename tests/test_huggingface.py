@@ -163,20 +163,20 @@ def test_a_broken_image_is_told_by_its_sample(own: Path, shared: Path, cut: int 
 def test_a_file_that_cannot_be_used_is_named(own: Path, content: str, expected: str) -> None:
     (own / "train.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=rf"data: train\.jsonl, split 'train': {expected}"):
-        prepare(build(section(own)), section(own), {"train": 8})
+        prepare(build(section(own)), {"train": 8})
 
 
 def test_a_split_that_is_not_there_is_told_before_training_with_what_to_write(shared: Path) -> None:
     data = section(shared)
     with pytest.raises(DataError, match=r'split .validation.: .*; name a split .* data\.validation = "train\[90%:\]"'):
-        prepare(build(data), data, {"train": 8, "validation": 8})
+        prepare(build(data), {"train": 8, "validation": 8})
 
 
 def test_skipped_samples_are_counted_and_named_and_leave_the_rest_in_order(own: Path) -> None:
     write_rows(own, [row(0), NO_ANSWER, row(1), MISSING, row(2)])
     data = section(own, validation="train", on_bad_sample="skip")
     dataset = build(data)
-    skipped = prepare(dataset, data, {"train": 0, "validation": 7})
+    skipped = prepare(dataset, {"train": 0, "validation": 7})
     assert {row: reason.partition(": ")[2][:20] for row, reason in skipped["validation"].items()} == {
         1: "has no answer to lea",
         3: "image " + str(own / "pictures")[:14],
@@ -190,7 +190,7 @@ def test_a_file_of_bad_samples_alone_is_refused(own: Path) -> None:
     write_rows(own, [NO_ANSWER] * 3)
     data = section(own, on_bad_sample="skip")
     with pytest.raises(DataError, match=r"every sample is bad, 3 of them; the first: train\.jsonl"):
-        prepare(build(data), data, {"train": 8})
+        prepare(build(data), {"train": 8})
 
 
 def test_a_processor_of_another_model_is_refused(shared: Path, tmp_path: Path) -> None:

@@ -11,21 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from mimo_bench.trainer.api import Outcome, Pretraining, Saving, Validation, pretrain, set_up, train
+    from mimo_bench.trainer.api import Outcome, evaluate, pretrain, set_up, train
     from mimo_bench.trainer.data.sample import Dataset, Text
     from mimo_bench.trainer.metrics import Logging
     from mimo_bench.trainer.models.mimo import Provider, build_model
+    from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation
+    from mimo_bench.trainer.results import EvaluationTotals
+    from mimo_bench.trainer.trainer import Trainer
 
 __all__ = [
     "Dataset",
+    "EvaluationTotals",
     "Logging",
     "Outcome",
     "Pretraining",
     "Provider",
     "Saving",
     "Text",
+    "Trainer",
     "Validation",
     "build_model",
+    "evaluate",
     "pretrain",
     "set_up",
     "train",
@@ -37,6 +43,11 @@ _ROOMS: Final = {
     "Logging": "metrics",
     "Provider": "models.mimo",
     "build_model": "models.mimo",
+    "Pretraining": "pretraining",
+    "Saving": "pretraining",
+    "Validation": "pretraining",
+    "EvaluationTotals": "results",
+    "Trainer": "trainer",
 }
 """Where a name lies, if not in `api`."""
 

@@ -8,6 +8,7 @@ Every rank knows every number; the first one writes them down.
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,8 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimo_bench.trainer.results import EvaluationTotals, StepResult
+
 if TYPE_CHECKING:  # whoever reads metrics need not import torch
-    from mimo_bench.trainer.trainer import EvaluationTotals, StepResult
+    from mimo_bench.trainer.data.sample import Split
 
 METRICS = "metrics.jsonl"
 
@@ -56,8 +59,8 @@ class Metrics:
 
                 self._board = SummaryWriter(str(logging.directory), purge_step=first_step)
 
-    def step(self, num_steps: int, result: StepResult, *, learning_rates: dict[str, float], num_samples: int) -> None:
-        """Write down the step after which `num_steps` have been taken."""
+    def step(self, num_steps: int, result: StepResult, *, learning_rates: dict[str, float], num_samples: int) -> float:
+        """Write down the step after which `num_steps` have been taken; returns the seconds that it took."""
         now = time.perf_counter()
         seconds, self._step_began_at = now - self._step_began_at, now
         found: dict[str, Any] = {
@@ -80,20 +83,21 @@ class Metrics:
                 f"{self._left(num_steps, now)}",
                 flush=True,
             )
+        return seconds
 
-    def evaluation(self, num_steps: int, totals: EvaluationTotals) -> None:
+    def evaluation(self, num_steps: int, split: Split, totals: EvaluationTotals) -> None:
         """Write down an evaluation after `num_steps` steps; its time is no step's."""
         self._write(
             {
                 "step": num_steps,
-                "validation_loss": totals.loss,
-                "validation_answer_accuracy": totals.answer_accuracy,
-                "validation_samples": totals.num_samples,
+                f"{split}_loss": totals.loss,
+                f"{split}_answer_accuracy": totals.answer_accuracy,
+                f"{split}_samples": totals.num_samples,
             }
         )
         if self._is_writer:
             print(
-                f"step {num_steps}: held-out loss {totals.loss:.6f}, {totals.answer_accuracy:.1%} of answer tokens "
+                f"step {num_steps}: {split} loss {totals.loss:.6f}, {totals.answer_accuracy:.1%} of answer tokens "
                 f"right over {totals.num_samples} samples",
                 flush=True,
             )
@@ -116,7 +120,7 @@ class Metrics:
     def _write(self, found: dict[str, Any]) -> None:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+                file.write(json.dumps(_finite(found), allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in _flat(found):
                 self._board.add_scalar(name, value, global_step=found["step"])
@@ -140,6 +144,13 @@ def _cut(path: Path, *, num_steps: int) -> None:
         if found["step"] <= num_steps:
             kept.append(line)
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no finite number, which JSON cannot say."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(found: dict[str, Any]) -> list[tuple[str, float]]:

@@ -25,6 +25,7 @@ from mimo_bench.trainer.grads import Totals, finish_gradients, items_total
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.mimo import Provider, build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ScheduledOptimizer, build_optimizer
+from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.stored import StoredWeights
 from mimo_bench.trainer.topology import Topology, build_topology
@@ -73,33 +74,6 @@ class TrainerConfig:
             weights=weights,
             loader=scenario.loader,
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepResult:
-    """One optimizer step over the whole job; the same on every rank."""
-
-    loss: float
-    """Mean cross-entropy per answer token."""
-    grad_norms: dict[str, float]
-    """Before clipping, by module that is trained."""
-    num_tokens: int
-    """Language positions that are not padding."""
-    num_token_pairs: int
-    """Sum over samples of the squared number of those positions."""
-    num_items: dict[str, int]
-    """What encoders read, such as images, by encoder."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationTotals:
-    """Held-out samples scored without training on them; the same on every rank."""
-
-    loss: float
-    """Mean cross-entropy per answer token."""
-    answer_accuracy: float
-    """Share of answer tokens that the model ranks first."""
-    num_samples: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from examples.digits_stages import run_stage
+from mimo_bench.errors import DataError
+from mimo_bench.launch.progress import beat
 from mimo_bench.scenario import Scenario
-from mimo_bench.trainer import Logging, Pretraining, Saving, Validation, pretrain
+from mimo_bench.trainer import EvaluationTotals, Logging, Pretraining, Saving, Validation, api, evaluate, set_up
+from mimo_bench.trainer.device import join
 from mimo_bench.trainer.metrics import METRICS
 
 
@@ -27,22 +30,35 @@ def stage(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
 
 
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Train a layout of a scenario through the API, and leave what the rank is told in the end."""
+    """Train a layout of a scenario through the API's parts, and leave what the rank is told in the end."""
     made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     every, folder = arguments["validate_every"], Path(arguments["folder"])
     config = Pretraining.of(
         made,
         arguments["layout"],
         num_steps=arguments["num_steps"],
-        validation=Validation(every=every, num_batches=2) if every else None,
+        weights=Path(arguments["weights"]) if "weights" in arguments else None,
+        validation=Validation(every=every, num_batches=2, num_test_batches=1) if every else None,
         saving=Saving(directory=folder / "checkpoints") if arguments.get("save") else None,
         logging=Logging(directory=folder, every=2, module_grad_norms=True, tensorboard=False),
     )
-    outcome = pretrain(config, layout=made.table(arguments["layout"]).grids(), data=made.data, device="cpu")
-    evaluation = outcome.evaluation
-    (folder / f"rank{rank}.json").write_text(
-        json.dumps({"losses": outcome.losses, "evaluation": evaluation and [evaluation.loss, evaluation.num_samples]})
-    )
+    layout, told = made.table(arguments["layout"]).grids(), folder / f"rank{rank}.json"
+    trainer = set_up(config, layout=layout, data=made.data, device=join("cpu"))
+    beat()
+    try:
+        outcome = api.train(trainer, config, data=made.data, on_step=lambda *_: beat())
+    except DataError as error:
+        workers = [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
+        told.write_text(json.dumps({"problem": str(error), "workers": workers}))
+        raise
+    found = {"losses": outcome.losses, "evaluation": _told(outcome.evaluation), "test": _told(outcome.test)}
+    if every:
+        found["test_again"] = _told(evaluate(trainer, "test", num_batches=1))
+    told.write_text(json.dumps(found))
+
+
+def _told(totals: EvaluationTotals | None) -> list[float] | None:
+    return None if totals is None else [totals.loss, totals.num_samples]
 
 
 def _kill_after(metrics: Path, num_steps: int) -> None:

@@ -8,27 +8,36 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mimo_bench.data_section import HuggingFaceData, locate
 from mimo_bench.launch import Job, Launcher
 from mimo_bench.launch.job import Outcome
+from mimo_bench.scenario import Scenario
 from mimo_bench.trainer.metrics import read_metrics
-from tests.distributed.trainer_job import run_entry, scenario
+from mimo_bench.training import Training
+from mimo_bench.weights.directory import read_manifest
+from tests.distributed.trainer_job import launch_entry, run_entry, scenario
+from tests.pictures import row, write_folder
 
 REPOSITORY = Path(__file__).parents[2]
 LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "one-rank": ({}, {}),
     "vision-dp2--language-pp2": ({"dp": 2}, {"pp": 2, "rank_offset": 2}),
+    "disjoint": ({}, {"rank_offset": 1}),
 }
 SCENARIO = scenario(LAYOUTS)
 
 
-def train(launcher: Launcher, folder: Path, layout: str, *, num_steps: int = 3, **asked: Any) -> list[Any]:
+def train(
+    launcher: Launcher, folder: Path, layout: str, *, made: Scenario = SCENARIO, num_steps: int = 3, **asked: Any
+) -> list[Any]:
     asked = {"validate_every": None, "num_steps": num_steps} | asked
-    num_ranks = run_entry(launcher, "train", SCENARIO, layout, folder, module="api_entries", **asked)
+    num_ranks = run_entry(launcher, "train", made, layout, folder, module="api_entries", **asked)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(num_ranks)]
 
 
@@ -37,11 +46,14 @@ def test_an_evaluation_in_any_layout_is_that_of_one_process_and_leaves_the_train
 ) -> None:
     (one,) = train(launcher, tmp_path / "one", "one-rank", validate_every=2)
     (plain,) = train(launcher, tmp_path / "plain", "one-rank")
-    assert plain == {"losses": one["losses"], "evaluation": None}
+    assert plain == {"losses": one["losses"], "evaluation": None, "test": None}
     ranks = train(launcher, tmp_path / "apart", "vision-dp2--language-pp2", validate_every=2)
     # Loss and evaluation reach every rank, although only the last one computes them.
     assert all(rank == ranks[0] for rank in ranks)
     assert ranks[0]["evaluation"] == [pytest.approx(one["evaluation"][0], rel=1e-6), 8]
+    # Test samples are others, and are scored as whoever asks for it later would score them.
+    assert ranks[0]["test"] == ranks[0]["test_again"] == [pytest.approx(one["test"][0], rel=1e-6), 4]
+    assert abs(one["test"][0] - one["evaluation"][0]) > 1e-4
     curves = [
         [line["validation_loss"] for line in read_metrics(tmp_path / run) if "validation_loss" in line]
         for run in ("one", "apart")
@@ -49,6 +61,7 @@ def test_an_evaluation_in_any_layout_is_that_of_one_process_and_leaves_the_train
     # After the second step, as asked for, and after the last.
     assert len(curves[0]) == 2
     assert curves[1] == pytest.approx(curves[0], rel=1e-6)
+    assert [line["test_loss"] for line in read_metrics(tmp_path / "one") if "test_loss" in line] == [one["test"][0]]
 
 
 def test_every_step_is_logged_with_its_rates(launcher: Launcher, tmp_path: Path) -> None:
@@ -69,6 +82,65 @@ def test_a_training_that_has_ended_takes_no_further_step(launcher: Launcher, tmp
     (again,) = train(launcher, tmp_path, "one-rank", num_steps=2, save=True)
     assert (len(first["losses"]), again["losses"]) == (2, [])
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_a_bf16_training_starts_from_the_fp32_weights_that_another_has_left(launcher: Launcher, tmp_path: Path) -> None:
+    checkpoints = []
+    for name, more in (("first", {}), ("second", {"weights": str(tmp_path / "first/checkpoints/step-00000001")})):
+        # The second changes nothing: what it saves is what it started from.
+        training = Training(learning_rate=0.0 if more else 1e-3)
+        made = scenario({"one-rank": ({}, {})}, precision="bf16", training=training)
+        train(launcher, tmp_path / name, "one-rank", made=made, num_steps=1, save=True, **more)
+        checkpoints.append(read_manifest(tmp_path / name / "checkpoints" / "step-00000001"))
+    assert checkpoints[1].content_hash == checkpoints[0].content_hash
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Callable[..., Scenario]:
+    """Makes scenarios on a user's own 24 conversations and a further one, whose image is missing."""
+    with write_folder(tmp_path / "own").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**row(0), "images": ["pictures/nothing.png"]}) + "\n")
+
+    def make(**changes: str) -> Scenario:
+        said = {"provider": "huggingface", "path": "train.jsonl", "processor": "processor"}
+        splits = {"validation": "train[20:]", "test": "train[:8]"}
+        data = HuggingFaceData.model_validate(locate(said | splits | changes, beside=tmp_path / "own"))
+        return scenario(LAYOUTS, global_batch_size=8, seq_length=64, data=data)
+
+    return make
+
+
+def test_bad_samples_are_left_out_alike_on_all_ranks_and_the_first_one_says_which(
+    launcher: Launcher, tmp_path: Path, photographs: Callable[..., Scenario]
+) -> None:
+    found = [
+        train(
+            launcher, tmp_path / layout, layout, made=photographs(on_bad_sample="skip"), num_steps=4, validate_every=4
+        )
+        for layout in ("one-rank", "disjoint")
+    ]
+    for told in found[1]:
+        assert told["losses"] == pytest.approx(found[0][0]["losses"], rel=1e-5)
+        assert told["evaluation"] == [pytest.approx(found[0][0]["evaluation"][0], rel=1e-5), 16]
+    said = log(tmp_path / "disjoint").splitlines()
+    for split in ("train", "validation"):
+        index = said.index(f"bad samples left out of {split}: 1")
+        assert "nothing.png does not exist" in said[index + 1]
+    assert "left out" not in (tmp_path / "disjoint" / "rank1.log").read_text()
+
+
+def test_a_bad_sample_that_is_not_left_out_ends_all_ranks_with_its_name(
+    launcher: Launcher, tmp_path: Path, photographs: Callable[..., Scenario]
+) -> None:
+    asked: dict[str, Any] = {"module": "api_entries", "num_steps": 4, "validate_every": None}
+    outcome = launch_entry(launcher, "train", photographs(), "disjoint", tmp_path, **asked)
+    bad = re.compile(r"train\.jsonl, split 'train', row 24 \('sample-0'\): image \S+nothing\.png does not exist")
+    assert outcome.ended == "crashed"
+    assert re.match(rf"rank 0 raised DataError: {bad.pattern}", outcome.reason)
+    # The rank that reads it has no worker left; the launcher has seen the end of the others.
+    (told,) = [json.loads(path.read_text()) for path in tmp_path.glob("rank*.json") if "problem" in path.read_text()]
+    assert bad.match(told["problem"])
+    assert told["workers"] == []
 
 
 def test_two_stages_go_on_in_another_layout_after_kill_9_as_if_nothing_had_happened(

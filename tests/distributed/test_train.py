@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mimo_bench import cli
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.train_command import TrainingOptions, run_training
+from mimo_bench.trainer.checkpoint.files import MANIFEST as CHECKPOINT
+from mimo_bench.trainer.checkpoint.files import CheckpointManifest, saved_in, write_json
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.weights.directory import read_manifest
 from tests import oracle
@@ -55,6 +58,9 @@ vision = {}
 language = { tp = 2, rank_offset = 1 }
 """
 
+DRAWN = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
+"""The same on weights that the seed draws."""
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
@@ -81,7 +87,7 @@ def losses(log: Path) -> list[float]:
 def options(scenario: Scenario, layout: str, directory: Path, **changes: Any) -> TrainingOptions:
     """One step on CPU ranks from drawn weights, unless told otherwise."""
     fixed: dict[str, Any] = {"num_steps": 1, "device_kind": "cpu", "hang_seconds": 120.0}
-    fixed |= {"start": None, "save": None, "config": None}
+    fixed |= dict.fromkeys(("start", "save", "checkpoints", "checkpoint_every", "config"))
     return TrainingOptions(scenario=scenario, layout=layout, directory=directory, **fixed | changes)
 
 
@@ -120,7 +126,7 @@ def test_what_overlap_leaves_to_the_next_forward_is_gathered_before_it_is_writte
 ) -> None:
     sharded = "settings = { distributed_optimizer = true"
     overlapped = f"{sharded}, overlap_grad_reduce = true, overlap_param_gather = true"
-    text = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
+    text = DRAWN
     for name, settings in (("plain", sharded), ("overlapped", overlapped)):
         text += (
             f'\n[[layout]]\nname = "{name}"\nvision = {{}}\nlanguage = {{ dp = 2, rank_offset = 1 }}\n{settings} }}\n'
@@ -137,12 +143,42 @@ def test_what_overlap_leaves_to_the_next_forward_is_gathered_before_it_is_writte
     assert losses(place / "out" / "plain" / "train.jsonl") == losses(place / "out" / "overlapped" / "train.jsonl")
 
 
+def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_another_layout_with_parity(
+    place: Path, launcher: Launcher
+) -> None:
+    (place / "case.toml").write_text(DRAWN, encoding="utf-8")
+    scenario = load_scenario(place / "case.toml")
+
+    def run(name: str, layout: str, **changes: Any) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = []
+        asked = options(scenario, layout, place / "out" / name, save=place / name, **changes)
+        run_training(asked, launcher=launcher, on_step=told.append)
+        return told
+
+    whole = run("whole", "one", num_steps=5)
+    parts = {"checkpoints": place / "checkpoints", "checkpoint_every": 2}
+    # As if it had been stopped after the third step: the one that its end leaves is not there.
+    run("first", "one", num_steps=3, **parts)
+    assert saved_in(place / "checkpoints") == [place / "checkpoints" / f"step-0000000{step}" for step in (3, 2)]
+    shutil.rmtree(place / "checkpoints" / "step-00000003")
+    shutil.copytree(place / "checkpoints", place / "elsewhere")
+    assert [(told["step"], told["loss"]) for told in run("rest", "one", num_steps=5, **parts)] == [
+        (told["step"], told["loss"]) for told in whole[2:]
+    ]
+    assert read_manifest(place / "rest").content_hash == read_manifest(place / "whole").content_hash
+    apart = run("apart", "apart", num_steps=5, checkpoints=place / "elsewhere")
+    assert [told["loss"] for told in apart] == pytest.approx([told["loss"] for told in whole[2:]], rel=1e-6)
+    # Nothing is left to do but to write the weights down.
+    assert run("again", "one", num_steps=5, **parts) == []
+    assert read_manifest(place / "again").content_hash == read_manifest(place / "whole").content_hash
+
+
 def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
-    (place / "case.toml").write_text(f"{text}\n[training]\nlearning_rate = 1e30\n", encoding="utf-8")
+    (place / "case.toml").write_text(f"{DRAWN}\n[training]\nlearning_rate = 1e30\n", encoding="utf-8")
     arguments = ["--layout", "one", "--device", "cpu", "--save", str(place / "saved"), "--out", str(place / "out")]
+    arguments += ["--checkpoints", str(place / "checkpoints"), "--checkpoint-every", "1"]
     before = set(place.iterdir())
     assert cli.main(["train", str(place / "case.toml"), *arguments]) == cli.NO_RECORD
     out, err = capsys.readouterr()
@@ -150,7 +186,9 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
     assert "step 2/5: loss not finite" in out
     assert "one: crashed: rank 0 raised TrainingError: the loss of step 2 is nan; lower training.learning_rate" in err
     assert "no weights were saved" in err
-    assert set(place.iterdir()) - before == {place / "out"}
+    assert set(place.iterdir()) - before == {place / "out", place / "checkpoints"}
+    # That of the step before is whole, and no other was begun.
+    assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +198,16 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
         (["--layout", "one", "--steps", "0"], "--steps: 0: give a whole number of at least 1"),
         (["--layout", "one", "--save", "{place}"], "--save: {place}: is not empty"),
         (["--layout", "one", "--load", "{place}/theirs"], "--load: {place}/theirs/weights.json: no such file"),
+        (["--layout", "one", "--checkpoint-every", "5"], "--checkpoint-every: 5: name their directory with --check"),
+        (
+            ["--layout", "one", "--checkpoints", "{place}/c", "--checkpoint-every", "0"],
+            "--checkpoint-every: 0: give at",
+        ),
+        (["--layout", "one", "--checkpoints", "{place}/case.toml"], "--checkpoints: {place}/case.toml is a file"),
+        (
+            ["--layout", "one", "--checkpoints", "{place}/others"],
+            "--checkpoints: {place}/others/step-00000007: is of another training: data = {{'provider': 'synthetic', ",
+        ),
         (["--layout", "one", "--hang-limit", "0"], "--hang-limit: 0.0: give a positive number of seconds"),
         ([], "Missing option '--layout'"),
     ],
@@ -167,8 +215,10 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
 def test_bad_options_of_train_end_with_2_and_write_nothing(
     arguments: list[str], complaint: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
-    (place / "case.toml").write_text(text, encoding="utf-8")
+    (place / "case.toml").write_text(DRAWN, encoding="utf-8")
+    others = CheckpointManifest(num_steps=7, held_fixed={"data": "others.Samples"}, layout={}, files={})
+    (place / "others" / "step-00000007").mkdir(parents=True)
+    write_json(place / "others" / "step-00000007" / CHECKPOINT, others)
     before = set(place.iterdir())
     told = [argument.format(place=place) for argument in arguments]
     command = ["train", str(place / "case.toml"), "--device", "cpu", "--out", str(place / "out"), *told]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.launch import Job, Launcher
+from mimo_bench.launch.job import Outcome
 from mimo_bench.scenario import GridTable, LayoutTable, Scenario
 
 
@@ -22,7 +23,7 @@ def scenario(layouts: dict[str, tuple[dict[str, int], dict[str, int]]], **change
     return made
 
 
-def run_entry(
+def launch_entry(
     launcher: Launcher,
     entry: str,
     made: Scenario,
@@ -31,17 +32,21 @@ def run_entry(
     *,
     module: str = "trainer_entries",
     **arguments: Any,
-) -> int:
-    """Run an entry of `trainer_entries`, or another `module`, on all ranks of a layout; returns how many there were."""
-    world_size = made.table(layout).grids().world_size
-    outcome = launcher.launch(
+) -> Outcome:
+    """Run an entry of `trainer_entries`, or another `module`, on all ranks of a layout."""
+    return launcher.launch(
         Job(
             entry=f"tests.distributed.{module}:{entry}",
             arguments={"scenario": made.model_dump(mode="json"), "layout": layout, "folder": str(folder)} | arguments,
-            world_size=world_size,
+            world_size=made.table(layout).grids().world_size,
             log_dir=folder,
             hang_seconds=60.0,
         )
     )
+
+
+def run_entry(launcher: Launcher, entry: str, made: Scenario, layout: str, folder: Path, **arguments: Any) -> int:
+    """The same, to a good end; returns how many ranks there were."""
+    outcome = launch_entry(launcher, entry, made, layout, folder, **arguments)
     assert outcome.ended == "finished", outcome
-    return world_size
+    return made.table(layout).grids().world_size

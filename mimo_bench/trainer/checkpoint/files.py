@@ -80,6 +80,34 @@ def read_manifest(path: Path) -> CheckpointManifest:
     return found
 
 
+def check_continues(path: Path, manifest: CheckpointManifest, held_fixed: Mapping[str, Any]) -> None:
+    """Refuse to go on from the checkpoint at `path` with what it was not trained with.
+
+    Raises:
+        CheckpointError: naming the first key that differs, with both values.
+    """
+    if (difference := _first_difference(manifest.held_fixed, held_fixed)) is not None:
+        raise CheckpointError(
+            f"{path}: is of another training: {difference}; resume with what it was, save to another directory, or "
+            "start anew from its weights"
+        )
+
+
+def check_directory(directory: Path, held_fixed: Mapping[str, Any]) -> None:
+    """Refuse to go on from what lies in `directory`, as far as its manifests and the sizes of its files tell.
+
+    Raises:
+        CheckpointError: its newest checkpoint is of another training.
+    """
+    for path in saved_in(directory):
+        try:
+            manifest = read_manifest(path)
+        except CheckpointError:
+            continue  # the one before it is taken
+        check_continues(path, manifest, held_fixed)
+        break
+
+
 def damaged(path: Path, files: Mapping[str, StoredFile]) -> str | None:
     """What is wrong with the first of `files` that is not as it was written, in words; None if all are whole."""
     for name, stored in files.items():
@@ -117,12 +145,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def first_difference(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+def _first_difference(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
     """The first key whose values differ, with both; None if all are equal."""
     for key in _keys(saved, ours):
         theirs, mine = saved.get(key), ours.get(key)
         if isinstance(theirs, dict) and isinstance(mine, dict):
-            if (inner := first_difference(theirs, mine)) is not None:
+            if (inner := _first_difference(theirs, mine)) is not None:
                 return f"{key}.{inner}"
         elif theirs != mine:
             return f"{key} = {mine!r}, and it was {theirs!r}"

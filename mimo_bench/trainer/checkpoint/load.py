@@ -15,12 +15,10 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 from mimo_bench.errors import CheckpointError
-from mimo_bench.trainer.checkpoint.files import CheckpointManifest, damaged, first_difference, read_manifest, saved_in
+from mimo_bench.trainer.checkpoint.files import CheckpointManifest, check_continues, damaged, read_manifest, saved_in
 from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
-from mimo_bench.weights.directory import check_shape
-from mimo_bench.weights.directory import read_manifest as read_weights_manifest
 
 
 def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) -> int | None:
@@ -44,11 +42,7 @@ def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) 
             if dist.get_rank() == 0:
                 warnings.warn(f"{problem}; going on from the checkpoint before it", stacklevel=2)
             continue
-        if (difference := first_difference(manifest.held_fixed, held_fixed)) is not None:
-            raise CheckpointError(
-                f"{path}: is of another training: {difference}; resume with what it was, save to another directory, or "
-                "start anew from its weights"
-            )
+        check_continues(path, manifest, held_fixed)
         load(trainer, path, num_steps=manifest.num_steps)
         return manifest.num_steps
     if problems:
@@ -76,12 +70,7 @@ def load(trainer: Trainer, path: Path, *, num_steps: int) -> None:
 
 @torch.no_grad()
 def load_weights(trainer: Trainer, path: Path) -> None:
-    """Start from the weights in `path`, a directory of weights or a checkpoint; the optimizer starts anew.
-
-    Raises:
-        WeightsError: no such directory, cut short, or of another model.
-    """
-    check_shape(path, read_weights_manifest(path), trainer.config.shape)
+    """Start from the weights in `path`, a directory of weights or a checkpoint of this model; moments are as before."""
     state, readers = OptimizerState(trainer.optimizer), _Readers(path)
     for shard in shards(trainer.model, trainer.topology):
         whole = readers.read(shard.module, WEIGHT, shard.name)

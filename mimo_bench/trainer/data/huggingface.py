@@ -49,9 +49,18 @@ class HuggingFaceDataset:
             self._rows[split] = open_rows(self._data, split)
         return len(self._rows[split])
 
+    @property
+    def skips_bad_samples(self) -> bool:
+        """Whether samples that cannot be read are left out, instead of ending the run."""
+        return self._data.on_bad_sample == "skip"
+
     def keep(self, split: Split, positions: list[int]) -> None:
         """Let sample ids stand for these positions of the order of rows, so that others are left out."""
         self._kept[split] = positions
+
+    def num_kept(self, split: Split) -> int:
+        """How many sample ids stand for positions that were kept; no more can be read then."""
+        return len(self._kept.get(split, ()))
 
     def bad(self, split: Split, position: int) -> str | None:
         """What is wrong with the row at a position of the order, if anything; makes all of it."""

@@ -7,35 +7,44 @@ they found: which sample an id stands for depends on the files alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch.distributed as dist
 
-from mimo_bench.data_section import Data, HuggingFaceData
 from mimo_bench.errors import DataError
 from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
 from mimo_bench.trainer.data.sample import Dataset, Split
 
 
-def prepare(dataset: Dataset, data: Data, num_samples: Mapping[Split, int]) -> dict[Split, dict[int, str]]:
-    """Make sure that the first samples of each split can be read.
+def prepare(dataset: Dataset, num_samples: Mapping[Split, int]) -> dict[Split, dict[int, str]]:
+    """Make sure that the first samples of each split can be read; what was made sure of before costs nothing.
 
     Collective over the world where bad samples are skipped.
 
     Returns:
-        By split, the rows that are left out, and for each which sample it is and what is wrong with it.
+        By split that was looked through, the rows that are left out, and for each which sample it is and what is wrong
+        with it.
 
     Raises:
         DataError: a split cannot be read, or all of its samples are bad.
     """
-    if not (isinstance(data, HuggingFaceData) and isinstance(dataset, HuggingFaceDataset)):
+    if not isinstance(dataset, HuggingFaceDataset):
         return {}
     wanted = {split: count for split, count in num_samples.items() if count}
     for split in wanted:
         dataset.open(split)
-    if data.on_bad_sample == "stop":
+    if not dataset.skips_bad_samples:
         return {}
-    return {split: _leave_out(dataset, split, count) for split, count in wanted.items()}
+    missing = {split: count for split, count in wanted.items() if dataset.num_kept(split) < count}
+    return {split: _leave_out(dataset, split, count) for split, count in missing.items()}
+
+
+def in_words(skipped: Mapping[Split, Mapping[int, str]]) -> Iterator[str]:
+    """What `prepare` found: how many samples are left out of each split, and a line for each of them."""
+    for split, reasons in skipped.items():
+        if reasons:
+            yield f"bad samples left out of {split}: {len(reasons)}"
+            yield from reasons.values()
 
 
 def _leave_out(dataset: HuggingFaceDataset, split: Split, count: int) -> dict[int, str]:

@@ -26,7 +26,10 @@ class Text:
 
 
 class Dataset(Protocol):
-    """Samples by id. The sides are separate so that a rank makes only what its modules read."""
+    """Samples by id. The sides are separate so that a rank makes only what its modules read.
+
+    Threads of the loader call it side by side.
+    """
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
         """How many items a sample has for the encoder `module`; known without making them."""

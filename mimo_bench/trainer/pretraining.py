@@ -1,0 +1,181 @@
+"""What a training is, in values: what is trained, how far, on which samples, and what is left behind. No torch.
+
+scenario -> layout -> [trainer] -> meters -> record -> parity -> report
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, SyntheticData, locate
+from mimo_bench.errors import ScenarioError, UsageError
+from mimo_bench.model import ModelShape
+from mimo_bench.scenario import LoaderTable, Precision, Scenario, Settings
+from mimo_bench.suggest import choices
+from mimo_bench.trainer.metrics import Logging
+from mimo_bench.training import Training
+
+if TYPE_CHECKING:  # whoever plans a training need not import torch
+    from mimo_bench.trainer.data.sample import Split
+
+Ours = SyntheticData | DigitsData | HuggingFaceData | str
+"""Samples of ours, as a scenario describes or names them."""
+
+_DATA: TypeAdapter[Data] = TypeAdapter(Data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """Evaluation on samples that are not trained on; nothing else switches it on or off."""
+
+    every: int
+    """Steps between two evaluations; the last step is followed by one in any case."""
+    num_batches: int
+    """Global batches of validation samples, the same each time."""
+    num_test_batches: int = 0
+    """Global batches of test samples, scored once, after the last step; 0 for none."""
+
+    def __post_init__(self) -> None:
+        _check_least("validation.every", self.every, least=1)
+        _check_least("validation.num_batches", self.num_batches, least=1)
+        _check_least("validation.num_test_batches", self.num_test_batches, least=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """Checkpoints. A training begins from the newest one that is whole, if there is any."""
+
+    directory: Path
+    """All ranks see it."""
+    every: int | None = None
+    """Steps between two checkpoints; after the last step there is one in any case."""
+    keep_last: int = 2
+    in_background: bool = False
+    """Train on while a checkpoint is written; the host holds it so long."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            _check_least("saving.every", self.every, least=1)
+        _check_least("saving.keep_last", self.keep_last, least=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretraining:
+    """What a training is, apart from model provider, data and layout."""
+
+    shape: ModelShape
+    seq_length: int
+    global_batch_size: int
+    """Samples per optimizer step."""
+    global_micro_batch_size: int
+    """Samples per micro-batch over all replicas."""
+    num_steps: int
+    """Optimizer steps from the very first; a resumed training takes those that are left."""
+    training: Training = field(default_factory=Training)
+    settings: Settings = field(default_factory=Settings)
+    loader: LoaderTable = field(default_factory=LoaderTable)
+    """Threads that make batches, and how many they make ahead; which samples, it does not change."""
+    precision: Precision = "fp32"
+    seed: int = 0
+    weights: Path | None = None
+    """A directory of weights, or a checkpoint, to start from; None for weights drawn from the seed."""
+    validation: Validation | None = None
+    saving: Saving | None = None
+    logging: Logging = field(default_factory=Logging)
+
+    @classmethod
+    def of(cls, scenario: Scenario, layout: str, *, num_steps: int, **more: Any) -> Pretraining:
+        """The training that `scenario` describes, in the settings of its layout of that name.
+
+        Args:
+            scenario: model, batch, seed, optimizer, loader, and the weights to start from if it names any.
+            layout: a layout's name.
+            num_steps: how far it goes.
+            more: any other field, which comes before what the scenario says.
+        """
+        directory = scenario.weights_directory
+        said: dict[str, Any] = {
+            "shape": scenario.shape,
+            "seq_length": scenario.seq_length,
+            "global_batch_size": scenario.global_batch_size,
+            "global_micro_batch_size": scenario.batch_plan(layout).global_micro_batch_size,
+            "training": scenario.training,
+            "settings": scenario.table(layout).settings,
+            "loader": scenario.loader,
+            "precision": scenario.precision,
+            "seed": scenario.seed,
+            "weights": None if directory is None else Path(directory),
+        }
+        return cls(num_steps=num_steps, **said | more)
+
+    @property
+    def num_batches(self) -> dict[Split, int]:
+        """Global batches that are read of each split."""
+        validation = self.validation
+        held_out = (0, 0) if validation is None else (validation.num_batches, validation.num_test_batches)
+        return {"train": self.num_steps, "validation": held_out[0], "test": held_out[1]}
+
+    def scored_after(self, num_steps: int) -> dict[Split, int]:
+        """The splits that are evaluated after `num_steps` steps, and how many global batches of each."""
+        if (asked := self.validation) is None:
+            return {}
+        due: dict[Split, int] = {}
+        if self._is_due(num_steps, asked.every):
+            due["validation"] = asked.num_batches
+        if asked.num_test_batches and num_steps == self.num_steps:
+            due["test"] = asked.num_test_batches
+        return due
+
+    def is_saved_after(self, num_steps: int) -> bool:
+        """Whether there is a checkpoint after `num_steps` steps."""
+        return self.saving is not None and self._is_due(num_steps, self.saving.every)
+
+    def _is_due(self, num_steps: int, every: int | None) -> bool:
+        return num_steps == self.num_steps or (every is not None and num_steps % every == 0)
+
+    def held_fixed(self, data: object) -> dict[str, Any]:
+        """What a training that goes on from a checkpoint has in common with the one that saved it, as JSON has it."""
+        return {
+            "shape": _as_json(asdict(self.shape)),
+            "data": _identity(data),
+            "seq_length": self.seq_length,
+            "global_batch_size": self.global_batch_size,
+            "precision": self.precision,
+            "seed": self.seed,
+            "training": self.training.model_dump(mode="json"),
+        }
+
+
+def described(data: Ours) -> Data:
+    """Samples of ours by their name, or as they are described; files are looked for from the working directory.
+
+    Raises:
+        ScenarioError: none of ours have that name.
+    """
+    if isinstance(data, str) and data not in NAMED:
+        raise ScenarioError(f"data: {data!r} is not known; {choices(data, NAMED)}")
+    if isinstance(data, HuggingFaceData) and not data.located:
+        return HuggingFaceData.model_validate(locate(data.model_dump(), beside=Path()))
+    return _DATA.validate_python(data)
+
+
+def _check_least(name: str, value: int, *, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{name} = {value}: give a whole number of at least {least}")
+
+
+def _identity(data: object) -> Any:
+    """What tells samples from others: all options of ours, wherever files lie, and of a user's own the class alone."""
+    if isinstance(data, Ours):
+        return described(data).model_dump(mode="json", exclude={"located"})
+    return f"{type(data).__module__}.{type(data).__qualname__}"
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value

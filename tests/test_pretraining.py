@@ -1,0 +1,129 @@
+"""A training in values: what it takes over from a scenario, what is due after which step, and what it is known by."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimo_bench.data_section import HuggingFaceData, SyntheticData
+from mimo_bench.errors import ScenarioError, UsageError
+from mimo_bench.model import PRESETS
+from mimo_bench.scenario import GridTable, LayoutTable, LoaderTable, Scenario, StoredContent
+from mimo_bench.trainer.metrics import Logging, Metrics, read_metrics
+from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation, described
+from mimo_bench.trainer.results import EvaluationTotals, StepResult
+from mimo_bench.training import Training
+
+
+def training(**changes: Any) -> Pretraining:
+    plain = Pretraining(
+        shape=PRESETS["llava-tiny"], seq_length=32, global_batch_size=4, global_micro_batch_size=2, num_steps=7
+    )
+    return replace(plain, **changes)
+
+
+def test_a_training_takes_over_what_its_scenario_says_but_for_what_is_given() -> None:
+    made = Scenario(
+        question="Is all of it taken over?",
+        model="llava-tiny",
+        weights="ours",
+        stored=StoredContent(content_hash="0", directory="/there/ours"),
+        seed=0,
+        global_batch_size=8,
+        global_micro_batch_size=4,
+        seq_length=48,
+        precision="bf16",
+        baseline="one",
+        loader=LoaderTable(num_workers=5, num_ahead=3),
+        training=Training(learning_rate=0.5),
+        layout=(LayoutTable(name="one", vision=GridTable(), language=GridTable(), global_micro_batch_size=2),),
+    )
+    assert Pretraining.of(made, "one", num_steps=7) == Pretraining(
+        shape=PRESETS["llava-tiny"],
+        seq_length=48,
+        global_batch_size=8,
+        global_micro_batch_size=2,
+        num_steps=7,
+        training=Training(learning_rate=0.5),
+        loader=LoaderTable(num_workers=5, num_ahead=3),
+        precision="bf16",
+        seed=0,
+        weights=Path("/there/ours"),
+    )
+    other = Pretraining.of(made, "one", num_steps=7, weights=Path("theirs"), seed=0)
+    assert (other.weights, other.seed) == (Path("theirs"), 0)
+
+
+def test_evaluations_come_when_the_validation_settings_say_and_not_when_others_do() -> None:
+    asked = Validation(every=3, num_batches=2, num_test_batches=5)
+    run = training(validation=asked, saving=Saving(directory=Path("out"), every=2), logging=Logging(every=1))
+    assert {step: found for step in range(1, 8) if (found := run.scored_after(step))} == {
+        3: {"validation": 2},
+        6: {"validation": 2},
+        7: {"validation": 2, "test": 5},
+    }
+    assert [step for step in range(1, 8) if run.is_saved_after(step)] == [2, 4, 6, 7]
+    assert run.num_batches == {"train": 7, "validation": 2, "test": 5}
+
+
+def test_without_validation_settings_nothing_is_evaluated_and_without_saving_nothing_saved() -> None:
+    run = training()
+    assert [run.scored_after(step) for step in range(1, 8)] == [{}] * 7
+    assert not any(map(run.is_saved_after, range(1, 8)))
+    assert run.num_batches == {"train": 7, "validation": 0, "test": 0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (lambda: Validation(every=0, num_batches=1), "validation.every = 0: give a whole number of at least 1"),
+        (lambda: Validation(every=1, num_batches=0), "validation.num_batches = 0: give a whole number of at least 1"),
+        (lambda: Saving(directory=Path("out"), every=0), "saving.every = 0: give a whole number of at least 1"),
+        (lambda: Saving(directory=Path("out"), keep_last=0), "saving.keep_last = 0: give a whole number of at least 1"),
+    ],
+)
+def test_an_interval_or_a_number_that_cannot_be_is_refused(wrong: Callable[[], object], complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        wrong()
+
+
+def test_what_a_checkpoint_must_have_in_common_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
+    known: list[dict[str, Any]] = []
+    for place in ("here", "there"):
+        located = {"path": str(tmp_path / place / "rows.jsonl")}
+        data = HuggingFaceData(provider="huggingface", path="rows.jsonl", processor="processor", located=located)
+        known.append(training(loader=LoaderTable(num_workers=len(known) + 1)).held_fixed(data))
+    assert known[0] == known[1]
+    assert json.loads(json.dumps(known[0])) == known[0]
+    assert known[0]["data"]["path"] == "rows.jsonl"
+    assert training(seed=1).held_fixed("digits") != training(seed=0).held_fixed("digits")
+    assert training().held_fixed("digits") != training().held_fixed("synthetic")
+
+
+def test_samples_of_ours_go_by_name_or_description_and_files_are_looked_for_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert described("synthetic-filled") == described(SyntheticData(shortest_text=1.0))
+    with pytest.raises(ScenarioError, match=r"data: 'digit' is not known; did you mean 'digits'\?"):
+        described("digit")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").touch()
+    found = described(HuggingFaceData(provider="huggingface", path="rows.jsonl", processor="processor"))
+    assert isinstance(found, HuggingFaceData)
+    assert found.place("path") == tmp_path / "rows.jsonl"
+
+
+def test_a_loss_that_is_no_number_is_null_in_the_metrics(tmp_path: Path) -> None:
+    metrics = Metrics(Logging(directory=tmp_path, tensorboard=False), num_steps=2, first_step=0, is_writer=True)
+    result = StepResult(loss=float("nan"), grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={})
+    seconds = metrics.step(1, result, learning_rates={"vision": 0.5}, num_samples=4)
+    metrics.evaluation(1, "test", EvaluationTotals(loss=float("inf"), answer_accuracy=0.25, num_samples=4))
+    step, test = read_metrics(tmp_path)
+    assert (step["loss"], step["grad_norm"], step["step_seconds"]) == (None, 2.0, seconds)
+    assert test == {"step": 1, "test_loss": None, "test_answer_accuracy": 0.25, "test_samples": 4}
