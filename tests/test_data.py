@@ -18,6 +18,7 @@ from mimo_bench.model import PRESETS
 from mimo_bench.trainer.data import digits
 from mimo_bench.trainer.data.digits import DigitsDataset
 from mimo_bench.trainer.data.loader import collate
+from mimo_bench.trainer.data.order import shuffled
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
 
@@ -138,6 +139,13 @@ def test_every_pixel_of_a_digit_becomes_a_square_in_three_equal_channels() -> No
     assert torch.equal(pixels, small.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(3, -1, -1))
 
 
+def test_training_images_come_in_the_order_that_the_declared_seed_draws_and_zero_is_a_seed() -> None:
+    for seed in (0, 7):
+        dataset = DigitsDataset(shape=SHAPE, seq_length=SEQ_LENGTH, seed=seed)
+        order = shuffled(f"{seed}/digits/0", len(TRAINING))
+        assert [dataset.image_index("train", i) for i in range(1259)] == [TRAINING[place] for place in order]
+
+
 def test_an_epoch_shows_every_training_image_once_in_an_order_of_its_own() -> None:
     dataset = DigitsDataset(shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
     epochs = [[dataset.image_index("train", epoch * 1259 + i) for i in range(1259)] for epoch in range(3)]
@@ -204,6 +212,17 @@ def test_labels_are_the_next_tokens_and_only_answers_are_scored() -> None:
         "labels": [[255, 7, 8, 9, 0, 0], [0, 5, 0, 0, 0, 0]],
         "loss_mask": [[0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]],
     }
+
+
+def test_collate_gives_every_column_that_it_documents_in_the_documented_shape_and_dtype() -> None:
+    columns = collate([build("synthetic").text("train", i) for i in range(3)], seq_length=SEQ_LENGTH)
+    contract = {"input_ids": "int64", "position_ids": "int64", "labels": "int64", "loss_mask": "float32"}
+    assert {name: str(column.dtype) for name, column in columns.items() if column is not None} == {
+        name: f"torch.{dtype}" for name, dtype in contract.items()
+    }
+    assert {tuple(column.shape) for column in columns.values() if column is not None} == {(3, SEQ_LENGTH)}
+    documented = " ".join((collate.__doc__ or "").partition("Returns:")[2].split())
+    assert documented == "`input_ids`, `position_ids` and `labels` as int64 [b, s], `loss_mask` as float32 [b, s]."
 
 
 @each_dataset

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mimo_bench.launch import Launcher
+from mimo_bench.trainer.counter_random import uniform
 from mimo_bench.weights.mapping import parameters
 from tests.distributed.trainer_job import run_entry, scenario
 
@@ -21,7 +22,8 @@ SCENARIO = scenario(
         "tp4": ({"tp": 4}, {"tp": 4}),
         "tp2-dp2": ({"dp": 2}, {"tp": 2}),
         "vision-1--language-pp2": ({}, {"pp": 2, "rank_offset": 1}),
-    }
+    },
+    seed=0,
 )
 Weights = dict[str, dict[str, Any]]
 
@@ -106,6 +108,17 @@ def test_a_later_stage_counts_its_layers_over_the_whole_model(weights: Callable[
         for rank in weights("vision-1--language-pp2")
     ]
     assert layers == [[], ["0", "1"], ["2", "3"]]
+
+
+def test_weights_are_those_that_the_declared_seed_draws_and_zero_is_a_seed(
+    weights: Callable[[str], list[Weights]],
+) -> None:
+    (one,) = weights(ONE)
+    norms = [name for name, found in one.items() if found["full"].dim() == 1 and not name.endswith("bias")]
+    assert len(norms) > 8
+    for name in norms:
+        drawn = 1.0 + (uniform(f"0/{name}", torch.arange(len(one[name]["full"]))) - 0.5) * 0.1
+        assert torch.equal(one[name]["full"], drawn), name
 
 
 def test_no_two_parameters_start_alike_and_none_is_constant(weights: Callable[[str], list[Weights]]) -> None:
