@@ -106,6 +106,17 @@ def test_a_colocated_model_adds_the_one_group_that_joins_replicas(seen: Callable
 
 
 @pytest.mark.parametrize("layout", SCENARIO.names)
+def test_the_language_model_has_megatron_cores_own_key_everywhere(layout: str, seen: Callable[[str], Seen]) -> None:
+    grids = SCENARIO.table(layout).grids().modules
+    for rank, found in enumerate(seen(layout)):
+        assert found["names"] == {
+            "megatron-core": "language",
+            "all": [["language", "vision"]] * 2,
+            "held": [sorted(module for module, grid in grids.items() if rank in grid.ranks)] * 2,
+        }
+
+
+@pytest.mark.parametrize("layout", SCENARIO.names)
 def test_every_group_that_a_rank_is_in_says_what_it_is_for(layout: str, seen: Callable[[str], Seen]) -> None:
     modules = SCENARIO.table(layout).grids()
     for rank, found in enumerate(seen(layout)):

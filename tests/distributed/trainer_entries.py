@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.models.mimo.config.role import MIMO_LANGUAGE_MODULE_KEY
 from torch.distributed import distributed_c10d
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,7 +57,7 @@ def pass_weights_on(arguments: Mapping[str, Any], *, rank: int, world_size: int)
 
 
 def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave which groups were asked for, in order, and the names of those that the rank is in."""
+    """Leave which groups were asked for, in order, the names of those that the rank is in, and those of modules."""
     made: list[dict[str, Any]] = []
 
     def recorded(new_group: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,9 +72,14 @@ def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     # One serves those who make groups one by one, the other those who enumerate them.
     dist.new_group = recorded(dist.new_group)
     distributed_c10d.new_group = recorded(distributed_c10d.new_group)
-    build(arguments, device)
+    trainer = build(arguments, device)
     mine = sorted(group.group_desc for group in distributed_c10d._world.pg_map)
-    leave(arguments, rank, {"made": made, "mine": mine})
+    names = {
+        "megatron-core": MIMO_LANGUAGE_MODULE_KEY,
+        "all": [sorted(known) for known in (trainer.topology.grids, trainer.optimizer.module_infos)],
+        "held": [sorted(known) for known in (trainer.topology.modules, trainer.model.role.modules)],
+    }
+    leave(arguments, rank, {"made": made, "mine": mine, "names": names})
 
 
 def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
