@@ -50,7 +50,11 @@ def own_rows(rows: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
 
 
 class UnevenBridge(BridgeCommunicator):
-    """A bridge between disjoint ranks that gives every source the gradient of the rows that it sent."""
+    """A bridge between disjoint ranks that gives every source the gradient of the rows that it sent.
+
+    Its groups are its own. megatron-core shares one among bridges that join the same ranks, and then nobody can tell
+    which encoder a call was made for.
+    """
 
     def __init__(self, **options: Any) -> None:
         """The same as megatron-core's; collective over the world."""
@@ -61,6 +65,15 @@ class UnevenBridge(BridgeCommunicator):
     def start(self) -> None:
         """Forget what an evaluation received and never sent back."""
         self._received.clear()
+
+    @classmethod
+    def _get_or_create_broadcast_pg(cls, ranks_list: list[list[int]]) -> Any:
+        group, _ = dist.new_subgroups_by_enumeration(ranks_list)
+        return group
+
+    @classmethod
+    def _get_or_create_bridge_pg(cls, ranks: list[int]) -> Any:
+        return dist.new_group(sorted(ranks))
 
     def _communicate_shapes(self, *args: Any, **options: Any) -> Any:
         forward_shapes, gradient_shapes = super()._communicate_shapes(*args, **options)
