@@ -1,4 +1,4 @@
-"""What `mimo-bench check` prints: for every layout, which rank holds what, samples and memory.
+"""What `mimo-bench check` prints: for every layout, which rank holds what, samples, memory and communication.
 
 [scenario -> layout] -> trainer -> ...: integers and text only, so a laptop answers in milliseconds.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mimo_bench.communication_table import describe_communication
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.memory_table import describe_memory
 from mimo_bench.scenario import LayoutTable, Scenario
 
 
 def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
-    """The scenario's layouts as lines of text: a heading, a rank map and the memory that each rank needs.
+    """The scenario's layouts as lines of text: a heading, a rank map, memory and communication.
 
     Args:
         scenario: a valid one.
@@ -27,6 +28,7 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
             yield f"  settings: {', '.join(chosen)}"
         yield from _aligned(_rows(layout, plan))
         yield from describe_memory(scenario, table.name, device_bytes=device_bytes)
+        yield from describe_communication(scenario, table.name)
         yield ""
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from mimo_bench.errors import RecordError
+from mimo_bench.prediction import predict_communication
 from mimo_bench.record.files import read_rank, read_run, series_path, write_atomically, write_rank, write_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
 from mimo_bench.record.validate import contradictions, validate
+from mimo_bench.scenario import Scenario
 from tests import golden
 
 Content = dict[str, Any]
@@ -267,6 +269,35 @@ def test_a_number_that_its_own_series_does_not_give_is_named(directory: Path, fi
 
     change(directory, off_by_a_millionth)
     with pytest.raises(RecordError, match=rf"'vision-dp2--language-tp2': timing\.{field} = .*, but the step series"):
+        validate(directory)
+
+
+def test_calls_and_bytes_that_shapes_do_not_give_are_named(directory: Path) -> None:
+    predicted = predict_communication(Scenario.model_validate(golden.SCENARIO), golden.DISJOINT)
+    rows = [
+        {
+            "role": row.role,
+            "collective": row.collective,
+            "group_size": 2,
+            "calls_per_step": row.num_calls,
+            "bytes_per_step": row.num_bytes,
+        }
+        for row in predicted.rows
+    ]
+    change(directory, assign("layouts", 1, "communication", value=rows))
+    validate(directory)
+    bridge = next(index for index, row in enumerate(rows) if row["collective"] == "broadcast")
+    change(directory, assign("layouts", 1, "communication", bridge, "bytes_per_step", value=7))
+    with pytest.raises(
+        RecordError, match=r"language broadcast: 16 calls and 7 bytes a step, but shapes give 16 and \d+"
+    ):
+        validate(directory)
+    change(directory, lambda run: run["layouts"][1]["communication"].pop(bridge))
+    with pytest.raises(RecordError, match="language broadcast: 0 calls and 0 bytes a step, but shapes give 16"):
+        validate(directory)
+    # A group that no layer of the model talks over.
+    change(directory, lambda run: run["layouts"][1]["communication"].append(rows[bridge] | {"role": "group 7"}))
+    with pytest.raises(RecordError, match=r"group 7 broadcast: 16 calls and .* but shapes give 0 and 0"):
         validate(directory)
 
 

@@ -5,8 +5,10 @@ was measured, and the tests hold it against the trainer.
 
     parameters -> state -+
     activations ---------+-> memory
+                  state ---> step -> calls -> communication
 """
 
+from mimo_bench.prediction.communication import CommunicationPrediction, predict_communication
 from mimo_bench.prediction.memory import RankPrediction, predict_memory
 
-__all__ = ["RankPrediction", "predict_memory"]
+__all__ = ["CommunicationPrediction", "RankPrediction", "predict_communication", "predict_memory"]

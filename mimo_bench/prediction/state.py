@@ -71,7 +71,7 @@ def state_bytes(
     """
     element = ELEMENT_BYTES[precision]
     is_sharded = settings.distributed_optimizer
-    trained = [one for one in parameters if not one.is_fixed and trains(one.name)]
+    trained = _trained(parameters, trains)
     num_frozen = sum(one.num_elements for one in parameters) - sum(one.num_elements for one in trained)
     buckets = list(_buckets(trained, dp=grid.dp, stage=stage, settings=settings))
     padded = buckets[-1].end if buckets else 0
@@ -89,6 +89,23 @@ def state_bytes(
         # AdamW over lists of tensors takes the square root of all second moments of a group before it uses any.
         update=0 if settings.fused_optimizer else _FP32 * max(_by_decay(owned)),
     )
+
+
+def bucket_sizes(
+    parameters: Sequence[Parameter],
+    *,
+    trains: Callable[[str], bool],
+    grid: Grid,
+    stage: int,
+    settings: Settings,
+) -> tuple[int, ...]:
+    """Elements of each bucket in which one rank reduces the gradients of one module, padding included; see above."""
+    trained = _trained(parameters, trains)
+    return tuple(bucket.end - bucket.begin for bucket in _buckets(trained, dp=grid.dp, stage=stage, settings=settings))
+
+
+def _trained(parameters: Sequence[Parameter], trains: Callable[[str], bool]) -> list[Parameter]:
+    return [one for one in parameters if not one.is_fixed and trains(one.name)]
 
 
 def _by_decay(owned: Sequence[tuple[Parameter, int]]) -> tuple[int, int]:

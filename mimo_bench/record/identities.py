@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
+from mimo_bench.prediction import predict_communication
+from mimo_bench.prediction.communication import BATCHED
 from mimo_bench.record.merge import quartiles
 from mimo_bench.record.schema import (
     Account,
@@ -50,6 +52,7 @@ def layout_contradictions(layout: LayoutRecord, scenario: Scenario, *, modes: Se
     yield from _launches(layout, modes)
     yield from _proof(layout)
     yield from _communication(layout.communication)
+    yield from _calls(layout, scenario)
     if layout.memory is not None:
         yield from _memory(layout.memory)
     if layout.account is not None:
@@ -161,6 +164,31 @@ def _communication(communication: Sequence[Communication]) -> Iterator[str]:
                 yield f"{where}: transfer and wait add up to {parts:.6g} s, but seconds_per_step = {seconds:.6g}"
         if row.exposed_seconds is not None and row.exposed_seconds > seconds * (1 + 1e-6):
             yield f"{where}: exposed_seconds = {row.exposed_seconds:.6g} exceeds seconds_per_step = {seconds:.6g}"
+
+
+def _calls(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
+    """What was counted is what follows from shapes, to the byte; a fault that adds calls shows here too."""
+    # Records of before groups had a size also hold calls of ranks to themselves.
+    if layout.name not in scenario.names or not all(row.group_size for row in layout.communication):
+        return
+    counted: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in layout.communication:
+        calls, num_bytes = counted.get((row.role, row.collective), (0.0, 0.0))
+        counted[row.role, row.collective] = (calls + row.calls_per_step, num_bytes + row.bytes_per_step)
+    if not counted:
+        return
+    predicted = predict_communication(scenario, layout.name)
+    expected = {(row.role, row.collective): (row.num_calls, row.num_bytes) for row in predicted.rows}
+    for role, collective in sorted({*counted, *expected} if predicted.is_closed else expected):
+        if collective == BATCHED or role in predicted.left_out:
+            continue
+        calls, num_bytes = counted.get((role, collective), (0.0, 0.0))
+        due_calls, due_bytes = expected.get((role, collective), (0, 0))
+        if (calls, num_bytes) != (due_calls, due_bytes):
+            yield (
+                f"communication: {role} {collective}: {calls:.15g} calls and {num_bytes:.15g} bytes a step, but shapes "
+                f"give {due_calls} and {due_bytes}"
+            )
 
 
 def _series(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
+from mimo_bench.prediction import predict_communication
 from mimo_bench.record.identities import ACCOUNT_TOLERANCE
 from mimo_bench.record.merge import merge_account, merge_communication
 from mimo_bench.record.schema import RankRecord
@@ -92,6 +93,15 @@ def test_doubled_bytes_of_the_bridge_show_in_its_role_and_in_no_other(watched: W
     for key, (calls, num_bytes) in clean.items():
         times = 2 if key in bridge else 1
         assert doubled[key] == (times * calls, times * num_bytes), key
+
+
+def test_a_record_of_comm_mode_holds_the_calls_and_bytes_that_shapes_give(watched: Watched) -> None:
+    counted = {
+        (row.role, row.collective): (row.calls_per_step, row.bytes_per_step)
+        for row in merge_communication(watched(None))
+    }
+    predicted = predict_communication(SCENARIO, "disjoint")
+    assert counted == {(row.role, row.collective): (row.num_calls, row.num_bytes) for row in predicted.rows}
 
 
 def test_what_is_sent_over_the_bridge_is_what_shapes_say(watched: Watched) -> None:

@@ -1,0 +1,182 @@
+"""Predicted calls and bytes, worked out by hand, and held against what two GPUs were seen to call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mimo_bench.communication_table import describe_communication
+from mimo_bench.data_section import SyntheticData
+from mimo_bench.prediction import CommunicationPrediction, predict_communication
+from mimo_bench.record.files import read_run
+from mimo_bench.record.schema import LayoutRecord
+from mimo_bench.scenario import Scenario, Settings
+from tests import committed
+from tests.distributed.trainer_job import scenario
+
+# llava-tiny in fp32: width 64, 4 layers in each module, 16 image tokens, 17 positions in the encoder. 4 samples of 32
+# positions with one image each, in 2 micro-batches of 2.
+ROWS, WIDTH, LAYERS, TOKENS, POSITIONS = 2 * 32, 64, 4, 16, 17
+MICRO_BATCHES = 2
+
+
+def of(vision: dict[str, int], language: dict[str, int], **changes: Any) -> CommunicationPrediction:
+    """The prediction for one layout beside the baseline."""
+    settings = Settings(**changes.pop("settings", {}))
+    made = scenario({"plain": ({}, {}), "asked": (vision, language)}, **changes)
+    tables = (made.layout[0], made.layout[1].model_copy(update={"settings": settings}))
+    return predict_communication(Scenario.model_validate({**dict(made), "layout": tables}), "asked")
+
+
+def row(found: CommunicationPrediction, role: str, collective: str) -> tuple[int, int]:
+    """Calls and bytes."""
+    (only,) = (row for row in found.rows if (row.role, row.collective) == (role, collective))
+    return only.num_calls, only.num_bytes
+
+
+def test_tensor_parallel_layers_reduce_twice_forward_and_twice_backward() -> None:
+    wide = ROWS * WIDTH * 4
+    # Besides: the output layer backward, three numbers for each position in the loss, and the texts without images.
+    one_pass = (4 * LAYERS + 1) * wide + 3 * ROWS * 4 + (ROWS - 2 * TOKENS) * WIDTH * 4
+    num_passes = 2 * MICRO_BATCHES
+    found = of({"dp": 2}, {"tp": 2})
+    assert row(found, "language.tp", "all_reduce") == (num_passes * (4 * LAYERS + 5), num_passes * one_pass)
+
+
+def test_recomputed_layers_reduce_a_third_time() -> None:
+    plain, recomputed = (
+        row(of({"dp": 2}, {"tp": 2}, settings={"recompute_activations": again}), "language.tp", "all_reduce")
+        for again in (False, True)
+    )
+    more = 2 * MICRO_BATCHES * 2 * LAYERS
+    assert recomputed == (plain[0] + more, plain[1] + more * ROWS * WIDTH * 4)
+
+
+def test_sequence_parallel_layers_gather_and_scatter() -> None:
+    found = of({"dp": 2}, {"tp": 2}, settings={"sequence_parallel": True})
+    wide, num_passes = ROWS * WIDTH * 4, 2 * MICRO_BATCHES
+    # Column-parallel layers, 2 a layer and the output: gathered forward and backward; row-parallel ones and the
+    # embedding backward. A rank puts half of the positions in.
+    gathers = 2 * (2 * LAYERS + 1) + 2 * LAYERS + 1
+    scatters = 2 * (2 * LAYERS) + 1
+    assert row(found, "language.tp", "all_gather") == (num_passes * gathers, num_passes * gathers * wide // 2)
+    assert row(found, "language.tp", "reduce_scatter") == (num_passes * scatters, num_passes * scatters * wide)
+
+
+def test_an_encoder_that_is_frozen_reduces_nothing_backward() -> None:
+    found = of({"tp": 2}, {"dp": 2}, training={"freeze": ("vision",)})
+    # 2 a layer over all positions, and the projector's second product over the tokens of 2 images.
+    one_pass = 2 * LAYERS * 2 * POSITIONS * WIDTH * 4 + 2 * TOKENS * WIDTH * 4
+    assert row(found, "vision.tp", "all_reduce") == (2 * MICRO_BATCHES * 9, 2 * MICRO_BATCHES * one_pass)
+    # No gradients of its own either, and none comes back over the bridge.
+    assert {one.role for one in found.rows} == {"default_pg", "language.dp-cp", "vision.tp"}
+
+
+def test_a_bridge_between_ranks_sends_rows_and_their_shapes_both_ways() -> None:
+    found = of({"dp": 2}, {"tp": 2, "rank_offset": 2})
+    bridge = "bridge.vision->language"
+    # From 2 replicas of the encoder to one of the language model and back: 2 numbers of 8 bytes, then the rows.
+    image = TOKENS * WIDTH * 4
+    messages = 2 * MICRO_BATCHES * 2
+    for end in ("send", "recv"):
+        assert row(found, bridge, end) == (2 * messages, messages * (16 + image))
+    # The first of 2 tensor-parallel ranks hands on what came from both.
+    assert row(found, bridge, "broadcast") == (2 * MICRO_BATCHES * 2, 2 * MICRO_BATCHES * (16 + 2 * image))
+
+
+@pytest.mark.parametrize(
+    ("vision", "language"), [({"dp": 2}, {"tp": 2}), ({"tp": 2}, {"dp": 2})], ids=["fan-in", "fan-out"]
+)
+def test_shared_ranks_gather_rows_one_way_only(vision: dict[str, int], language: dict[str, int]) -> None:
+    # Both ranks, each with the rows of one image.
+    expected = (2 * MICRO_BATCHES, 2 * MICRO_BATCHES * TOKENS * WIDTH * 4)
+    assert row(of(vision, language), "bridge.vision->language", "all_gather") == expected
+
+
+def test_half_of_the_element_size_is_half_of_the_activations_and_none_of_the_gradients() -> None:
+    fp32, bf16 = (of({"tp": 2}, {"dp": 2}, precision=precision) for precision in ("fp32", "bf16"))
+    assert 2 * row(bf16, "vision.tp", "all_reduce")[1] == row(fp32, "vision.tp", "all_reduce")[1]
+    assert row(bf16, "language.dp-cp", "all_reduce") == row(fp32, "language.dp-cp", "all_reduce")
+
+
+def test_one_rank_talks_to_nobody() -> None:
+    assert of({}, {}).rows == ()
+
+
+UNEVEN = SyntheticData(items_per_sample={"vision": (1.0, 1.0)})
+
+
+def test_what_depends_on_the_items_of_samples_is_left_out_by_name_until_somebody_says_them() -> None:
+    made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
+    unknown = predict_communication(made, "asked")
+    assert set(unknown.left_out) == {"bridge.vision->language", "language.tp"}
+    assert {row.role for row in unknown.rows} == {"default_pg", "language.tp-pp", "vision.dp-cp"}
+    # Two samples without and two with an image: 2 replicas gather 16 rows each in one of the micro-batches, though one
+    # of them has none.
+    known = predict_communication(made, "asked", items={"vision": [0, 1, 0, 0]})
+    assert known.left_out == {}
+    assert row(known, "bridge.vision->language", "all_gather") == (2, 2 * TOKENS * WIDTH * 4)
+
+
+def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
+    made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
+    heading, *rows, left_out = describe_communication(made, "asked")
+    assert heading.split() == ["group", "collective", "calls", "bytes", "a", "step,", "all", "ranks"]
+    # Totals of 6 numbers of 8 bytes and 2 norms of 4, on 2 ranks.
+    assert [row.split()[:3] for row in rows] == [
+        ["vision.dp-cp", "all_reduce", "2"],
+        ["default_pg", "all_reduce", "4"],
+        ["language.tp-pp", "all_reduce", "2"],
+    ]
+    assert rows[1].endswith("112 B")
+    assert left_out == (
+        "  not predicted, as samples differ in how many items they have: bridge.vision->language, language.tp"
+    )
+    assert list(describe_communication(made, "plain")) == []
+
+
+# What GPUs were seen to call.
+
+SPELLED_BY_TORCH = {
+    "_all_gather_base": "all_gather",
+    "all_gather_into_tensor_coalesced": "all_gather",
+    "allreduce_coalesced": "all_reduce",
+    "reduce_scatter_tensor_coalesced": "reduce_scatter",
+}
+"""How records of before groups had a size name collectives. They hold groups of one rank, too."""
+
+
+def measured() -> Iterator[tuple[str, Scenario, LayoutRecord]]:
+    """Every layout of a committed run whose communication was recorded."""
+    for directory in committed.directories():
+        record = read_run(directory)
+        made = Scenario.model_validate_json(json.dumps(record.scenario))
+        for layout in record.layouts:
+            if layout.communication:
+                yield f"{directory.name}-{layout.name}", made, layout
+
+
+MEASURED = {name: (made, layout) for name, made, layout in measured()}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_gpus_were_seen_to_call_what_is_predicted_to_the_byte(name: str) -> None:
+    made, layout = MEASURED[name]
+    seen = {
+        (entry.role, SPELLED_BY_TORCH.get(entry.collective, entry.collective)): (
+            entry.calls_per_step, entry.bytes_per_step,
+        )
+        for entry in layout.communication
+    }  # fmt: skip
+    predicted = {
+        (one.role, one.collective): (one.num_calls, one.num_bytes)
+        for one in predict_communication(made, layout.name).rows
+    }
+    if not all(entry.group_size for entry in layout.communication):
+        # What ranks of the whole world tell each other has changed since.
+        del predicted["default_pg", "all_reduce"]
+    assert predicted
+    assert {key: seen.get(key) for key in predicted} == predicted
