@@ -11,6 +11,7 @@ import pytest
 from mimo_bench.launch import Launcher
 from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.scenario import Scenario, Settings
 from mimo_bench.training import Training
 from tests.distributed.trainer_job import run_entry, scenario
 
@@ -52,6 +53,18 @@ def test_a_step_takes_what_its_matrix_products_take() -> None:
         "vision": ONE_IMAGE,
         "language": TWO_TEXTS,
     }
+
+
+def test_samples_without_an_image_cost_their_text_alone() -> None:
+    found = model_flops(SHAPE, num_items={"vision": 0}, num_tokens=8, num_token_pairs=34)
+    assert found == {"vision": 0, "language": TWO_TEXTS}
+
+
+def test_samples_that_differ_in_images_cost_what_each_of_them_has() -> None:
+    # None, one and two images in texts of 3, 5 and 2 tokens: 3 images; 10 tokens, 9 + 25 + 4 = 38 pairs.
+    found = model_flops(SHAPE, num_items={"vision": 0 + 1 + 2}, num_tokens=10, num_token_pairs=38)
+    # 216 a token and 8 a pair in a layer, 56 a token in the head: 2 x (2160 + 304) + 560, three times.
+    assert found == {"vision": 3 * ONE_IMAGE, "language": 3 * (2 * (2160 + 304) + 560)}
 
 
 def test_images_and_texts_are_counted_apart() -> None:
@@ -128,6 +141,23 @@ def test_a_frozen_module_counts_only_what_it_computes(freeze: tuple[str, ...], v
         SHAPE, num_items={"vision": 1}, num_tokens=8, num_token_pairs=34, training=Training(freeze=freeze)
     )
     assert found == {"vision": vision, "language": language}
+
+
+def test_torch_counts_what_is_recomputed_and_we_do_not(launcher: Launcher, tmp_path: Path) -> None:
+    plain = scenario({"one-rank": ({}, {})}, data="synthetic-filled", seq_length=48)
+    again = plain.layout[0].model_copy(update={"settings": Settings(recompute_activations=True)})
+    recomputed = Scenario.model_validate({**dict(plain), "layout": (again,)})
+    run_entry(launcher, "count_flops", recomputed, "one-rank", tmp_path)
+    counted = json.loads((tmp_path / "rank0.json").read_text())
+    num_tokens, num_pairs = 4 * 48, 4 * 48 * 48
+    ours = model_flops(plain.shape, num_items={"vision": 4}, num_tokens=num_tokens, num_token_pairs=num_pairs)
+    # Every layer forward once more, 4 of width 64 and MLPs of 128 in each module: over 17 positions of 4 images 4
+    # products of 64 x 64 and 2 of 64 x 128; over all tokens 3 of each, as keys and values are half as wide. Scores and
+    # values are of all pairs, as torch counts them.
+    vision = 4 * (17 * 2 * (4 * 64 * 64 + 2 * 64 * 128) + 2 * 2 * 17 * 17 * 64)
+    language = num_tokens * 2 * (3 * 64 * 64 + 3 * 64 * 128) + 2 * 2 * 64 * num_pairs
+    masked_half = 3 * 4 * (2 * 2 * 64 * num_pairs) / 2
+    assert counted["flops"] == pytest.approx(sum(ours.values()) + masked_half + 4 * (vision + language), rel=5e-3)
 
 
 @pytest.mark.parametrize("freeze", [(), ("vision.encoder", "language"), ("vision",)])
