@@ -196,6 +196,13 @@ def test_calls_and_bytes_add_up_over_ranks_and_time_is_that_of_the_rank_that_spe
     ]
 
 
+def test_groups_within_a_host_and_across_hosts_stay_apart_over_ranks() -> None:
+    within = told("language.dp-cp", "all_reduce", 1, 8, 0.25)
+    across = within.model_copy(update={"spans_hosts": True})
+    merged = merge_communication([rank(0, communication=(within, across)), rank(1, communication=(within,))])
+    assert [(row.spans_hosts, row.bytes_per_step) for row in merged] == [(False, 16), (True, 8)]
+
+
 # Launches
 
 

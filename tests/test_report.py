@@ -331,6 +331,13 @@ def test_a_definition_can_be_a_functions_docstring() -> None:
     assert dict(of_functions([words.size]))["size"] == "Bytes, in powers of 1024."
 
 
+def test_communication_across_hosts_has_a_row_of_its_own() -> None:
+    within = Communication(role="language.dp-cp", collective="all_reduce", calls_per_step=8, bytes_per_step=3072)
+    across = within.model_copy(update={"spans_hosts": True, "bytes_per_step": 5120})
+    text = Page(render_html(with_layout(1, communication=(within, across)))).text
+    assert text.index("3.00 KiB") < text.index("language.dp-cp, across hosts") < text.index("5.00 KiB")
+
+
 def test_memory_and_communication_are_shown_where_they_are_known() -> None:
     gib = 1024**3
     rank = RankMemoryOf(

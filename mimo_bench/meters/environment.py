@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,11 @@ from mimo_bench.devices import is_visible
 from mimo_bench.record.schema import Device, Environment
 
 _RELEVANT = ("CUBLAS_", "CUDA_", "GLOO_", "MIMO_BENCH_", "NCCL_", "NVIDIA_TF32", "OMP_", "PYTORCH_", "TORCH")
-_SECRET = ("TOKEN", "SECRET", "KEY", "PASSWORD", "CREDENTIAL")
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"://[^/@\s]+@")
+"""Somebody's name and password in the address of a service."""
+_NCCL = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
+"""The packages that torch takes its NCCL from, by the CUDA that it was built for."""
 _ANCESTORS = {
     pynvml.NVML_TOPOLOGY_INTERNAL: "same board",
     pynvml.NVML_TOPOLOGY_SINGLE: "one PCIe switch",
@@ -54,7 +59,7 @@ def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
         num_cpus=len(os.sched_getaffinity(0)),
         driver=driver,
         cuda=cuda,
-        nccl=_version("nvidia-nccl-cu13") if device_kind == "cuda" else None,
+        nccl=next(filter(None, map(_version, _NCCL)), None) if device_kind == "cuda" else None,
         python=platform.python_version(),
         torch=_version("torch"),
         megatron_core=_version("megatron-core"),
@@ -66,11 +71,11 @@ def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
 
 
 def relevant_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """What of the environment may change a measurement; nothing whose name speaks of a secret."""
+    """What of the environment may change a measurement; nothing whose name or value speaks of a secret."""
     return {
         name: value
         for name, value in sorted(variables.items())
-        if name.startswith(_RELEVANT) and not any(word in name for word in _SECRET)
+        if name.startswith(_RELEVANT) and not _SECRET_NAME.search(name) and not _SECRET_VALUE.search(value)
     }
 
 

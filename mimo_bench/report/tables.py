@@ -140,7 +140,7 @@ def _communicated(part: Communication) -> tuple[str, ...]:
     times = (part.seconds_per_step, part.transfer_seconds, part.wait_seconds, part.exposed_seconds)
     bus = part.bus_bytes_per_second
     return (
-        part.role,
+        f"{part.role}, across hosts" if part.spans_hosts else part.role,
         part.collective,
         str(part.group_size or words.DASH),
         words.rate(part.calls_per_step),

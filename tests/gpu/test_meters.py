@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ def test_no_meter_fails(measured: RunRecord) -> None:
         layout.name: {} for layout in measured.layouts
     }
     assert measured.tainted is None
+
+
+@pytest.mark.gpu(2)
+def test_a_record_says_how_gpus_are_connected_and_what_was_set(measured: RunRecord) -> None:
+    environment = measured.environment
+    pairs = combinations(range(len(environment.devices)), 2)
+    assert set(environment.topology) == {f"{first}-{second}" for first, second in pairs}
+    assert environment.nccl
+    assert environment.variables["OMP_NUM_THREADS"]
 
 
 @pytest.mark.gpu(2)
