@@ -92,6 +92,8 @@ class Settings(Table):
     """Shard the language model's norms and residuals over its tensor-parallel ranks along the sequence."""
     fused_optimizer: bool = False
     """Clip and update the weights of a module in one kernel, instead of one for each operation of AdamW."""
+    fused_loss: bool = False
+    """Compute the loss from logits as they are, in three kernels, and keep no probabilities of all words in fp32."""
     recompute_activations: bool = False
     """Recompute every transformer layer in the backward pass instead of keeping its activations."""
     compile_layers: bool = False
@@ -114,7 +116,7 @@ class Settings(Table):
 
     def for_parity(self) -> Settings:
         """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
-        off = ("overlap_grad_reduce", "overlap_param_gather", "fused_optimizer", "compile_layers")
+        off = ("overlap_grad_reduce", "overlap_param_gather", "fused_optimizer", "fused_loss", "compile_layers")
         return self.model_copy(update={**dict.fromkeys(off, False), "attention": "math"})
 
 

@@ -55,6 +55,14 @@ def test_recomputed_layers_reduce_a_third_time() -> None:
     assert recomputed == (plain[0] + more, plain[1] + more * ROWS * WIDTH * 4)
 
 
+def test_a_fused_loss_makes_one_call_less_for_as_many_bytes() -> None:
+    plain, fused = (
+        row(of({"dp": 2}, {"tp": 2}, settings={"fused_loss": is_fused}), "language.tp", "all_reduce")
+        for is_fused in (False, True)
+    )
+    assert fused == (plain[0] - 2 * MICRO_BATCHES, plain[1])
+
+
 def test_sequence_parallel_layers_gather_and_scatter() -> None:
     found = of({"dp": 2}, {"tp": 2}, settings={"sequence_parallel": True})
     wide, num_passes = ROWS * WIDTH * 4, 2 * MICRO_BATCHES

@@ -80,7 +80,7 @@ def activation_bytes(
     if module == LANGUAGE:
         layer = _decoder_layer(shape.language, grid.tp, settings, is_frozen=training.is_frozen(LANGUAGE))
         stack = _stack(layer, shape.language.num_layers // grid.pp, num_items, seq_length, element, settings, precision)
-        return _with_ends(stack, shape.language, grid, stage, num_items * seq_length, element)
+        return _with_ends(stack, shape.language, grid, stage, num_items * seq_length, element, settings)
     encoder = shape.encoders[module]
     assert isinstance(encoder, VisionShape | AudioShape), f"no activations are known of {encoder}"
     if training.is_frozen(module):
@@ -156,7 +156,13 @@ def _attention_bytes(
 
 
 def _with_ends(
-    stack: ActivationBytes, shape: LanguageShape, grid: Grid, stage: int, rows: int, element: int
+    stack: ActivationBytes,
+    shape: LanguageShape,
+    grid: Grid,
+    stage: int,
+    rows: int,
+    element: int,
+    settings: Settings,
 ) -> ActivationBytes:
     """A language stage with what stands before its layers and behind them."""
     h, is_last = shape.hidden_size, stage == grid.pp - 1
@@ -165,11 +171,15 @@ def _with_ends(
     if not is_last:
         # What went to the next stage.
         return ActivationBytes(kept=kept + rows * h * element, loss=0, layer=stack.layer)
-    words = words_per_rank(shape, grid.tp)
-    # The final norm's output, and probabilities in fp32.
-    kept += rows * h * element + rows * words * _FP32
-    # The logits, beside the probabilities that are made of them; in fp32 both are one.
-    return ActivationBytes(kept=kept, loss=rows * words * element if element < _FP32 else 0, layer=stack.layer)
+    logits = rows * words_per_rank(shape, grid.tp) * element
+    # The final norm's output.
+    kept += rows * h * element
+    if settings.fused_loss:
+        # The logits, and their gradient beside them.
+        return ActivationBytes(kept=kept + logits, loss=logits, layer=stack.layer)
+    # Probabilities in fp32, and the logits that they are made of beside them; in fp32 both are one.
+    probabilities = logits * _FP32 // element
+    return ActivationBytes(kept=kept + probabilities, loss=logits if element < _FP32 else 0, layer=stack.layer)
 
 
 def _before_layers(shape: VisionShape | AudioShape, positions: int) -> int:

@@ -6,6 +6,7 @@
 | `RowParallelLinear` (attention's projection; second of an MLP) | all-reduce of the output | |
 | `VocabParallelEmbedding` | all-reduce of embedded texts | |
 | `vocab_parallel_cross_entropy` | three all-reduces of a number for each position, fp32 | |
+| instead, with `fused_loss` | all-reduce of one such number, and of two at once | |
 
 With sequence parallelism, where every rank holds 1/t of the positions between those layers:
 
@@ -28,8 +29,9 @@ from mimo_bench.prediction.step import FP32_BYTES, Calls, Step
 
 _PAIRS_PER_LAYER = 2
 """Attention and MLP: each is a column-parallel layer and then a row-parallel one."""
-_NUM_LOSS_CALLS = 3
-"""Largest logit, the right word's logit, sum of exponentials."""
+_LOSS_CALLS = (1, 1, 1)
+"""Numbers of each position in each: the largest logit, the right word's logit, the sum of exponentials."""
+_FUSED_LOSS_CALLS = (1, 2)
 
 
 def language_calls(step: Step) -> Iterator[Calls]:
@@ -62,7 +64,8 @@ def language_calls(step: Step) -> Iterator[Calls]:
     else:
         yield calls("all_reduce", forward * pairs, wide)
         yield calls("all_reduce", pairs + 1, wide)
-    yield calls("all_reduce", _NUM_LOSS_CALLS, rows * FP32_BYTES)
+    for num_numbers in _FUSED_LOSS_CALLS if step.settings.fused_loss else _LOSS_CALLS:
+        yield calls("all_reduce", 1, num_numbers * rows * FP32_BYTES)
     yield _embedding_calls(step)
 
 

@@ -14,6 +14,7 @@ from mimo_bench.model import LanguageShape
 from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.models.config import transformer_config
 from mimo_bench.trainer.models.layers import block_spec
+from mimo_bench.trainer.models.loss import FusedCrossEntropy
 from mimo_bench.trainer.models.rope import inverse_frequencies
 from mimo_bench.trainer.topology import Topology
 
@@ -26,9 +27,11 @@ UNPADDED_ROWS = "unpadded_rows"
 
 
 class LanguageModel(GPTModel):
-    """A pipeline stage of the decoder, with what GPTModel cannot be told: a padded vocabulary and any rope scaling."""
+    """A pipeline stage of the decoder, with what GPTModel cannot be told: padded words, rope scaling, our own loss."""
 
-    def __init__(self, *, shape: LanguageShape, pg_collection: ProcessGroupCollection, **options: Any) -> None:
+    def __init__(
+        self, *, shape: LanguageShape, pg_collection: ProcessGroupCollection, fused_loss: bool, **options: Any
+    ) -> None:
         """Build the stage that `options`, GPTModel's own, describe."""
         num_ranks = pg_collection.tp.size()
         rows_per_rank = -(-shape.vocab_size // num_ranks)
@@ -36,9 +39,17 @@ class LanguageModel(GPTModel):
         self.rotary_pos_emb.inv_freq = inverse_frequencies(shape, device=self.rotary_pos_emb.inv_freq.device)
         self._num_words = min(max(shape.vocab_size - pg_collection.tp.rank() * rows_per_rank, 0), rows_per_rank)
         """Real rows of the vocabulary on this rank; those behind them are padding."""
+        self._fused_loss = FusedCrossEntropy(pg_collection.tp) if fused_loss else None
         for name, parameter in self.named_parameters():
             if name in (WORD_EMBEDDING, OUTPUT):
                 setattr(parameter, UNPADDED_ROWS, shape.vocab_size)
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The loss of each position, float32 [b, s], of labels [b, s] and logits [s, b, vocabulary / tp]."""
+        if self._fused_loss is None:
+            losses: torch.Tensor = super().compute_language_model_loss(labels, logits)
+            return losses
+        return self._fused_loss(logits, labels.t()).t().contiguous()
 
     def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Take padding out of the softmax. GPTModel calls this once on its logits, [s, b, vocabulary / tp].
@@ -85,6 +96,7 @@ def language_spec(
         params={
             "config": config,
             "shape": shape,
+            "fused_loss": settings.fused_loss,
             "transformer_layer_spec": block_spec(
                 num_layers=shape.num_layers // layout.language.pp,
                 causal=True,
