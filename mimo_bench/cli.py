@@ -479,7 +479,11 @@ def train(
     )
     from mimo_bench.launch import Launcher  # only now: bad input is answered at once
 
+    num_taken = 0
+
     def show(told: dict[str, Any]) -> None:
+        nonlocal num_taken
+        num_taken += 1
         print(_step_line(told, options.num_steps), flush=True)
 
     try:
@@ -488,6 +492,8 @@ def train(
     except TrainingError as error:
         print(f"mimo-bench: {error}", file=sys.stderr)
         raise typer.Exit(NO_RECORD) from None
+    if not num_taken:
+        print(f"no step of {options.num_steps} was left to take")
     if save is not None:
         print(f"weights: {save} (no optimizer state, no place in the data)")
     if checkpoints is not None:

@@ -144,7 +144,7 @@ def test_what_overlap_leaves_to_the_next_forward_is_gathered_before_it_is_writte
 
 
 def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_another_layout_with_parity(
-    place: Path, launcher: Launcher
+    place: Path, launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "case.toml").write_text(DRAWN, encoding="utf-8")
     scenario = load_scenario(place / "case.toml")
@@ -169,7 +169,10 @@ def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_anothe
     apart = run("apart", "apart", num_steps=5, checkpoints=place / "elsewhere")
     assert [told["loss"] for told in apart] == pytest.approx([told["loss"] for told in whole[2:]], rel=1e-6)
     # Nothing is left to do but to write the weights down.
-    assert run("again", "one", num_steps=5, **parts) == []
+    arguments = ["--layout", "one", "--steps", "5", "--device", "cpu", "--checkpoints", str(place / "checkpoints")]
+    arguments += ["--save", str(place / "again"), "--out", str(place / "out" / "again")]
+    assert cli.main(["train", str(place / "case.toml"), *arguments]) == 0
+    assert capsys.readouterr().out.startswith("no step of 5 was left to take\nweights: ")
     assert read_manifest(place / "again").content_hash == read_manifest(place / "whole").content_hash
 
 
