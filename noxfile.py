@@ -42,6 +42,8 @@ def environment(session: nox.Session) -> None:
         return
     session.log("installing torch and what it needs: several minutes and about 5 GB, once")
     session.install("--quiet", "--constraint", "constraints.txt", "--editable", ".[dev]")
+    # Asks for JupyterLab, and imports nothing of it.
+    session.install("--quiet", "--constraint", "constraints.txt", "--no-deps", "traceinsight")
     stamp.write_text(wanted, encoding="utf-8")
 
 

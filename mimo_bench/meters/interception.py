@@ -149,7 +149,8 @@ class Interceptor:
 
     def _timed(self, seen: _Seen, launch: Callable[[], Any]) -> Any:
         number = len(self._seen) - 1
-        marked = torch.profiler.record_function(f"{RANGE}{number}") if self._marks_ranges else nullcontext()
+        name = f"{RANGE}{number} {seen.role} {seen.collective}"
+        marked = torch.profiler.record_function(name) if self._marks_ranges else nullcontext()
         begin = time.perf_counter()
         with marked:
             work = launch()

@@ -23,7 +23,7 @@ from mimo_bench.meters.intervals import Interval
 from mimo_bench.meters.json_stream import read_array
 
 RANGE = "mimo_bench.call "
-"""The range around a launch is called this and the number of the call."""
+"""The range around a launch is called this, the number of the call, its role and its collective."""
 MARK = "mimo_bench.mark"
 """A marker where the clock of the traced steps is told that one begins or ends."""
 TURN = "mimo_bench.turn "
@@ -123,7 +123,7 @@ def _take_range(read: _Read, name: str, begin: float, end: float) -> None:
     if name == MARK:
         read.marks.append(begin)
     elif name.startswith(RANGE):
-        read.ranges.append(_Range(begin, end, int(name.removeprefix(RANGE))))
+        read.ranges.append(_Range(begin, end, int(name.removeprefix(RANGE).partition(" ")[0])))
     elif name.startswith(TURN):
         read.turns.append((begin, name.removeprefix(TURN) or None))
 
