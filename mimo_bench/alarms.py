@@ -3,7 +3,7 @@
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
 Weights and samples differ from seed to seed, so each seed is a fresh draw of rounding. The account is written anew
-after every seed: a run that is stopped leaves what it knows.
+after every seed: a run that is stopped leaves what it knows, and another one can go on from there.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import beta
 
 from mimo_bench.attempt import Attempts
+from mimo_bench.errors import UsageError
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import Account, LayoutRunner
 from mimo_bench.meters.environment import hash_of_code, read_environment
@@ -24,6 +25,9 @@ from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import Difference, Environment, Parity
 from mimo_bench.report.alarms import render_alarms
 from mimo_bench.scenario import Scenario
+
+ACCOUNT = "alarms.json"
+"""The file that another run goes on from."""
 
 CONFIDENCE = 0.95
 """Of the upper bound on the rate."""
@@ -42,8 +46,8 @@ class CleanRun(BaseModel):
     """Each largest difference from the baseline over its bound, by quantity: 1 is where the gate fails a layout."""
 
 
-class Alarms(BaseModel):
-    """All clean runs so far, and what they say about the next one."""
+class Sitting(BaseModel):
+    """What made a part of an account."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +55,13 @@ class Alarms(BaseModel):
     scenario_hash: str
     code_hash: str
     environment: Environment
+
+
+class Alarms(Sitting):
+    """All clean runs so far, and what they say about the next one; the last sitting's command, code and machine."""
+
+    earlier: tuple[Sitting, ...] = ()
+    """Those that it went on from, first to last."""
     num_runs: int
     num_alarms: int
     """Runs that did not pass, for whatever reason."""
@@ -75,30 +86,71 @@ def count_alarms(
     directory: Path,
     command: tuple[str, ...],
     on_run: Callable[[CleanRun], None],
+    known: Alarms | None = None,
 ) -> Alarms:
-    """Judge every layout of `scenario` with each of `seeds`; leave the account and its plot in `directory`."""
-    runs: list[CleanRun] = []
+    """Judge every layout of `scenario` with each of `seeds`; leave the account and its plot in `directory`.
+
+    Runs that are `known` are counted and not made again.
+    """
+    runs = [] if known is None else list(known.runs)
+    earlier = () if known is None else (*known.earlier, Sitting.model_validate(known.model_dump(include=_SITTING)))
+    sitting = Sitting(
+        command=command,
+        scenario_hash=scenario.content_hash,
+        code_hash=hash_of_code(),
+        environment=read_environment(device_kind),
+    )
+    alarms = known
     with Launcher(device_kind=device_kind) as launcher:
         for seed in seeds:
+            judged = {run.layout for run in runs if run.seed == seed}
+            wanted = [name for name in scenario.names if name not in judged]
+            if not wanted:
+                continue
             place = directory / f"seed{seed}"
             try:
-                for run in _judge_all(_with_seed(scenario, seed), launcher, place, device_kind):
+                for run in _judge(wanted, _with_seed(scenario, seed), launcher, place, device_kind):
                     on_run(run)
                     runs.append(run)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-            alarms = _account(scenario, runs, command, device_kind)
-            write_atomically(directory / "alarms.json", alarms.model_dump_json(indent=1).encode())
+            alarms = _account(runs, sitting, earlier)
+            write_atomically(directory / ACCOUNT, alarms.model_dump_json(indent=1).encode())
             write_atomically(directory / "alarms.md", _render(alarms).encode())
             write_atomically(directory / "alarms.svg", render_alarms(_by_quantity(runs)).encode())
+    assert alarms is not None, "at least one seed is asked for"
     return alarms
+
+
+_SITTING = set(Sitting.model_fields)
+
+
+def read_account(directory: Path, scenario: Scenario) -> Alarms:
+    """The account in `directory`, to go on from.
+
+    Raises:
+        UsageError: there is none, it cannot be read, or it has layouts that the scenario lacks.
+    """
+    path = directory / ACCOUNT
+    try:
+        known = Alarms.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"--resume: {path}: is no account to go on from: {error}") from None
+    if others := sorted({run.layout for run in known.runs} - set(scenario.names)):
+        raise UsageError(
+            f"--resume: {path}: is of layouts that the scenario lacks, such as {others[0]!r}; name its own"
+        )
+    return known
 
 
 def _with_seed(scenario: Scenario, seed: int) -> Scenario:
     return Scenario.model_validate({**dict(scenario), "seed": seed})
 
 
-def _judge_all(scenario: Scenario, launcher: Launcher, place: Path, device_kind: DeviceKind) -> Iterator[CleanRun]:
+def _judge(
+    wanted: list[str], scenario: Scenario, launcher: Launcher, place: Path, device_kind: DeviceKind
+) -> Iterator[CleanRun]:
+    """The layouts that are `wanted`, and the baseline in any case, as they are held against it."""
     attempts = Attempts(launcher, scenario=scenario, directory=place, device_kind=device_kind, hang_seconds=300.0)
     runner = LayoutRunner(
         scenario=scenario,
@@ -110,9 +162,12 @@ def _judge_all(scenario: Scenario, launcher: Launcher, place: Path, device_kind:
     reference = None
     names = (scenario.baseline, *(name for name in scenario.names if name != scenario.baseline))
     for name in names:
+        if name not in wanted and name != scenario.baseline:
+            continue
         account = runner.run(name, reference)
         reference = reference or account.reference
-        yield _clean_run(scenario.seed, name, account)
+        if name in wanted:
+            yield _clean_run(scenario.seed, name, account)
 
 
 def _clean_run(seed: int, layout: str, account: Account) -> CleanRun:
@@ -139,19 +194,21 @@ def _rel(worst: Difference | None) -> float | None:
     return worst.rel if worst is not None else None
 
 
-def _account(scenario: Scenario, runs: list[CleanRun], command: tuple[str, ...], device_kind: DeviceKind) -> Alarms:
+def _account(runs: list[CleanRun], sitting: Sitting, earlier: tuple[Sitting, ...]) -> Alarms:
     num_alarms = sum(run.status != "passed" for run in runs)
     return Alarms(
-        command=command,
-        scenario_hash=scenario.content_hash,
-        code_hash=hash_of_code(),
-        environment=read_environment(device_kind),
+        **dict(sitting),
+        earlier=earlier,
         num_runs=len(runs),
         num_alarms=num_alarms,
         rate=num_alarms / len(runs),
         rate_upper_bound=upper_bound(num_alarms, len(runs)),
         runs=tuple(runs),
     )
+
+
+def _told(sitting: Sitting) -> str:
+    return f"`{' '.join(sitting.command)}` (code {sitting.code_hash[:8]}, scenario {sitting.scenario_hash[:8]})"
 
 
 def _by_quantity(runs: list[CleanRun]) -> dict[str, list[float]]:
@@ -170,7 +227,9 @@ def _render(alarms: Alarms) -> str:
     lines = [
         f"# False alarms: {alarms.num_alarms} in {alarms.num_runs} clean layout-runs",
         rate,
-        f"Made by `{' '.join(alarms.command)}`.",
+        *(f"Begun by {_told(sitting)}." for sitting in alarms.earlier[:1]),
+        *(f"Gone on with by {_told(sitting)}." for sitting in alarms.earlier[1:]),
+        f"{'Gone on with' if alarms.earlier else 'Made'} by {_told(alarms)}.",
         f"Largest difference from the baseline, as a share of its bound: {largest}.",
         "![Differences as shares of their bounds](alarms.svg)",
         *(f"- seed {run.seed}, {run.layout}: {run.reason}" for run in alarms.runs if run.status != "passed"),

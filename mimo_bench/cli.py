@@ -55,6 +55,9 @@ SIGNALLED = 128
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Scenario files.", show_default=False)]
 HistoryDirectory = Annotated[Path, typer.Argument(metavar="HISTORY", help="Where runs are kept.", show_default=False)]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="What `run` wrote.", show_default=False)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the account in --out DIR: what it holds is not run again.")
+]
 RecordToExtend = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Put what is found into the record of a run on this machine, and onto its page."),
@@ -344,6 +347,7 @@ def alarms(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for the account.", show_default="by time")
     ] = None,
+    resume: Resume = False,
 ) -> None:
     """Judge clean layouts over many seeds, in parity mode, and count those that fail."""
     from mimo_bench import run_options
@@ -354,8 +358,10 @@ def alarms(
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
         run_options.check_fits(scenario, file, (), available=num_gpus())
-    (directory,) = run_options.run_directories(out, [file])
-    from mimo_bench.alarms import CleanRun, count_alarms  # only now: bad input is answered at once
+    directory = run_options.account_directory(out, file, resume=resume)
+    from mimo_bench.alarms import CleanRun, count_alarms, read_account  # only now: bad input is answered at once
+
+    known = read_account(directory, scenario) if resume else None
 
     def show(run: CleanRun) -> None:
         print(f"seed {run.seed}, {run.layout}: {run.status}: {run.reason}", flush=True)
@@ -367,6 +373,7 @@ def alarms(
         directory=directory,
         command=("mimo-bench", *sys.argv[1:]),
         on_run=show,
+        known=known,
     )
     print(
         f"{found.num_alarms} of {found.num_runs} clean runs failed: a rate of at most "
@@ -385,6 +392,7 @@ def mutants(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for the account.", show_default="by time")
     ] = None,
+    resume: Resume = False,
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 15.0,
     seconds: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Begin no mutant after this time.", show_default="no end")
@@ -401,8 +409,10 @@ def mutants(
         scenario.table(name)
     if kind == "cuda":
         run_options.check_fits(scenario, file, tuple(layout), available=num_gpus())
-    (directory,) = run_options.run_directories(out, [file])
-    from mimo_bench.mutation import Trial, run_mutants  # only now: bad input is answered at once
+    directory = run_options.account_directory(out, file, resume=resume)
+    from mimo_bench.mutation import Trial, read_trials, run_mutants  # only now: bad input is answered at once
+
+    known = read_trials(directory) if resume else []
 
     def show(trial: Trial) -> None:
         call = trial.mutant.call
@@ -417,6 +427,7 @@ def mutants(
         command=("mimo-bench", *sys.argv[1:]),
         seconds=seconds,
         on_trial=show,
+        known=known,
     )
     num_caught = sum(not trial.survived for trial in trials)
     print(f"{num_caught} of {len(trials)} mutants caught; account: {directory / 'mutants.md'}")

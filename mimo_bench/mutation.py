@@ -9,12 +9,13 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mimo_bench.attempt import Attempts
+from mimo_bench.errors import UsageError
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import Account, LayoutRunner, Reference
 from mimo_bench.parity.mutants import SURVEY, Call, Mutant, mutants_of
@@ -23,6 +24,9 @@ from mimo_bench.record.files import write_atomically
 from mimo_bench.report.markdown import table
 from mimo_bench.report.words import first_line
 from mimo_bench.scenario import Evaluation, Scenario
+
+ACCOUNT = "mutants.json"
+"""The file that another run goes on from."""
 
 NUM_STEPS = 3
 """Parity steps of a mutant: enough for a wrong update to show in the losses that follow."""
@@ -55,22 +59,25 @@ def run_mutants(
     command: tuple[str, ...],
     seconds: float | None,
     on_trial: Callable[[Trial], None],
+    known: Sequence[Trial] = (),
 ) -> list[Trial]:
     """Plant every mutant of every collective call of `layouts`; leave `mutants.md` and `mutants.json` in `directory`.
 
     A call that several layouts make alike is broken in the first of them. After `seconds` no further one is begun.
+    Mutants whose trial is `known` are not run again; of those known, what is no longer planned is dropped.
     """
     short = scenario.steps.model_copy(update={"parity": NUM_STEPS, "learning": 0})
     scenario = Scenario.model_validate({**dict(scenario), "steps": short, "evaluation": Evaluation(num_batches=0)})
     until = None if seconds is None else time.monotonic() + seconds
-    trials: list[Trial] = []
     with Launcher(device_kind=device_kind) as launcher:
         attempts = Attempts(
             launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=hang_seconds
         )
         reference = _run(scenario, attempts, scenario.baseline, None, None).reference
         planned = list(_plan(scenario, layouts, attempts, reference, directory))
-        for layout, mutant in planned:
+        trials = still_planned(known, planned)
+        done = {(trial.layout, trial.mutant) for trial in trials}
+        for layout, mutant in (each for each in planned if each not in done):
             if until is not None and time.monotonic() > until:
                 break
             trial = _trial(layout, mutant, _run(scenario, attempts, layout, mutant.place, reference))
@@ -80,6 +87,25 @@ def run_mutants(
     shutil.rmtree(directory / "layouts", ignore_errors=True)
     shutil.rmtree(directory / "baseline", ignore_errors=True)
     return trials
+
+
+def still_planned(known: Iterable[Trial], planned: Iterable[tuple[str, Mutant]]) -> list[Trial]:
+    """Of the trials that are known, those whose mutant is still planned in their layout, in the order of the plan."""
+    by_mutant = {(trial.layout, trial.mutant): trial for trial in known}
+    return [by_mutant[each] for each in planned if each in by_mutant]
+
+
+def read_trials(directory: Path) -> list[Trial]:
+    """The trials of the account in `directory`, to go on from.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    path = directory / ACCOUNT
+    try:
+        return TypeAdapter(list[Trial]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"--resume: {path}: is no account to go on from: {error}") from None
 
 
 def _plan(
@@ -124,7 +150,7 @@ def _trial(layout: str, mutant: Mutant, account: Account) -> Trial:
 
 def _write(directory: Path, trials: list[Trial], num_planned: int, command: tuple[str, ...]) -> None:
     everything = [trial.model_dump(mode="json") for trial in trials]
-    write_atomically(directory / "mutants.json", json.dumps(everything, indent=1).encode())
+    write_atomically(directory / ACCOUNT, json.dumps(everything, indent=1).encode())
     write_atomically(directory / "mutants.md", render(trials, num_planned, command).encode())
 
 

@@ -227,6 +227,21 @@ def check_usable(directory: Path, *, option: str = "--out") -> None:
         raise UsageError(f"{option}: {directory} cannot be made, {existing} is not a writable directory; name another")
 
 
+def account_directory(out: Path | None, file: Path, *, resume: bool) -> Path:
+    """Where an account of the gate goes; to `resume`, where one lies. Nothing is made yet.
+
+    Raises:
+        UsageError: a new one would go where something lies, or it is not said which one to go on with.
+    """
+    if not resume:
+        (directory,) = run_directories(out, [file])
+        return directory
+    if out is None:
+        raise UsageError("--resume: say which account to go on with: --out DIR, as it was given then")
+    check_usable(out)
+    return out
+
+
 def _is_free(directory: Path) -> bool:
     return not directory.exists() or not any(directory.iterdir())
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from mimo_bench.alarms import upper_bound
+from mimo_bench.alarms import Alarms, CleanRun, count_alarms, read_account, upper_bound
+from mimo_bench.errors import UsageError
 from mimo_bench.report.alarms import render_alarms
+from mimo_bench.scenario import Scenario, load_scenario
+
+REPOSITORY = Path(__file__).parents[1]
+COMMITTED = REPOSITORY / "reports" / "alarms"
 
 
 def test_no_alarm_in_n_runs_bounds_the_rate_by_what_would_stay_silent_once_in_twenty() -> None:
@@ -26,3 +33,56 @@ def test_every_difference_is_a_dot_and_the_bound_a_line() -> None:
     assert drawing.count('class="bound"') == 1
     assert drawing.startswith("<svg")
     assert drawing.endswith("</svg>\n")
+
+
+def test_the_committed_account_can_be_gone_on_with() -> None:
+    known = read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "cpu_smoke.toml"))
+    assert known.num_runs == len(known.runs) >= 196
+
+
+def test_an_account_of_other_layouts_is_not_gone_on_with(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is of layouts that the scenario lacks, such as 'colocated-1-rank'"):
+        read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "siglip_qwen2.toml"))
+    with pytest.raises(UsageError, match=r"--resume: .*alarms\.json: is no account to go on from"):
+        read_account(tmp_path, ONE_RANK)
+
+
+ONE_RANK = Scenario.model_validate(
+    {
+        "question": "Does an account go on?",
+        "model": "llava-tiny",
+        "global_batch_size": 4,
+        "global_micro_batch_size": 2,
+        "seq_length": 32,
+        "baseline": "one-rank",
+        "steps": {"parity": 2},
+        "evaluation": {"num_batches": 0},
+        "layout": [{"name": "one-rank", "vision": {}, "language": {}}],
+    }
+)
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_only_seeds_that_were_not_judged_are_and_the_account_says_what_it_went_on_from(tmp_path: Path) -> None:
+    committed = Alarms.model_validate_json((COMMITTED / "alarms.json").read_text(encoding="utf-8"))
+    failed = CleanRun(seed=0, layout="one-rank", status="parity_failed", reason="the loss is not finite", shares={})
+    known = committed.model_copy(update={"runs": (failed,), "num_runs": 1, "num_alarms": 1})
+    judged: list[CleanRun] = []
+    count_alarms(
+        ONE_RANK,
+        range(2),
+        device_kind="cpu",
+        directory=tmp_path,
+        command=("mimo-bench", "alarms", "--resume"),
+        on_run=judged.append,
+        known=known,
+    )
+    assert [(run.seed, run.status) for run in judged] == [(1, "passed")]
+    account = read_account(tmp_path, ONE_RANK)
+    # An alarm of the earlier sitting stays one.
+    assert (account.num_runs, account.num_alarms, account.runs[0]) == (2, 1, failed)
+    assert [sitting.command for sitting in account.earlier] == [committed.command]
+    assert account.command == ("mimo-bench", "alarms", "--resume")
+    text = (tmp_path / "alarms.md").read_text(encoding="utf-8")
+    assert f"Begun by `{' '.join(committed.command)}` (code {committed.code_hash[:8]}" in text
+    assert "Gone on with by `mimo-bench alarms --resume`" in text

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mimo_bench.mutation import Trial, render
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.errors import UsageError
+from mimo_bench.mutation import Trial, read_trials, render, still_planned
 from mimo_bench.parity.mutants import Call, Mutant, mutants_of
 
 
@@ -38,3 +43,28 @@ def test_survivors_are_counted_and_listed() -> None:
     survivors = text.partition("## Survivors")[2].partition("## All")[0]
     assert "double" in survivors
     assert "skip" not in survivors
+
+
+def test_an_account_goes_on_with_what_was_not_run_and_drops_what_is_no_longer_there() -> None:
+    planned = [("a", mutant) for mutant in mutants_of([call("all_reduce")])]
+    moved = Mutant(call=call("all_reduce", role="world"), how="skip")
+    known = [
+        Trial(layout="a", mutant=moved, ended="gradients", reason="off"),
+        Trial(layout="a", mutant=planned[1][1], ended="passed", reason="3 steps agree"),
+        Trial(layout="b", mutant=planned[0][1], ended="gradients", reason="off"),
+    ]
+    assert still_planned(known, planned) == [known[1]]
+
+
+def test_the_committed_account_can_be_gone_on_with() -> None:
+    trials = read_trials(Path(__file__).parents[1] / "reports" / "mutants")
+    assert len(trials) >= 52
+    assert still_planned(trials, [(trial.layout, trial.mutant) for trial in trials]) == trials
+
+
+@pytest.mark.parametrize("content", [None, "{", '[{"layout": "a"}]'])
+def test_what_is_no_account_is_not_gone_on_with(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "mutants.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"--resume: .*mutants\.json: is no account to go on from"):
+        read_trials(tmp_path)
