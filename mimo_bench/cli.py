@@ -252,29 +252,26 @@ def selftest(
 
     scenario = load_scenario(file)
     kind = run_options.device_kind(device.value)
-    from mimo_bench.parity.planting import KNOWN, known_faults
-    from mimo_bench.selftest import Trial, choose_layouts, run_selftest  # only now: bad input is answered at once
+    from mimo_bench import selftest as gate  # only now: bad input is answered at once
 
-    layouts = choose_layouts(scenario, num_ranks=num_gpus() if kind == "cuda" else None)
+    parts = gate.plan(scenario, num_ranks=num_gpus() if kind == "cuda" else None)
     if only_list:
-        for fault in sorted(known_faults()):
-            check = KNOWN[fault].caught_by if fault in KNOWN else "no check of ours"
-            print(f"{fault}: {check}, in {layouts.get(fault, 'no layout here')}")
+        print("\n".join(gate.list_faults(parts)))
         return
     if kind == "cuda":
-        run_options.check_fits(scenario, file, (scenario.baseline, *layouts.values()), available=num_gpus())
-    if left_out := sorted(set(KNOWN) - set(layouts)):
-        print(f"left out, as their layouts need more GPUs: {', '.join(left_out)}")
+        run_options.check_fits(scenario, file, (scenario.baseline,), available=num_gpus())
+    if too_large := gate.left_out(parts):
+        print(f"left out, as their layouts need more GPUs: {', '.join(too_large)}")
     (directory,) = run_options.run_directories(out, [file])
-
-    def show(trial: Trial) -> None:
-        mark = "ok  " if trial.is_right else "FAIL"
-        print(f"{mark} {trial.fault or 'no fault'} in {trial.layout}: {trial.found}: {trial.reason}", flush=True)
-
-    trials = run_selftest(scenario, layouts, device_kind=kind, directory=directory, on_trial=show)
-    num_right = sum(trial.is_right for trial in trials)
-    print(f"{num_right} of {len(trials)} as expected; table: {directory / 'selftest.md'}")
-    raise typer.Exit(0 if num_right == len(trials) else PARITY_FAILED)
+    found = gate.run_selftest(
+        parts,
+        device_kind=kind,
+        directory=directory,
+        command=("mimo-bench", *sys.argv[1:]),
+        on_finding=lambda finding: print(gate.describe(finding), flush=True),
+    )
+    print(f"{found.summary}; table: {directory / 'selftest.md'}")
+    raise typer.Exit(0 if found.is_right else PARITY_FAILED)
 
 
 @app.command()

@@ -57,6 +57,11 @@ class SyntheticData(Table):
         """The largest number of items that a sample has for the encoder `module`."""
         return max(count for count, weight in enumerate(self.weights(module)) if weight)
 
+    def share_without(self, module: str) -> float:
+        """The share of samples that have no item for the encoder `module`."""
+        none, *_ = weights = self.weights(module)
+        return self.text_only_share + (1.0 - self.text_only_share) * none / sum(weights)
+
     @property
     def counts_vary(self) -> bool:
         """Whether samples differ in how many items they have."""

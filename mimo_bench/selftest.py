@@ -1,32 +1,47 @@
 """The gate proves itself: every known fault is planted, each must be caught by its check, and the clean runs must pass.
 
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
+
+What the scenario at hand cannot show is planted in a companion scenario of two tiny modules. The baseline of each
+proves itself too, against `transformers`.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.attempt import BASELINE, Attempts
-from mimo_bench.errors import FaultError
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import Account, LayoutRunner, Reference
-from mimo_bench.parity.planting import KNOWN, KnownFault, Planting, find_fault
+from mimo_bench.parity.oracle import Held, hold_baseline
+from mimo_bench.parity.planting import KNOWN, Planting, Site, find_fault, known_faults
 from mimo_bench.record.files import write_atomically
+from mimo_bench.record.schema import Mode
 from mimo_bench.report.markdown import table
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Scenario, load_scenario
+
+COMPANION = Path(__file__).with_name("companion.toml")
+"""The scenario that shows every fault which another one may lack the layouts for."""
 
 HANG_SECONDS = 30.0
 """Silence that counts as a hang here: one of the faults is a rank that hangs, and it is waited for."""
 
+Origin = Literal["given", "companion"]
+"""Whose layout it is: of the scenario at hand, or of the companion."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
+
+class Trial(BaseModel):
     """One layout with one fault, or without any."""
 
+    model_config = ConfigDict(frozen=True)
+
+    scenario: Origin
     fault: str | None
     layout: str
     expected: str
@@ -41,103 +56,232 @@ class Trial:
         return self.found == self.expected
 
 
-def choose_layouts(scenario: Scenario, *, num_ranks: int | None = None) -> dict[str, str]:
-    """A layout for every fault: the smallest in which it shows, never the baseline.
+class HeldBaseline(BaseModel):
+    """The baseline of one of the scenarios, against `transformers`."""
 
-    With `num_ranks`, only faults whose layout needs no more ranks.
+    model_config = ConfigDict(frozen=True)
 
-    Raises:
-        FaultError: no layout shows some fault; the message says which and what to use instead.
+    scenario: Origin
+    layout: str
+    model: str
+    held: Held
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is what it should be, or nobody can say."""
+        return self.held.verdict != "failed"
+
+
+Finding = Trial | HeldBaseline
+
+
+class Selftest(BaseModel):
+    """All that was tried: what `selftest.json` holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    baselines: tuple[HeldBaseline, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether everything was as expected, and anything was tried."""
+        are_right = all(trial.is_right for trial in self.trials) and all(one.is_right for one in self.baselines)
+        return bool(self.trials) and are_right
+
+    @property
+    def summary(self) -> str:
+        """How many trials were as expected, and how many baselines are what `transformers` computes."""
+        num_right = sum(trial.is_right for trial in self.trials)
+        num_proven = sum(one.held.verdict == "passed" for one in self.baselines)
+        return (
+            f"{num_right} of {len(self.trials)} as expected; "
+            f"{num_proven} of {len(self.baselines)} baselines held by transformers"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """The faults that are planted in layouts of one scenario."""
+
+    origin: Origin
+    scenario: Scenario
+    layouts: dict[str, str]
+    """By fault."""
+
+    def modes(self, layout: str) -> tuple[Mode, ...]:
+        """The modes in which a layout must pass without a fault: those in which faults of its own show."""
+        is_baseline = layout == self.scenario.baseline
+        of_faults = [KNOWN[fault].modes for fault, its in self.layouts.items() if is_baseline or its == layout]
+        return max(of_faults, key=len, default=("parity",))
+
+
+def plan(scenario: Scenario, *, num_ranks: int | None = None) -> tuple[Part, ...]:
+    """A layout for every fault: the smallest of the scenario's in which it shows, or else of the companion's.
+
+    With `num_ranks`, faults whose layouts need more ranks are left out.
     """
-    layouts = {name: _smallest(scenario, name, fault) for name, fault in KNOWN.items()}
-    fits = {name: num_ranks is None or scenario.table(name).grids().world_size <= num_ranks for name in scenario.names}
-    return {fault: layout for fault, layout in layouts.items() if fits[layout]}
+    own = choose_layouts(scenario, KNOWN, num_ranks=num_ranks)
+    companion = load_scenario(COMPANION)
+    others = choose_layouts(companion, (fault for fault in KNOWN if fault not in own), num_ranks=num_ranks)
+    parts = (
+        Part(origin="given", scenario=scenario, layouts=own),
+        Part(origin="companion", scenario=companion, layouts=others),
+    )
+    # The scenario's own baseline is tried whatever its layouts show.
+    return parts if others else parts[:1]
 
 
-def _smallest(scenario: Scenario, name: str, fault: KnownFault) -> str:
-    fitting = [
-        (table.grids().world_size, table.name)
-        for table in scenario.layout
-        if table.name != scenario.baseline and fault.shows_in(table.grids(), table.settings)
-    ]
-    if not fitting:
-        raise FaultError(f"{name}: no layout of the scenario would show it; use scenarios/cpu_smoke.toml, which does")
-    return min(fitting)[1]
+def choose_layouts(scenario: Scenario, faults: Iterable[str], *, num_ranks: int | None = None) -> dict[str, str]:
+    """The smallest layout of `scenario`, never the baseline, for each of `faults` that one with `num_ranks` shows."""
+    sites = {name: Site.of(scenario, name) for name in scenario.names if name != scenario.baseline}
+    by_size = sorted(sites, key=lambda name: (sites[name].layout.world_size, name))
+    fitting = [name for name in by_size if num_ranks is None or sites[name].layout.world_size <= num_ranks]
+    chosen = {fault: next((name for name in fitting if KNOWN[fault].shows_in(sites[name])), None) for fault in faults}
+    return {fault: name for fault, name in chosen.items() if name is not None}
+
+
+def list_faults(parts: Iterable[Part]) -> list[str]:
+    """A line for every fault that can be planted: the check that must catch it, and where it is planted."""
+    places = {
+        fault: layout if part.origin == "given" else f"{layout} of {COMPANION}"
+        for part in parts
+        for fault, layout in part.layouts.items()
+    }
+    checks = {fault: KNOWN[fault].caught_by if fault in KNOWN else "no check of ours" for fault in known_faults()}
+    return [f"{fault}: {checks[fault]}, in {places.get(fault, 'no layout here')}" for fault in sorted(checks)]
+
+
+def left_out(parts: Iterable[Part]) -> list[str]:
+    """The faults that no layout with so few ranks shows."""
+    return sorted(set(KNOWN) - {fault for part in parts for fault in part.layouts})
 
 
 def run_selftest(
-    scenario: Scenario,
-    layouts: dict[str, str],
+    parts: Iterable[Part],
     *,
     device_kind: DeviceKind,
     directory: Path,
-    on_trial: Callable[[Trial], None],
-) -> tuple[Trial, ...]:
-    """Plant every fault in its layout of `layouts`, and leave `selftest.md` in `directory`."""
-    trials = []
-    try:
-        with Launcher(device_kind=device_kind) as launcher:
-            attempts = Attempts(
-                launcher,
-                scenario=scenario,
-                directory=directory,
-                device_kind=device_kind,
-                hang_seconds=HANG_SECONDS,
-            )
-            for trial in run_trials(scenario, layouts, attempts):
-                on_trial(trial)
-                trials.append(trial)
-    finally:
-        # As large as the model, also where somebody stops the selftest half-way.
-        shutil.rmtree(directory / BASELINE, ignore_errors=True)
-    write_atomically(directory / "selftest.md", render(trials).encode())
-    return tuple(trials)
+    command: tuple[str, ...],
+    on_finding: Callable[[Finding], None],
+) -> Selftest:
+    """Plant every fault in its layout; leave `selftest.md` and `selftest.json` in `directory`."""
+    found: list[Finding] = []
+    with Launcher(device_kind=device_kind) as launcher:
+        for part in parts:
+            # Layouts of the two may have the same names.
+            place = directory if part.origin == "given" else directory / part.origin
+            try:
+                for finding in try_part(part, launcher, device_kind=device_kind, directory=place):
+                    on_finding(finding)
+                    found.append(finding)
+            finally:
+                # As large as the model, also where somebody stops the selftest half-way.
+                shutil.rmtree(place / BASELINE, ignore_errors=True)
+    selftest = Selftest(
+        command=command,
+        trials=tuple(one for one in found if isinstance(one, Trial)),
+        baselines=tuple(one for one in found if isinstance(one, HeldBaseline)),
+    )
+    write_atomically(directory / "selftest.json", selftest.model_dump_json(indent=1).encode())
+    write_atomically(directory / "selftest.md", render(selftest).encode())
+    return selftest
 
 
-def run_trials(scenario: Scenario, layouts: dict[str, str], attempts: Attempts) -> Iterator[Trial]:
-    """The baseline, the clean run of every layout that is used, then every fault in its layout."""
-    baseline = _run(scenario, attempts, scenario.baseline, None, None)
-    yield _trial(None, scenario.baseline, "passed", baseline)
-    for layout in dict.fromkeys(layouts.values()):
-        yield _trial(None, layout, "passed", _run(scenario, attempts, layout, None, baseline.reference))
-    for fault, layout in layouts.items():
-        account = _run(scenario, attempts, layout, fault, baseline.reference)
-        yield _trial(fault, layout, KNOWN[fault].caught_by, account)
+def try_part(part: Part, launcher: Launcher, *, device_kind: DeviceKind, directory: Path) -> Iterator[Finding]:
+    """The baseline and what `transformers` says of it, every layout that is used without a fault, then every fault."""
+    scenario = part.scenario
+    attempts = Attempts(
+        launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=HANG_SECONDS
+    )
+    baseline = _run(part, attempts, scenario.baseline, None, None)
+    yield _trial(part, None, scenario.baseline, baseline)
+    if baseline.reference is not None:
+        loss = baseline.reference.trained.losses[0]
+        assert loss is not None, "a baseline whose loss is not finite is no reference"
+        held = hold_baseline(
+            launcher,
+            scenario,
+            loss=loss,
+            baseline=directory / BASELINE,
+            place=directory / "oracle",
+            device_kind=device_kind,
+        )
+        yield HeldBaseline(scenario=part.origin, layout=scenario.baseline, model=scenario.model, held=held)
+    for layout in dict.fromkeys(part.layouts.values()):
+        yield _trial(part, None, layout, _run(part, attempts, layout, None, baseline.reference))
+    for fault, layout in part.layouts.items():
+        yield _trial(part, fault, layout, _run(part, attempts, layout, fault, baseline.reference))
 
 
-def render(trials: list[Trial]) -> str:
-    """The table fault x check as Markdown."""
-    rows = [
-        [
+def describe(finding: Finding) -> str:
+    """A line for a terminal."""
+    mark = "ok  " if finding.is_right else "FAIL"
+    where = finding.layout if finding.scenario == "given" else f"{finding.layout} of the companion"
+    if isinstance(finding, Trial):
+        return f"{mark} {finding.fault or 'no fault'} in {where}: {finding.found}: {finding.reason}"
+    held = finding.held
+    return (
+        f"{mark if held.verdict != 'no counterpart' else '-   '} transformers on {where}: {held.verdict}: {held.reason}"
+    )
+
+
+def render(selftest: Selftest) -> str:
+    """The tables of trials and of baselines as Markdown."""
+    trials = [
+        (
             trial.fault or "none",
-            trial.layout,
+            trial.layout if trial.scenario == "given" else f"{trial.layout} ({trial.scenario})",
             trial.expected,
             trial.found,
             "yes" if trial.is_right else "NO",
             trial.reason,
-        ]
-        for trial in trials
+        )
+        for trial in selftest.trials
     ]
-    num_right = sum(trial.is_right for trial in trials)
-    head = f"# Selftest: {num_right} of {len(trials)} as expected\n\n"
-    return head + table(["fault", "layout", "expected", "found", "as expected", "reason"], rows) + "\n"
+    baselines = table(
+        ("model", "loss", "bound", "worst gradient", "bound", "verdict", "reason"),
+        map(_baseline_row, selftest.baselines),
+    )
+    parts = [
+        f"# Selftest: {selftest.summary}",
+        f"Made by `{' '.join(selftest.command)}`.",
+        table(("fault", "layout", "expected", "found", "as expected", "reason"), trials),
+        "## Baselines against transformers",
+        "Relative errors of the first step: of its loss, and of the parameter whose gradient is furthest off.",
+        baselines,
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def _run(
-    scenario: Scenario, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None
-) -> Account:
-    planting = Planting(fault=find_fault(fault) if fault is not None else None, layout=layout)
+def _baseline_row(one: HeldBaseline) -> tuple[str, ...]:
+    held = one.held
+    numbers = (held.loss_rel, held.loss_bound, held.gradient_rel, held.gradient_bound)
+    loss, loss_bound, gradient, gradient_bound = ("-" if value is None else f"{value:.1e}" for value in numbers)
+    model = f"{one.model} ({one.scenario})"
+    return model, loss, loss_bound, gradient, gradient_bound, held.verdict, held.reason
+
+
+def _run(part: Part, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> Account:
     runner = LayoutRunner(
-        scenario=scenario,
-        modes=("parity",),
+        scenario=part.scenario,
+        modes=part.modes(layout) if fault is None else KNOWN[fault].modes,
         attempts=attempts,
-        planting=planting,
+        planting=Planting(fault=find_fault(fault) if fault is not None else None, layout=layout),
         on_event=lambda _: None,
         second_pass=False,
     )
     return runner.run(layout, reference)
 
 
-def _trial(fault: str | None, layout: str, expected: str, account: Account) -> Trial:
+def _trial(part: Part, fault: str | None, layout: str, account: Account) -> Trial:
     failed = account.parity.failed_check if account.parity is not None else None
-    return Trial(fault=fault, layout=layout, expected=expected, found=failed or account.status, reason=account.reason)
+    return Trial(
+        scenario=part.origin,
+        fault=fault,
+        layout=layout,
+        expected="passed" if fault is None else KNOWN[fault].caught_by,
+        found=failed or account.status,
+        reason=account.reason,
+    )

@@ -25,9 +25,9 @@ from mimo_bench.meters.memory import snapshot_if_out_of_memory
 from mimo_bench.meters.rehearsal import rehearsal
 from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.parity.faults import FaultContext
-from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, compare
+from mimo_bench.parity.fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare
 from mimo_bench.parity.probes.fingerprint import fingerprint
-from mimo_bench.parity.probes.gradients import GradientProbe
+from mimo_bench.parity.probes.gradients import GRADIENTS, GradientProbe
 from mimo_bench.parity.probes.jitter import jitter_weights
 from mimo_bench.parity.probes.outcome import OUTCOME_STEPS, OutcomeProbe
 from mimo_bench.parity.probes.trace import Trace
@@ -44,8 +44,6 @@ from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import Dataset, Split
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
-
-FINGERPRINT = "fingerprint.json"
 
 
 class WorkerArguments(BaseModel):
@@ -139,7 +137,7 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
     phases.end("fingerprint")
     beat()
     evaluation = None
-    probe = GradientProbe(asked.baseline / "gradients", is_baseline=asked.is_baseline)
+    probe = GradientProbe(asked.baseline / GRADIENTS, is_baseline=asked.is_baseline)
     outcome = OutcomeProbe(asked.baseline / "outcome", is_baseline=asked.is_baseline)
     if mismatch is None:
         log.train(trainer, batches[:1], inspect=lambda: probe.inspect(trainer))

@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 import noxfile
 
 REPOSITORY = Path(__file__).parents[1]
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 CONSTRAINTS = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -33,3 +34,15 @@ def test_there_is_a_scenario_for_every_machine(num_gpus: int) -> None:
     scenario, device = noxfile._scenario_for(num_gpus)
     assert (REPOSITORY / scenario).is_file()
     assert device == "cpu" or num_gpus > 0
+
+
+def test_what_lies_in_the_package_beside_its_modules_is_shipped_with_it() -> None:
+    shipped = {
+        path
+        for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in REPOSITORY.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = {path for path in (REPOSITORY / "mimo_bench").rglob("*") if path.is_file()}
+    assert {path for path in files if path.suffix not in (".py", ".pyc")} <= shipped
+    assert REPOSITORY / "mimo_bench" / "companion.toml" in shipped

@@ -13,6 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+FINGERPRINT = "fingerprint.json"
+"""The file in which the baseline leaves its own."""
+
 
 class SampleSeen(BaseModel):
     """One sample as one rank is about to feed it."""

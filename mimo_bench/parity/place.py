@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mimo_bench.layout import Grid
@@ -35,8 +35,9 @@ class Place:
 
     def as_ratio(self, scale: float, module: str) -> str:
         """What the scale of a module's gradients may be made of, in words; nothing if no known numbers make it."""
-        likely = [words for ratio, words in (*self._between(module), *self._counted()) if _equal(scale, ratio)]
-        words = likely or [words for ratio, words in self._degrees() if _equal(scale, ratio)][:1]
+        likely = _making(scale, self._between(module)) or _making(scale, self._own(module))
+        likely += _making(scale, self._counted())
+        words = likely or _making(scale, self._degrees())[:1]
         return f": {' or '.join(dict.fromkeys(words))}" if words else ""
 
     def _between(self, module: str) -> Iterator[tuple[float, str]]:
@@ -47,6 +48,11 @@ class Place:
             if name != module:
                 yield theirs.dp / ours.dp, f"{name} dp {theirs.dp} / {module} dp {ours.dp}"
                 yield ours.dp / theirs.dp, f"{module} dp {ours.dp} / {name} dp {theirs.dp}"
+
+    def _own(self, module: str) -> Iterator[tuple[float, str]]:
+        """A module's own data-parallel degree: it alone took a mean over its replicas."""
+        if (ours := self.grids.get(module)) is not None:
+            yield 1.0 / ours.dp, f"1 / {module} dp {ours.dp}"
 
     def _counted(self) -> Iterator[tuple[float, str]]:
         for words, count in self.counts.items():
@@ -73,6 +79,10 @@ class Place:
         if pp == 1 or len(stages) > 1:
             return None
         return f"on pipeline stage {stages.pop()} of {pp}"
+
+
+def _making(scale: float, known: Iterable[tuple[float, str]]) -> list[str]:
+    return [words for ratio, words in known if _equal(scale, ratio)]
 
 
 def _one_slice(wrong: Sequence[ParameterDifference]) -> str | None:

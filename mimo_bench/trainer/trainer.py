@@ -134,7 +134,7 @@ def build_trainer(
     """Assemble one rank's trainer; collective over the world."""
     topology = build_topology(config.layout, backend=device.backend)
     model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
-    start = partial(drawn, seed=config.seed) if config.weights is None else StoredWeights(config.weights)
+    start = start_of(seed=config.seed, weights=config.weights)
     fill_weights(model, topology, start)
     freeze_weights(model, topology, training=config.training)
     if config.settings.compile_layers:
@@ -172,6 +172,11 @@ def build_trainer(
         schedule=build_schedule(model, topology=topology, totals=totals, seq_length=config.seq_length),
         start=start,
     )
+
+
+def start_of(*, seed: int, weights: Path | None) -> Start:
+    """What weights start from: what lies in the directory `weights`, or what `seed` draws."""
+    return partial(drawn, seed=seed) if weights is None else StoredWeights(weights)
 
 
 def _mean(total: float, count: float) -> float:

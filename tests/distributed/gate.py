@@ -20,6 +20,7 @@ class Gate:
     def __init__(self, launcher: Launcher, scenario: Scenario, folder: Path, *, hang_seconds: float = 60.0) -> None:
         scenario.check()
         self._scenario = scenario
+        self.folder = folder
         self.attempts = Attempts(
             launcher, scenario=scenario, directory=folder, device_kind="cpu", hang_seconds=hang_seconds
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mimo_bench.parity import faults
+from mimo_bench.parity.faults import FaultContext, speed
 
 DAWDLE_SECONDS = 0.5
 
 
-def very_slow_rank(context: faults.FaultContext) -> None:
+def very_slow_rank(context: FaultContext) -> None:
     """The last rank stands still for half a second before each forward pass."""
-    faults.DAWDLE_SECONDS = DAWDLE_SECONDS
-    faults.slow_rank(context)
+    speed.DAWDLE_SECONDS = DAWDLE_SECONDS
+    speed.slow_rank(context)

@@ -44,7 +44,7 @@ def watched(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Wat
     return watch
 
 
-FAULTS = [None, "tests.distributed.slow_faults:very_slow_rank", "mimo_bench.parity.faults:bridge_bytes_doubled"]
+FAULTS = [None, "tests.distributed.slow_faults:very_slow_rank", "mimo_bench.parity.faults.speed:bridge_bytes_doubled"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from mimo_bench.attempt import Attempt
 from mimo_bench.launch import Launcher
+from mimo_bench.parity.planting import known_faults
 from mimo_bench.scenario import Scenario
 from tests.distributed.gate import Gate
 
@@ -57,13 +56,15 @@ def test_uneven_samples_train_alike_over_every_kind_of_bridge(gate: Gate, layout
 @pytest.mark.parametrize(
     ("fault", "layout", "check", "words"),
     [
-        ("rows_of_gradients_split_evenly", "disjoint-fan-in", "gradients", "of the gradients of vision differ"),
-        ("rows_of_images_split_evenly", "colocated-fan-out", "gradients", "gradients of"),
-        ("shards_that_overlap", "overlapped", "static", "samples differ from the baseline's"),
+        ("uneven-rows-split-evenly", "disjoint-fan-in", "gradients", "of the gradients of vision differ"),
+        ("uneven-rows-split-evenly", "disjoint-fan-out", "gradients", "gradients of"),
+        ("uneven-rows-split-evenly", "colocated-fan-in", "gradients", "of the gradients of vision differ"),
+        ("uneven-rows-split-evenly", "colocated-fan-out", "gradients", "gradients of"),
+        ("shards-overlap", "overlapped", "static", "samples differ from the baseline's"),
     ],
 )
 def test_a_fault_of_uneven_samples_is_caught(gate: Gate, fault: str, layout: str, check: str, words: str) -> None:
-    account = gate.judge(layout, f"tests.distributed.data_faults:{fault}")
+    account = gate.judge(layout, known_faults()[fault])
     assert account.parity is not None
     assert account.parity.failed_check == check
     assert words in account.reason
@@ -82,11 +83,3 @@ def test_numbers_of_images_that_come_up_first_in_the_window_are_rehearsed_by_all
     # The step of warm-up; the one behind it, which is compared with the baseline and timed; one with new numbers.
     assert [len(rank.warmup_seconds) for rank in overlapped.ranks] == [3, 3]
     assert [len(rank.step_seconds) for rank in overlapped.ranks] == [4, 4]
-
-
-def test_an_encoder_that_rests_without_images_stops_the_layout_instead_of_training_on(
-    launcher: Launcher, tmp_path: Path
-) -> None:
-    attempts = Gate(launcher, SCENARIO, tmp_path, hang_seconds=8).attempts
-    fault = "tests.distributed.data_faults:encoder_rests_without_images"
-    assert attempts.run("overlapped", "timing", fault=fault).outcome.ended in ("crashed", "timeout")

@@ -19,6 +19,9 @@ from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, trained_shards
 
+GRADIENTS = "gradients"
+"""The folder of the baseline's in which they lie, one file a parameter."""
+
 
 class GradientProbe:
     """Saves the baseline's gradients, or holds a layout's against them."""

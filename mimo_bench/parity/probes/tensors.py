@@ -32,6 +32,11 @@ _RESOLUTION = 3 * torch.finfo(torch.float32).eps
 """Of the weight that an update moved: one unit in the last place where it started, and two steps that were rounded."""
 
 
+def path_of(directory: Path, parameter: str) -> Path:
+    """Where a parameter's tensor lies, of those in `directory`."""
+    return directory / f"{parameter}.float32"
+
+
 class Comparison:
     """One kind of tensor of every parameter, gradients say: the baseline's are saved, a layout's held against them."""
 
@@ -68,7 +73,7 @@ class Comparison:
         if not speaks_for(shard, self._topology):
             return
         if self._is_baseline:
-            write(self._path(shard), full)
+            write(path_of(self._directory, shard.name), full)
         elif self._digests[shard.name] == self._expected[shard.name]:
             # The same to the last bit, and nothing needs to be read.
             self._found.append(difference(shard, full, chunks(full)))
@@ -78,7 +83,7 @@ class Comparison:
 
     def expected(self, shard: Shard, device: torch.device) -> Iterator[torch.Tensor]:
         """The baseline's tensor in chunks; only where this rank is the one to read it."""
-        return stream(self._path(shard), device)
+        return stream(path_of(self._directory, shard.name), device)
 
     def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
         """What all ranks found, and which replicas' tensors, `what` they are, differ; the same on every rank.
@@ -95,9 +100,6 @@ class Comparison:
         problem = diverged(digests, self._topology.layout, what=what)
         texts = (text for _, some in everyone for text in some)
         return tuple(ParameterDifference.model_validate_json(text) for text in texts), problem
-
-    def _path(self, shard: Shard) -> Path:
-        return self._directory / f"{shard.name}.float32"
 
 
 def difference(

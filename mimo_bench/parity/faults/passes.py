@@ -1,0 +1,110 @@
+"""Faults of a pass through the model, forward or backward: layers that do not run, rows that go astray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from megatron.core.transformer.transformer_layer import TransformerLayer
+
+from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
+from mimo_bench.trainer import bridge, step
+from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.models.mimo import unwrap
+
+
+def bridge_gradient_doubled(context: FaultContext) -> None:
+    """The gradient that comes back over the bridge reaches the encoder twice as large; the loss hardly shows it."""
+    _on_encoder_gradient(context, lambda gradient: gradient * 2)
+
+
+def bridge_gradient_dropped(context: FaultContext) -> None:
+    """No gradient comes back over the bridge: the encoder stands still and the loss falls anyway."""
+    _on_encoder_gradient(context, lambda gradient: gradient * 0)
+
+
+def encoder_rests_without_images(context: FaultContext) -> None:
+    """An encoder replica whose samples have no image does not run, so its gradient hooks never fire."""
+    forward = step._forward
+
+    def without_blank(batch: MicroBatch, *others: Any, **options: Any) -> Any:
+        inputs = {name: items for name, items in batch.encoder_inputs.items() if sum(batch.items_per_sample[name])}
+        return forward(replace(batch, encoder_inputs=inputs), *others, **options)
+
+    replace_attribute(context, step, "_forward", without_blank)
+
+
+def encoder_stages_skipped(context: FaultContext) -> None:
+    """Stages of an encoder behind its first hand on what they get, past their layers, as in megatron-core 0.19."""
+    for name, module in encoders(context):
+        if context.layout.modules[name].coordinate(context.rank).pp:
+            for layer in module.modules():
+                if isinstance(layer, TransformerLayer):
+                    _skip(context, layer)
+
+
+def image_patches_dealt_to_other_samples(context: FaultContext) -> None:
+    """The encoder gives [patches, images, h] where [images, patches, h] is flattened; the loss is off by 3e-4."""
+
+    def transpose(_: torch.nn.Module, __: Any, features: torch.Tensor) -> torch.Tensor:
+        return features.transpose(0, 1).contiguous()
+
+    for _, module in encoders(context):
+        hosted: Any = unwrap(module)
+        for encoder in hosted.encoders.values():
+            context.undo.callback(encoder.register_forward_hook(transpose).remove)
+
+
+def uneven_rows_split_evenly(context: FaultContext) -> None:
+    """What crosses the bridge between unequal replicas is cut into equal shares, however many rows each of them has.
+
+    A share is cut off or filled up with zeros to the size that its receiver waits for.
+    """
+    split, part, join = bridge.UnevenBridge._split_tensor_at_batch_dim, bridge._Part.forward, bridge._Join.backward
+
+    def split_evenly(between: Any, rows: torch.Tensor, num_splits: int) -> list[torch.Tensor]:
+        right = split(between, rows, num_splits)
+        return [_fit(share, like) for share, like in zip(rows.tensor_split(num_splits), right, strict=True)]
+
+    def part_evenly(ctx: Any, rows: torch.Tensor, parts: list[int], index: int, group: Any) -> torch.Tensor:
+        return _fit(rows.tensor_split(len(parts))[index], part(ctx, rows, parts, index, group))
+
+    def join_evenly(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        right, *others = join(ctx, gradient)
+        return _fit(gradient.tensor_split(len(ctx.parts))[ctx.index], right), *others
+
+    replace_attribute(context, bridge.UnevenBridge, "_split_tensor_at_batch_dim", split_evenly)
+    replace_attribute(context, bridge._Part, "forward", staticmethod(part_evenly))
+    replace_attribute(context, bridge._Join, "backward", staticmethod(join_evenly))
+
+
+def vision_layer_skipped(context: FaultContext) -> None:
+    """The encoder's last layer never runs."""
+    for _, module in encoders(context):
+        layers = [layer for layer in module.modules() if isinstance(layer, TransformerLayer)]
+        _skip(context, layers[-1])
+
+
+def _fit(share: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    fitted = torch.zeros_like(like)
+    size = min(len(share), len(like))
+    fitted[:size] = share[:size]
+    return fitted
+
+
+def _on_encoder_gradient(context: FaultContext, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change what comes back to the end of the projector."""
+
+    def watch(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(change)
+
+    for _, module in encoders(context):
+        # Inside the data-parallel wrapper: MIMO calls the wrapper's `forward` itself, past the wrapper's hooks.
+        context.undo.callback(unwrap(module).register_forward_hook(watch).remove)
+
+
+def _skip(context: FaultContext, layer: TransformerLayer) -> None:
+    replace_attribute(context, layer, "forward", lambda hidden_states, *_, **__: (hidden_states, None))

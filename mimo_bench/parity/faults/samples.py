@@ -1,0 +1,74 @@
+"""Faults of what is read: modules and replicas that see other samples, pixels or answers than they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.parity.faults.context import FaultContext, replace_attribute
+from mimo_bench.trainer.data.sample import Split, Text
+
+
+def encoder_fed_other_samples(context: FaultContext) -> None:
+    """The encoder's loader is one sample ahead of the language model's."""
+    right = context.trainer.loader.plan.sample_ids
+
+    def ahead(**where: Any) -> range:
+        ids = right(**where)
+        return ids if where["module"] == LANGUAGE else range(ids.start + 1, ids.stop + 1)
+
+    _deal_out(context, ahead)
+
+
+def encoder_reads_other_pixels(context: FaultContext) -> None:
+    """Sample ids are right everywhere, and what encoders read for them is the next sample's that has as many items."""
+    dataset = context.trainer.loader.dataset
+
+    def behind(module: str, split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
+        num_items = dataset.num_items(module, split, sample_id)
+        others = (other for other in count(sample_id + 1) if dataset.num_items(module, split, other) == num_items)
+        return dataset.encoder_inputs(module, split, next(others), device)
+
+    _replace_dataset(context, encoder_inputs=behind)
+
+
+def loss_mask_shifted(context: FaultContext) -> None:
+    """The loss scores each answer one position too early: labels are shifted twice."""
+    dataset = context.trainer.loader.dataset
+
+    def text(split: Split, sample_id: int) -> Text:
+        right = dataset.text(split, sample_id)
+        return replace(right, is_answer=right.is_answer.roll(-1))
+
+    _replace_dataset(context, text=text)
+
+
+def shards_overlap(context: FaultContext) -> None:
+    """Each replica reads one stream of samples from an offset of its own rank, so neighbours read the same ones."""
+    right = context.trainer.loader.plan.sample_ids
+
+    def overlapping(*, dp_rank: int, **where: Any) -> range:
+        first = right(dp_rank=0, **where)
+        return range(first.start + dp_rank, first.stop + dp_rank)
+
+    _deal_out(context, overlapping)
+
+
+def _deal_out(context: FaultContext, sample_ids: Callable[..., range]) -> None:
+    """Deal samples out by another rule."""
+    loader = context.trainer.loader
+    plan = SimpleNamespace(num_micro_batches=loader.plan.num_micro_batches, sample_ids=sample_ids)
+    replace_attribute(context, loader, "plan", plan)
+
+
+def _replace_dataset(context: FaultContext, **changes: Any) -> None:
+    """Read samples through `changes`, by the name of the dataset's method."""
+    dataset = context.trainer.loader.dataset
+    methods = {name: getattr(dataset, name) for name in ("num_items", "encoder_inputs", "text")}
+    replace_attribute(context, context.trainer.loader, "dataset", SimpleNamespace(**{**methods, **changes}))

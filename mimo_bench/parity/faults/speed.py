@@ -1,0 +1,39 @@
+"""Faults of speed: every number stays right. No verdict of parity sees them, meters and `--gate-performance` must."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
+
+from mimo_bench.parity.faults.context import FaultContext, replace_attribute
+from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
+
+DAWDLE_SECONDS = 0.2
+"""What a slow rank loses in each micro-batch."""
+
+
+def bridge_bytes_doubled(context: FaultContext) -> None:
+    """Everything that crosses the bridge between disjoint modules crosses it twice; every number stays right."""
+    sends, receives = ("send_forward", "send_backward"), ("recv_forward", "recv_backward")
+    for name in (*sends, *receives, "send_forward_recv_backward", "send_backward_recv_forward"):
+        _twice(context, name)
+
+
+def slow_rank(context: FaultContext) -> None:
+    """The last rank dawdles before every forward pass: every number stays right, only the step takes longer."""
+    if context.rank == context.layout.world_size - 1:
+        _, module = next(hosted_modules(context.trainer.model))
+        handle = unwrap(module).register_forward_pre_hook(lambda *_: time.sleep(DAWDLE_SECONDS))
+        context.undo.callback(handle.remove)
+
+
+def _twice(context: FaultContext, name: str) -> None:
+    method = getattr(BridgeCommunicator, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        method(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    replace_attribute(context, BridgeCommunicator, name, call)

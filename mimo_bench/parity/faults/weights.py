@@ -1,0 +1,29 @@
+"""Faults of the start: weights that are drawn otherwise than in the baseline."""
+
+from __future__ import annotations
+
+import torch
+
+from mimo_bench.parity.faults.context import FaultContext, replace_attribute
+from mimo_bench.trainer.weights import Shard, draw_weights
+
+
+def weights_drawn_by_shard(context: FaultContext) -> None:
+    """Every tensor-parallel rank draws its slice as if it were the whole tensor."""
+
+    def as_if_whole(shard: Shard) -> torch.Tensor:
+        return torch.arange(shard.parameter.numel(), device=shard.parameter.device).view(shard.parameter.shape)
+
+    replace_attribute(context, Shard, "positions", as_if_whole)
+    _draw(context, seed=context.trainer.config.seed)
+
+
+def weights_of_another_seed(context: FaultContext) -> None:
+    """The seed that was declared is not the one that is used."""
+    _draw(context, seed=context.trainer.config.seed + 1)
+
+
+def _draw(context: FaultContext, *, seed: int) -> None:
+    draw_weights(context.trainer.model, context.trainer.topology, seed=seed)
+    # Master weights were copied before.
+    context.trainer.optimizer.reload_model_params()
