@@ -252,7 +252,8 @@ def selftest(
 
     scenario = load_scenario(file)
     kind = run_options.device_kind(device.value)
-    from mimo_bench import selftest as gate  # only now: bad input is answered at once
+    from mimo_bench import selftest as gate  # these only now: bad input is answered at once
+    from mimo_bench.report.selftest import describe
 
     parts = gate.plan(scenario, num_ranks=num_gpus() if kind == "cuda" else None)
     if only_list:
@@ -268,7 +269,7 @@ def selftest(
         device_kind=kind,
         directory=directory,
         command=("mimo-bench", *sys.argv[1:]),
-        on_finding=lambda finding: print(gate.describe(finding), flush=True),
+        on_finding=lambda finding: print(describe(finding), flush=True),
     )
     print(f"{found.summary}; table: {directory / 'selftest.md'}")
     raise typer.Exit(0 if found.is_right else PARITY_FAILED)

@@ -7,21 +7,11 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.parity.oracle import Held, Measured, judge
-from mimo_bench.parity.planting import KNOWN, Site, known_faults
+from mimo_bench.parity.planting import KNOWN, known_faults
+from mimo_bench.parity.sites import Site
+from mimo_bench.report.selftest import HeldBaseline, Selftest, Trial, describe, render
 from mimo_bench.scenario import LayoutTable, Scenario, load_scenario
-from mimo_bench.selftest import (
-    COMPANION,
-    HeldBaseline,
-    Part,
-    Selftest,
-    Trial,
-    choose_layouts,
-    describe,
-    left_out,
-    list_faults,
-    plan,
-    render,
-)
+from mimo_bench.selftest import COMPANION, Part, choose_layouts, left_out, list_faults, plan
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 SMOKE = load_scenario(SCENARIOS / "cpu_smoke.toml")
