@@ -55,6 +55,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "cp": "context-parallel degree",
         "pp": "pipeline-parallel degree",
         "dp": "data-parallel degree",
+        "ep": "expert-parallel degree; 1 where no experts are dealt out",
         "first_rank": "first global rank of its span",
         "num_ranks": "length of its span",
         "grad_norm_rel": "largest relative difference of its gradient norm to the baseline's",

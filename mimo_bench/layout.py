@@ -28,6 +28,8 @@ class Coordinate:
     tp: int
     dp: int
     pp: int
+    ep: int = 0
+    """Which part of the experts it holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +40,13 @@ class Grid:
     cp: int = 1
     pp: int = 1
     dp: int = 1
+    ep: int = 1
+    """Consecutive ranks of a stage that together hold every expert once; an expert is whole on its rank."""
     rank_offset: int = 0
     """First global rank of the span; the name is megatron-core's."""
 
     def __post_init__(self) -> None:
-        for axis in ("tp", "cp", "pp", "dp"):
+        for axis in ("tp", "cp", "pp", "dp", "ep"):
             if (degree := getattr(self, axis)) < 1:
                 raise LayoutError(f"{axis} = {degree}: a parallel degree is at least 1")
         if self.rank_offset < 0:
@@ -51,11 +55,20 @@ class Grid:
             raise LayoutError(
                 f"cp = {self.cp}: megatron-core 0.19 has no context parallelism across the bridge; use cp = 1"
             )
+        if (ranks := self.tp * self.dp) % self.ep:
+            raise LayoutError(
+                f"ep = {self.ep}: experts are dealt out over the ranks of a stage; use a divisor of tp * dp = {ranks}"
+            )
 
     @property
     def size(self) -> int:
         """How many ranks the span holds."""
         return self.tp * self.cp * self.pp * self.dp
+
+    @property
+    def expert_dp(self) -> int:
+        """How many ranks hold the same expert."""
+        return self.tp * self.dp // self.ep
 
     @property
     def ranks(self) -> range:
@@ -70,6 +83,7 @@ class Grid:
             tp=inside % self.tp,
             dp=inside // self.tp % self.dp,
             pp=inside // (self.tp * self.dp),
+            ep=inside % self.ep,
         )
 
 
@@ -138,6 +152,8 @@ class Layout:
 
     def _refuse_what_megatron_core_lacks(self) -> None:
         for name, grid in self.encoders.items():
+            if grid.ep > 1:
+                raise LayoutError(f"{name}.ep = {grid.ep}: encoders have no experts to deal out; use {name}.ep = 1")
             if grid.dp % self.language.dp and self.language.dp % grid.dp:
                 raise LayoutError(
                     f"{name}.dp = {grid.dp} and language.dp = {self.language.dp}: "

@@ -141,7 +141,8 @@ class LayoutRunner:
         known["communication"] = merge_communication(watched)
         if timed := account.ranks_in("timing"):
             known["timing"] = with_repeats(measure(self.scenario, timed, known["account"]), account.repeats)
-            predicted = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
+            peaks = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
+            predicted = {rank: peak for rank, peak in peaks.items() if peak is not None}
             known["memory"] = merge_memory(timed, predicted)
             known["energy"] = merge_energy(timed)
             known["loading"] = merge_loading(timed)

@@ -129,7 +129,7 @@ def describe(
         placement=layout.placement,
         world_size=layout.world_size,
         modules={
-            module: ModuleGrid(tp=grid.tp, cp=grid.cp, pp=grid.pp, dp=grid.dp, ranks=tuple(grid.ranks))
+            module: ModuleGrid(tp=grid.tp, cp=grid.cp, pp=grid.pp, dp=grid.dp, ep=grid.ep, ranks=tuple(grid.ranks))
             for module, grid in layout.modules.items()
         },
         settings=table.settings.model_dump(),

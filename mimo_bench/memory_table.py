@@ -37,7 +37,7 @@ def _rows(predictions: Sequence[RankPrediction]) -> Iterator[list[str]]:
         ranks = str(prediction.rank) if first == index else f"{predictions[first].rank}-{prediction.rank}"
         for number, (module, parts) in enumerate(prediction.modules.items()):
             begins = number == 0
-            peak = size(prediction.peak_bytes) if begins else ""
+            peak = _shown(prediction.peak_bytes) if begins else ""
             yield [ranks if begins else "", module, *_cells(parts), peak]
         first = index + 1
 
@@ -47,17 +47,27 @@ def _amounts(prediction: RankPrediction) -> tuple[object, ...]:
 
 
 def _cells(parts: ModulePrediction) -> list[str]:
-    return [size(getattr(parts, f"{name}_bytes")) for name in _PARTS]
+    return [_shown(getattr(parts, f"{name}_bytes")) for name in _PARTS]
+
+
+def _shown(num_bytes: int | None) -> str:
+    return "-" if num_bytes is None else size(num_bytes)
 
 
 def _verdict(predictions: Sequence[RankPrediction], device_bytes: int | None) -> str:
     worst = max(predictions, key=lambda prediction: prediction.device_bytes)
     needs = f"rank {worst.rank} needs most: a device with {size(worst.device_bytes)}, context and fragments included"
+    is_known = all(prediction.peak_bytes is not None for prediction in predictions)
+    if not is_known:
+        needs = (
+            f"rank {worst.rank} needs a device with {size(worst.device_bytes)} in any case, context and fragments "
+            "included; routing decides what experts keep for the backward pass beyond that"
+        )
     if device_bytes is None:
         return needs
-    if worst.fits(device_bytes):
-        return f"{needs}; fits {size(device_bytes)}"
-    return f"{needs}; does NOT fit {size(device_bytes)}"
+    if worst.device_bytes > device_bytes:
+        return f"{needs}; does NOT fit {size(device_bytes)}"
+    return f"{needs}; fits {size(device_bytes)}" if is_known else needs
 
 
 def size(num_bytes: int) -> str:

@@ -64,7 +64,8 @@ def _cell(layout: Layout, plan: BatchPlan, module: str, rank: int) -> str:
     at = grid.coordinate(rank)
     samples = plan.sample_ids(step=0, micro_batch=0, module=module, dp_rank=at.dp)
     shown = f"sample {samples.start}" if len(samples) == 1 else f"samples {samples.start}-{samples.stop - 1}"
-    return f"tp{at.tp} dp{at.dp} pp{at.pp} {shown}"
+    experts = f" ep{at.ep}" if grid.ep > 1 else ""
+    return f"tp{at.tp} dp{at.dp} pp{at.pp}{experts} {shown}"
 
 
 def _aligned(rows: Iterator[list[str]]) -> Iterator[str]:

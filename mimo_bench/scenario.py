@@ -40,7 +40,6 @@ LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 _LACKING = {
     "vpp": "megatron-core 0.19 schedules several modules with one stage a rank, so there are no virtual stages",
-    "ep": "no model here has experts to spread over ranks",
 }
 """Degrees that somebody who knows megatron-core may ask for, and why there is no such key."""
 
@@ -52,6 +51,8 @@ class GridTable(Table):
     cp: PositiveInt = 1
     pp: PositiveInt = 1
     dp: PositiveInt = 1
+    ep: Annotated[PositiveInt, Field(exclude_if=lambda ep: ep == 1)] = 1
+    """Deals the language model's experts out: so many consecutive ranks of a stage together hold every one once."""
     rank_offset: NonNegativeInt = 0
     """First global rank of the span; the name is megatron-core's."""
 
@@ -73,7 +74,7 @@ class GridTable(Table):
         Raises:
             LayoutError: a degree that megatron-core cannot train.
         """
-        return Grid(tp=self.tp, cp=self.cp, pp=self.pp, dp=self.dp, rank_offset=self.rank_offset)
+        return Grid(tp=self.tp, cp=self.cp, pp=self.pp, dp=self.dp, ep=self.ep, rank_offset=self.rank_offset)
 
 
 class Settings(Table):
@@ -359,11 +360,26 @@ class Scenario(Table):
                 "settings.compile_layers: layers are compiled anew for every number of items in a micro-batch, and "
                 "data gives samples different numbers of them; switch it off, or give every sample as many"
             )
+        if self.shape.language.experts is not None:
+            _check_settings_of_experts(table.settings, tp=layout.language.tp)
         if table.settings.sequence_parallel and self.seq_length % layout.language.tp:
             raise LayoutError(
                 f"settings.sequence_parallel: seq_length = {self.seq_length} does not split over "
                 f"language.tp = {layout.language.tp}; use a multiple of it"
             )
+
+
+def _check_settings_of_experts(settings: Settings, *, tp: int) -> None:
+    if tp > 1 and not settings.sequence_parallel:
+        raise LayoutError(
+            f"language.tp = {tp}: experts are trained with tensor parallelism only where each rank routes positions of "
+            "its own; set settings.sequence_parallel = true"
+        )
+    if settings.compile_layers:
+        raise LayoutError(
+            "settings.compile_layers: layers are compiled anew for every number of positions that reach an expert, and "
+            "routing changes it in every micro-batch; switch it off"
+        )
 
 
 def load_scenario(path: Path) -> Scenario:

@@ -10,7 +10,7 @@ import pytest
 
 from mimo_bench.launch import Launcher
 from mimo_bench.meters.flops import mfu, model_flops
-from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.model import Experts, LanguageShape, ModelShape, VisionShape
 from mimo_bench.scenario import Scenario, Settings
 from mimo_bench.training import Training
 from tests.distributed.trainer_job import run_entry, scenario
@@ -110,6 +110,13 @@ def test_what_shapes_differ_in_is_counted_as_it_is_built() -> None:
     )
 
 
+def test_experts_count_where_a_token_goes_through_them() -> None:
+    shape = replace(SHAPE, language=replace(SHAPE.language, experts=Experts(num_experts=6, num_used=3)))
+    # Three MLPs of 120 for each token instead of one, and logits 4 -> 6, 48: 2 layers of 8 x (240 + 48) more.
+    found = model_flops(shape, num_items={"vision": 0}, num_tokens=8, num_token_pairs=34)
+    assert found["language"] == TWO_TEXTS + 3 * 2 * 8 * 288
+
+
 def test_utilisation_is_over_all_allocated_devices() -> None:
     # Two H200s at 989.4e12 each.
     assert mfu(flops_per_second=989.4e12, num_devices=2, device="NVIDIA H200", precision="bf16") == 0.5
@@ -160,13 +167,21 @@ def test_torch_counts_what_is_recomputed_and_we_do_not(launcher: Launcher, tmp_p
     assert counted["flops"] == pytest.approx(sum(ours.values()) + masked_half + 4 * (vision + language), rel=5e-3)
 
 
-@pytest.mark.parametrize("freeze", [(), ("vision.encoder", "language"), ("vision",)])
+@pytest.mark.parametrize(
+    ("model", "freeze"),
+    [
+        ("llava-tiny", ()),
+        ("llava-tiny", ("vision.encoder", "language")),
+        ("llava-tiny", ("vision",)),
+        ("llava-moe-tiny", ()),
+    ],
+)
 def test_torch_counts_as_many_operations_in_our_own_modules(
-    launcher: Launcher, tmp_path: Path, freeze: tuple[str, ...]
+    launcher: Launcher, tmp_path: Path, model: str, freeze: tuple[str, ...]
 ) -> None:
     training = Training(freeze=freeze)
     # Filled: torch counts padding, too, and we do not.
-    filled = scenario({"one-rank": ({}, {})}, data="synthetic-filled", seq_length=48, training=training)
+    filled = scenario({"one-rank": ({}, {})}, model=model, data="synthetic-filled", seq_length=48, training=training)
     run_entry(launcher, "count_flops", filled, "one-rank", tmp_path)
     counted = json.loads((tmp_path / "rank0.json").read_text())
     assert (counted["items"], counted["tokens"], counted["token_pairs"]) == ({"vision": 4}, 4 * 48, 4 * 48 * 48)

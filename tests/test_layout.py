@@ -83,6 +83,14 @@ def test_tensor_parallel_ranks_are_neighbours_then_data_then_pipeline() -> None:
     assert grid.coordinate(11) == Coordinate(tp=1, dp=1, pp=1)
 
 
+def test_ep_ranks_of_a_stage_in_a_row_hold_every_expert_once() -> None:
+    grid = Grid(tp=2, dp=4, ep=4, pp=2, rank_offset=1)
+    # Over the two tensor-parallel ranks first, then over the next replica; the second stage begins at rank 9.
+    assert [grid.coordinate(rank).ep for rank in grid.ranks] == [0, 1, 2, 3] * 4
+    assert (grid.size, grid.expert_dp) == (16, 2)
+    assert Grid(tp=2, dp=2).expert_dp == 4
+
+
 def test_a_fan_in_deals_the_same_micro_batch_in_halves_and_whole() -> None:
     layout = Layout(modules={"vision": Grid(dp=2), "language": Grid(tp=2, rank_offset=2)})
     plan = BatchPlan.of(layout, global_batch_size=8, global_micro_batch_size=4)
@@ -108,6 +116,8 @@ def test_a_rank_knows_its_modules() -> None:
         ({"dp": -2}, "dp = -2"),
         ({"rank_offset": -1}, "rank_offset = -1: the first rank is 0"),
         ({"cp": 2}, "cp = 2: .* use cp = 1"),
+        ({"ep": 0}, "ep = 0: a parallel degree is at least 1"),
+        ({"tp": 2, "dp": 2, "ep": 3}, r"ep = 3: .* use a divisor of tp \* dp = 4"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(degree: dict[str, int], complaint: str) -> None:
@@ -148,6 +158,7 @@ def test_a_grid_that_cannot_be_is_refused(degree: dict[str, int], complaint: str
         ),
         (Grid(pp=2), Grid(tp=2), "vision.pp = 2: colocated modules cannot be pipelined.* use vision.pp = 1"),
         (Grid(tp=2), Grid(pp=2), "language.pp = 2: colocated modules cannot be pipelined"),
+        (Grid(dp=2, ep=2), Grid(dp=2), "vision.ep = 2: encoders have no experts to deal out; use vision.ep = 1"),
         (Grid(dp=3), Grid(dp=2, rank_offset=3), "vision.dp = 3 and language.dp = 2: .* let one dp divide the other"),
     ],
 )

@@ -1,6 +1,7 @@
 """The baseline is right: `transformers`, running the same weights and samples, gets the same loss and gradients.
 
-CLIP with LLaMA and SigLIP with Qwen2 in six layouts each, Mistral in two; three modules are in `test_oracle_audio.py`.
+CLIP with LLaMA and SigLIP with Qwen2 in six layouts each, Mistral in two, Mixtral in three; three modules are in
+`test_oracle_audio.py`.
 Measured, fp32 on the CPU against `transformers` in float64: logits agree to 9e-7, the loss to 1.2e-7, the gradient of
 every parameter to 2.9e-6, its update over three AdamW steps to 1.6e-5, of which float32 weights round up to 7e-6. The
 largest errors are those of key biases, which are zero in theory without rotary positions and small with them.
@@ -53,11 +54,25 @@ LAYOUTS = (
 )
 
 
-LLAVA = "clip_llama"
+LAYOUTS_OF_EXPERTS = (
+    LAYOUTS[0],
+    LayoutTable(
+        name="colocated-vision-dp4-language-tp2-dp2-ep4",
+        vision=GridTable(dp=4),
+        language=GridTable(tp=2, dp=2, ep=4),
+        settings=Settings(sequence_parallel=True),
+    ),
+    LayoutTable(
+        name="vision-1--language-pp2-dp2-ep2", vision=GridTable(), language=GridTable(pp=2, dp=2, ep=2, rank_offset=1)
+    ),
+)
+LLAVA, MIXTRAL = "clip_llama", "clip_mixtral"
 SCENARIOS = {family: scenario_of(family, LAYOUTS) for family in (LLAVA, "siglip_qwen2", "clip_mistral")}
+SCENARIOS[MIXTRAL] = scenario_of(MIXTRAL, LAYOUTS_OF_EXPERTS)
 CASES = [(family, table.name) for family in (LLAVA, "siglip_qwen2") for table in LAYOUTS]
 # Mistral is LLaMA with other numbers: the simplest layout and the most divided one.
 CASES += [("clip_mistral", LAYOUTS[0].name), ("clip_mistral", LAYOUTS[-1].name)]
+CASES += [(MIXTRAL, table.name) for table in LAYOUTS_OF_EXPERTS]
 SHAPE = SCENARIOS[LLAVA].shape
 CONFIG = CONFIGS / f"{LLAVA}.json"
 
@@ -257,6 +272,24 @@ def test_another_language_model_is_seen(other: dict[str, Any], run_any: Callable
     ours = run_any("clip_mistral", ONE_RANK)
     model = oracle.build_referee(CONFIGS / "clip_mistral.json", ours.weights, text=other)
     another = oracle.run_referee(model, samples_of(SCENARIOS["clip_mistral"]))
+    assert oracle.deviation(ours.result, another).worst_gradient[1] > 100 * BOUND
+
+
+def experts_swapped(weights: oracle.Tensors) -> oracle.Tensors:
+    """In one layer, two experts get each other's positions."""
+    names = [f"model.language_model.layers.2.mlp.experts.{part}" for part in ("gate_up_proj", "down_proj")]
+    return {**weights, **{name: weights[name][[1, 0, 2, 3]] for name in names}}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "other"), [(experts_swapped, {}), (dict, {"num_experts_per_tok": 3})], ids=["swapped", "one more"]
+)
+def test_other_experts_are_seen(
+    mistake: Callable[[oracle.Tensors], oracle.Tensors], other: dict[str, Any], run_any: Callable[[str, str], Run]
+) -> None:
+    ours = run_any(MIXTRAL, ONE_RANK)
+    model = oracle.build_referee(CONFIGS / f"{MIXTRAL}.json", mistake(ours.weights), text=other)
+    another = oracle.run_referee(model, samples_of(SCENARIOS[MIXTRAL]))
     assert oracle.deviation(ours.result, another).worst_gradient[1] > 100 * BOUND
 
 

@@ -74,6 +74,23 @@ def test_sequence_parallel_layers_gather_and_scatter() -> None:
     assert row(found, "language.tp", "reduce_scatter") == (num_passes * scatters, num_passes * scatters * wide)
 
 
+def test_every_position_goes_to_its_experts_and_back_whoever_holds_them() -> None:
+    found = of({"dp": 4}, {"dp": 4, "ep": 2}, model="llava-moe-tiny", global_micro_batch_size=4)
+    # One micro-batch of 4 samples. 3 calls forward and 3 backward: a position's row, the weight of its expert, what the
+    # expert makes of it. 4 samples of 32 positions go to 2 experts each.
+    num_sent = 4 * 32 * 2
+    assert row(found, "language.ep", "all_to_all") == (
+        4 * LAYERS * 6,
+        LAYERS * num_sent * (4 * WIDTH * 4 + 2 * 4),
+    )
+    # 4 counts of 8 bytes.
+    assert row(found, "language.ep", "all_gather") == (4 * LAYERS, 4 * LAYERS * 32)
+    # Two experts of each layer on a rank, 3 x 64 x 64 each; the rest is summed over all four.
+    assert row(found, "language.expert_dp", "all_reduce") == (4, 4 * LAYERS * 2 * 3 * 64 * 64 * 4)
+    dense = 2 * 256 * 64 + 64 + LAYERS * (2 * 64 + 128 * 64 + 64 * 64 + 4 * 64)
+    assert row(found, "language.dp-cp", "all_reduce") == (4, 4 * dense * 4)
+
+
 def test_an_encoder_that_is_frozen_reduces_nothing_backward() -> None:
     found = of({"tp": 2}, {"dp": 2}, training={"freeze": ("vision",)})
     # 2 a layer over all positions, and the projector's second product over the tokens of 2 images.

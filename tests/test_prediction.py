@@ -91,6 +91,7 @@ def test_recomputation_compilation_and_kernels_change_activations_alone() -> Non
     def language(**settings: bool | str) -> tuple[int, int]:
         (rank,) = predict_memory(changed(**settings), "plain")
         found = rank.modules[LANGUAGE]
+        assert found.activations_bytes is not None
         return found.activations_bytes, found.parameters_bytes + found.gradients_bytes + found.optimizer_bytes
 
     plain, state = language()
@@ -131,6 +132,41 @@ def test_the_table_says_what_each_rank_needs_and_whether_it_fits() -> None:
     assert "does NOT fit 48 GiB" in lines[3]
     assert list(describe_memory(known, "plain", device_bytes=80 << 30))[3].endswith("fits 80 GiB")
     assert "fit" not in list(describe_memory(known, "plain", device_bytes=None))[3]
+
+
+def test_what_experts_keep_for_the_backward_pass_is_not_guessed() -> None:
+    experts = load_scenario(REPOSITORY / "scenarios" / "experts.toml")
+    name = "vision-dp2--language-dp4-ep2"
+    vision, *_, last = predict_memory(experts, name)
+    assert vision.peak_bytes
+    assert (last.peak_bytes, last.modules[LANGUAGE].activations_bytes) == (None, None)
+    lines = list(describe_memory(experts, name, device_bytes=80 << 30))
+    assert lines[-2].split()[-3:] == ["-", "-", "-"]
+    assert lines[-1].endswith("routing decides what experts keep for the backward pass beyond that")
+    # What is kept in any case may be too much by itself.
+    assert list(describe_memory(experts, name, device_bytes=1 << 30))[-1].endswith("does NOT fit 1 GiB")
+
+
+def test_an_expert_is_counted_where_it_is_and_its_optimizer_is_sharded_over_those_that_hold_it() -> None:
+    shape = PRESETS["llava-moe-tiny"]
+    parts = stage_parameters(shape, LANGUAGE, Grid(tp=2, dp=4, ep=2, pp=4), stage=1)
+    experts = [one for one in parts if one.has_expert_replicas]
+    # Two of four experts of one layer, whole: gate and up 2 x 64 x 64, down 64 x 64. The router is on every rank.
+    assert [one.num_elements for one in experts] == [8192, 4096, 8192, 4096]
+    assert [one.num_elements for one in parts if "router" in one.name] == [4 * 64]
+    # 24576 elements over the four ranks that hold them: 6144 on each, two moments of 4 bytes.
+    for dp_rank, tp_rank in ((0, 0), (1, 1), (3, 0)):
+        state = state_bytes(
+            experts,
+            grid=Grid(tp=2, dp=4, ep=2, pp=4),
+            stage=1,
+            dp_rank=dp_rank,
+            tp_rank=tp_rank,
+            settings=SHARDED,
+            precision="fp32",
+        )
+        assert (state.parameters, state.optimizer) == (24576 * 4, 6144 * 8)
+    assert not any(one.has_expert_replicas for one in stage_parameters(shape, LANGUAGE, Grid(dp=4), stage=0))
 
 
 def test_ranks_that_need_as_much_share_a_row() -> None:

@@ -143,7 +143,11 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
             "vision = {}\nlanguage = { pp = 2, vpp = 2, rank_offset = 1 }",
             "language: vpp = 2: megatron-core 0.19 .* no vir",
         ),
-        ("vision = {}\nlanguage = { dp = 2, ep = 2, rank_offset = 1 }", "language: ep = 2: no model here has experts"),
+        (
+            "vision = {}\nlanguage = { dp = 2, ep = 2, rank_offset = 1 }",
+            "language.ep = 2: this model has no experts to deal out; use ep = 1",
+        ),
+        ("vision = { dp = 2, ep = 2 }\nlanguage = { dp = 2 }", "vision.ep = 2: encoders have no experts to deal out"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),
         (
             "vision = { dp = 2 }\nlanguage = { rank_offset = 3 }",
@@ -172,6 +176,38 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
 def test_a_layout_that_cannot_be_is_named_with_its_remedy(load: Load, layout: str, expected: str) -> None:
     with pytest.raises(ScenarioError, match=f"layout 'bad': {expected}"):
         load(f'{GOOD}\n[[layout]]\nname = "bad"\n{layout}\n')
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (
+            "vision = {}\nlanguage = { tp = 2, rank_offset = 1 }",
+            "language.tp = 2: experts are trained .* set settings.sequence_parallel = true",
+        ),
+        (
+            "vision = {}\nlanguage = { dp = 4, ep = 3, rank_offset = 1 }",
+            r"language.ep = 3: .* use a divisor of tp \* dp = 4",
+        ),
+        (
+            "vision = {}\nlanguage = { dp = 8, ep = 8, rank_offset = 1 }\nglobal_micro_batch_size = 8",
+            "language.ep = 8 does not divide experts .4.; use a divisor of 4",
+        ),
+        (
+            "vision = {}\nlanguage = {}\nsettings = { compile_layers = true }",
+            "settings.compile_layers: layers are compiled anew for every number of positions that reach an expert",
+        ),
+    ],
+)
+def test_what_experts_cannot_is_named_with_its_remedy(load: Load, layout: str, expected: str) -> None:
+    experts = HEAD.replace("llava-tiny", "llava-moe-tiny") + BASE
+    with pytest.raises(ScenarioError, match=f"layout 'bad': {expected}"):
+        load(f'{experts}\n[[layout]]\nname = "bad"\n{layout}\n')
+
+
+def test_a_degree_that_nobody_set_is_no_part_of_what_a_scenario_says(load: Load) -> None:
+    # Older runs of the same scenario have the same hash.
+    assert "ep" not in load(GOOD).model_dump(mode="json")["layout"][0]["language"]
 
 
 def test_a_batch_of_no_whole_number_of_micro_batches_is_a_layout_error(load: Load) -> None:

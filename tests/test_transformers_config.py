@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mimo_bench.errors import ScenarioError
-from mimo_bench.model import PRESETS, ModelShape, read_model_shape
+from mimo_bench.model import PRESETS, Experts, ModelShape, read_model_shape
 from mimo_bench.model.shape import LinearRope, Llama3Rope
 from mimo_bench.scenario import Scenario, load_scenario
 
@@ -98,10 +98,11 @@ def test_presets_are_what_published_configurations_say(read: Read) -> None:
     assert read(changed("text_config", LLAVA_7B["text_config"] | vicuna_13b)) == PRESETS["llava-1.5-13b"]
     assert read_model_shape(CONFIGS / "clip_llama.json") == PRESETS["llava-tiny"]
     assert read_model_shape(CONFIGS / "siglip_qwen2.json") == PRESETS["siglip-qwen2-tiny"]
+    assert read_model_shape(CONFIGS / "clip_mixtral.json") == PRESETS["llava-moe-tiny"]
 
 
 @pytest.mark.parametrize("vision", ["clip_vision_model", "siglip_vision_model"])
-@pytest.mark.parametrize("text", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("text", ["llama", "mistral", "mixtral", "qwen2"])
 def test_what_a_file_leaves_out_has_the_default_of_transformers(
     vision: str, text: str, read: Read, tmp_path: Path
 ) -> None:
@@ -164,6 +165,8 @@ def test_rotary_positions_are_read_in_old_and_new_spelling(
     [
         ("mistral", {}, 4096),
         ("mistral", {"sliding_window": None}, None),
+        ("mixtral", {}, None),
+        ("mixtral", {"sliding_window": 4096}, 4096),
         ("qwen2", {"sliding_window": 4096}, None),
         ("qwen2", {"sliding_window": 4096, "use_sliding_window": True}, 4096),
         ("qwen2", {"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 32}, None),
@@ -215,7 +218,7 @@ def test_biases_and_head_sizes_are_those_of_the_family(read: Read) -> None:
         ("vision_config.num_attention_heads", 15, "num_attention_heads = 15: does not divide the hidden size"),
         ("vision_config.patch_size", 337, "vision_config.patch_size = 337: is larger than the image; use at most 336"),
         ("vision_config.image_size", [336, 336], "vision_config.image_size = [336, 336]: use a whole number"),
-        ("text_config.model_type", "mixtral", 'text_config.model_type = "mixtral": is not built; use "llama" or'),
+        ("text_config.model_type", "qwen2_moe", 'text_config.model_type = "qwen2_moe": is not built; use "llama" or'),
         ("text_config.hidden_act", "gelu", 'text_config.hidden_act = "gelu": is not built; use "silu"'),
         ("text_config.attention_bias", True, "text_config.attention_bias = true: is not built; use false"),
         ("text_config.mlp_bias", True, "text_config.mlp_bias = true: is not built; use false"),
@@ -250,6 +253,23 @@ def test_what_is_not_built_is_refused_with_file_key_value_and_remedy(
         read(changed(place, value))
     assert "config.json: " in str(caught.value)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"router_jitter_noise": 0.1}, "text_config.router_jitter_noise = 0.1: is not built; use 0"),
+        ({"output_router_logits": True}, "text_config.output_router_logits = true: is not built; use false"),
+        ({"num_experts_per_tok": 1}, "text_config.num_experts_per_tok = 1: a router learns from .* use 2 to 8"),
+        ({"num_experts_per_tok": 9}, "text_config.num_experts_per_tok = 9: .* use 2 to 8"),
+        ({"num_local_experts": 0}, "text_config.num_local_experts = 0: use a whole number of at least 1"),
+        ({"attention_bias": False}, "text_config.attention_bias = false: is not known here"),
+    ],
+)
+def test_experts_that_are_routed_otherwise_are_refused(fields: dict[str, Any], expected: str, read: Read) -> None:
+    assert read(with_text("mixtral", vocab_size=32064)).language.experts == Experts(num_experts=8, num_used=2)
+    with pytest.raises(ScenarioError, match=expected):
+        read(with_text("mixtral", vocab_size=32064, **fields))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("{", "not valid JSON"), ("[]", "holds no table")])

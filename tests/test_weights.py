@@ -28,7 +28,7 @@ from mimo_bench.weights.mapping import parameters
 from tests import oracle
 from tests.checkpoints import CONFIGS, save_random
 
-FAMILIES = ("clip_llama", "siglip_qwen2", "clip_mistral")
+FAMILIES = ("clip_llama", "siglip_qwen2", "clip_mistral", "clip_mixtral")
 
 
 @pytest.fixture(scope="module")

@@ -101,14 +101,16 @@ def _layers(shape: VisionShape | AudioShape, positions: int) -> int:
 
 
 def _language(shape: LanguageShape, num_tokens: int, num_token_pairs: int, training: Training) -> float:
-    """A decoder with gated MLP; causal attention needs half of the pairs.
+    """A decoder with gated MLPs, of experts those that a token goes through; causal attention needs half of the pairs.
 
     Its inputs always need their gradient: for the word embeddings, or where the language model is frozen, for whichever
     encoder is trained.
     """
     h = shape.hidden_size
     heads_width, groups_width = (n * shape.head_size for n in (shape.num_attention_heads, shape.num_query_groups))
-    per_token = 2 * (2 * h * heads_width + 2 * h * groups_width + 3 * h * shape.ffn_hidden_size)
+    num_mlps, routing = (1, 0) if shape.experts is None else (shape.experts.num_used, h * shape.experts.num_experts)
+    mlp = num_mlps * 3 * h * shape.ffn_hidden_size + routing
+    per_token = 2 * (2 * h * heads_width + 2 * h * groups_width + mlp)
     attention = 2 * 2 * num_token_pairs * heads_width / 2
     head = num_tokens * 2 * h * shape.vocab_size
     products = shape.num_layers * num_tokens * per_token + head

@@ -7,7 +7,16 @@ scenario -> layout -> trainer: the scenario names a model, layouts are checked a
 
 from mimo_bench.model.encoder import AudioShape, EncoderShape
 from mimo_bench.model.presets import PRESETS
-from mimo_bench.model.shape import LanguageShape, ModelShape, VisionShape
+from mimo_bench.model.shape import Experts, LanguageShape, ModelShape, VisionShape
 from mimo_bench.model.transformers_config import read_model_shape
 
-__all__ = ["PRESETS", "AudioShape", "EncoderShape", "LanguageShape", "ModelShape", "VisionShape", "read_model_shape"]
+__all__ = [
+    "PRESETS",
+    "AudioShape",
+    "EncoderShape",
+    "Experts",
+    "LanguageShape",
+    "ModelShape",
+    "VisionShape",
+    "read_model_shape",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mimo_bench.model.encoder import AudioShape
-from mimo_bench.model.shape import LanguageShape, ModelShape, VisionShape
+from mimo_bench.model.shape import Experts, LanguageShape, ModelShape, VisionShape
 
 # llava-hf/llava-1.5-7b-hf: CLIP-L/14 at 336 pixels read one layer before its last, Vicuna-7B v1.5.
 _LLAVA_7B = ModelShape(
@@ -95,6 +95,12 @@ _LLAVA_TINY = ModelShape(
     ),
 )
 
+# The same with Mixtral's experts, each half as wide as the MLP that two of them replace.
+_LLAVA_MOE_TINY = replace(
+    _LLAVA_TINY,
+    language=replace(_LLAVA_TINY.language, ffn_hidden_size=64, experts=Experts(num_experts=4, num_used=2)),
+)
+
 # As small, and awkward where the real one is: pixels that fill no patch, and a vocabulary that no TP divides.
 _SIGLIP_QWEN2_TINY = ModelShape(
     vision=replace(
@@ -137,6 +143,7 @@ _VOXTRAL_TINY = ModelShape(
 
 PRESETS: dict[str, ModelShape] = {
     "llava-tiny": _LLAVA_TINY,
+    "llava-moe-tiny": _LLAVA_MOE_TINY,
     "llava-1.5-7b": _LLAVA_7B,
     # The full widths with 8 of 32 language layers: 18 bytes a parameter of this one fit a single 80 GB GPU.
     "llava-1.5-7b-8of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=8)),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mimo_bench.errors import LayoutError, ScenarioError
 from mimo_bench.layout import LANGUAGE, Layout
@@ -112,12 +114,26 @@ class Llama3Rope:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Experts:
+    """What stands in every layer instead of an MLP: a router picks, for each position, some of many MLPs.
+
+    Mixtral's: the logits of the picked ones go through a softmax and weigh their outputs. No position is dropped, and
+    no loss balances them.
+    """
+
+    num_experts: int
+    num_used: int
+    """Experts that each position goes through."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LanguageShape:
     """A decoder of the LLaMA family: rotary positions, RMSNorm, SwiGLU, grouped-query attention."""
 
     vocab_size: int
     hidden_size: int
     ffn_hidden_size: int
+    """Of the MLP; of each one where there are experts."""
     num_layers: int
     num_attention_heads: int
     num_query_groups: int
@@ -137,15 +153,14 @@ class LanguageShape:
     """The token whose positions an image's patches fill; None without vision."""
     audio_token_id: int | None = None
     """The token whose positions a clip's tokens fill; None without audio."""
+    experts: Annotated[Experts | None, Field(exclude_if=lambda experts: experts is None)] = None
+    """None where every layer has one MLP."""
 
     @property
     def split_over_tp(self) -> Mapping[str, int]:
-        """What tensor parallelism must divide; the vocabulary need not, as it is padded."""
-        return {
-            "attention heads": self.num_attention_heads,
-            "key-value groups": self.num_query_groups,
-            "the MLP width": self.ffn_hidden_size,
-        }
+        """What tensor parallelism must divide; not the vocabulary, which is padded, nor experts, which stay whole."""
+        mlp = {"the MLP width": self.ffn_hidden_size} if self.experts is None else {}
+        return {"attention heads": self.num_attention_heads, "key-value groups": self.num_query_groups, **mlp}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,6 +237,13 @@ class ModelShape:
             _divides(name, "pp", grid.pp, "layers", shape.num_layers)
         for name in self.encoders:
             _divides(name, "tp", layout.modules[name].tp, "the projector's width", self.language.hidden_size)
+        self._check_experts(layout.language.ep)
+
+    def _check_experts(self, ep: int) -> None:
+        if self.language.experts is not None:
+            _divides(LANGUAGE, "ep", ep, "experts", self.language.experts.num_experts)
+        elif ep > 1:
+            raise LayoutError(f"{LANGUAGE}.ep = {ep}: this model has no experts to deal out; use ep = 1")
 
 
 def _divides(module: str, axis: str, degree: int, what: str, size: int) -> None:

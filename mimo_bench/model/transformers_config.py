@@ -12,7 +12,7 @@ from typing import Any
 
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model.config_section import Section
-from mimo_bench.model.shape import LanguageShape, LinearRope, Llama3Rope, ModelShape, VisionShape
+from mimo_bench.model.shape import Experts, LanguageShape, LinearRope, Llama3Rope, ModelShape, VisionShape
 
 _VISION_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
@@ -24,18 +24,32 @@ _LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
         "intermediate_size": 11008,
         "num_key_value_heads": None,
         "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
     },
     "mistral": {
         "vocab_size": 32000,
         "intermediate_size": 14336,
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+    },
+    "mixtral": {
+        "vocab_size": 32000,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1000000.0,
     },
     "qwen2": {
         "vocab_size": 151936,
         "intermediate_size": 22016,
         "num_key_value_heads": 32,
         "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
     },
 }
 """Where model types differ; what they share is written where it is read."""
@@ -148,7 +162,7 @@ def _language(section: Section, *, tied: bool, image_token_id: int) -> LanguageS
     if heads % groups:
         section.refuse("num_key_value_heads", f"does not divide the attention heads; use a divisor of {heads}", groups)
     max_sequence_length = section.integer("max_position_embeddings", defaults["max_position_embeddings"])
-    base, scaling = _rope(section, max_sequence_length)
+    base, scaling = _rope(section, max_sequence_length, default_base=defaults["rope_theta"])
     return LanguageShape(
         vocab_size=section.integer("vocab_size", defaults["vocab_size"]),
         hidden_size=hidden_size,
@@ -161,12 +175,26 @@ def _language(section: Section, *, tied: bool, image_token_id: int) -> LanguageS
         sliding_window=_sliding_window(section, kind, num_layers),
         rotary_base=base,
         rotary_scaling=scaling,
-        norm_epsilon=section.number("rms_norm_eps", 1e-6),
+        norm_epsilon=section.number("rms_norm_eps", defaults["rms_norm_eps"]),
         qkv_bias=kind == "qwen2",
         # As `transformers` does: either table may ask for it.
         tied_embeddings=section.flag("tie_word_embeddings", default=False) or tied,
         image_token_id=image_token_id,
+        experts=_experts(section) if kind == "mixtral" else None,
     )
+
+
+def _experts(section: Section) -> Experts:
+    """Mixtral's experts, routed without noise and trained by no loss but the answer's."""
+    section.only("router_jitter_noise", 0, default=0)
+    section.only("output_router_logits", False, default=False)
+    # Weighs a loss that only those logits have.
+    section.take("router_aux_loss_coef", None)
+    num_experts, num_used = section.integer("num_local_experts", 8), section.integer("num_experts_per_tok", 2)
+    if not 2 <= num_used <= num_experts:
+        remedy = f"a router learns from the weights that it gives to several; use 2 to {num_experts}"
+        section.refuse("num_experts_per_tok", remedy, num_used)
+    return Experts(num_experts=num_experts, num_used=num_used)
 
 
 def _head_size(section: Section, hidden_size: int, heads: int) -> int:
@@ -185,8 +213,8 @@ def _sliding_window(section: Section, kind: str, num_layers: int) -> int | None:
     """The window of those layers that have one; None if no layer does."""
     if kind == "llama":
         return None
-    window = section.optional_integer("sliding_window", 4096)
-    if kind == "mistral":
+    window = section.optional_integer("sliding_window", None if kind == "mixtral" else 4096)
+    if kind in ("mistral", "mixtral"):
         return window
     is_used = section.flag("use_sliding_window", default=False)
     first = section.take("max_window_layers", 28)
@@ -199,10 +227,12 @@ def _sliding_window(section: Section, kind: str, num_layers: int) -> int | None:
     return window if has_window else None
 
 
-def _rope(section: Section, max_sequence_length: int) -> tuple[float, LinearRope | Llama3Rope | None]:
+def _rope(
+    section: Section, max_sequence_length: int, *, default_base: float
+) -> tuple[float, LinearRope | Llama3Rope | None]:
     """Base and scaling of the rotary positions, in the spelling of `transformers` 5 or 4."""
     key = "rope_scaling" if section.take("rope_scaling", None) else "rope_parameters"
-    base = section.number("rope_theta", 10000.0)
+    base = section.number("rope_theta", default_base)
     section.take("rope_parameters", None)
     if key not in section:
         return base, None

@@ -54,8 +54,7 @@ def _vision(shape: VisionShape) -> dict[str, Any]:
 
 def _text(shape: LanguageShape) -> dict[str, Any]:
     return {
-        # Of the families that are built, Qwen2 alone has biases; Mistral is LLaMA within its sliding window.
-        "model_type": "qwen2" if shape.qkv_bias else "llama",
+        **_family(shape),
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.ffn_hidden_size,
@@ -68,6 +67,17 @@ def _text(shape: LanguageShape) -> dict[str, Any]:
         "rope_parameters": {"rope_theta": shape.rotary_base, **_scaling(shape.rotary_scaling)},
         "tie_word_embeddings": shape.tied_embeddings,
     }
+
+
+def _family(shape: LanguageShape) -> dict[str, Any]:
+    if shape.experts is not None:
+        return {
+            "model_type": "mixtral",
+            "num_local_experts": shape.experts.num_experts,
+            "num_experts_per_tok": shape.experts.num_used,
+        }
+    # Qwen2 alone has biases; Mistral is LLaMA within its sliding window.
+    return {"model_type": "qwen2" if shape.qkv_bias else "llama"}
 
 
 def _scaling(scaling: LinearRope | Llama3Rope | None) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from mimo_bench.layout import Layout
 
+_EXPERTS = ".experts."
+"""Stands in the canonical names of experts' parameters, and of no others."""
+
 
 def diverged(digests: Sequence[Mapping[str, str]], layout: Layout, *, what: str) -> str | None:
     """The parameters whose digests differ between two ranks; None if all that hold one agree.
@@ -28,7 +31,7 @@ def diverged(digests: Sequence[Mapping[str, str]], layout: Layout, *, what: str)
     if not wrong:
         return None
     name, (one, other) = next(iter(wrong.items()))
-    kind = _kind(layout, name.partition(".")[0], one, other)
+    kind = "replicas" if _EXPERTS in name else _kind(layout, name.partition(".")[0], one, other)
     more = f", and of {len(wrong) - 1} more parameters" if len(wrong) > 1 else ""
     return f"{kind} of {name} hold different {what} on ranks {one} and {other}{more}"
 

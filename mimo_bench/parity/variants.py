@@ -63,3 +63,5 @@ def _swapped_degrees(scenario: Scenario) -> Iterator[LayoutTable]:
     table = scenario.table(scenario.baseline)
     if (swapped := table.swapped()) != table:
         yield swapped
+        # What experts need.
+        yield swapped.model_copy(update={"settings": table.settings.model_copy(update={"sequence_parallel": True})})

@@ -62,8 +62,8 @@ def activation_bytes(
     settings: Settings,
     precision: Precision,
     training: Training,
-) -> ActivationBytes:
-    """What one micro-batch of a module takes on one rank.
+) -> ActivationBytes | None:
+    """What one micro-batch of a module takes on one rank; None where experts do, as routing decides how much they keep.
 
     Args:
         shape: the model.
@@ -78,6 +78,8 @@ def activation_bytes(
     """
     element = ELEMENT_BYTES[precision]
     if module == LANGUAGE:
+        if shape.language.experts is not None:
+            return None
         layer = _decoder_layer(shape.language, grid.tp, settings, is_frozen=training.is_frozen(LANGUAGE))
         stack = _stack(layer, shape.language.num_layers // grid.pp, num_items, seq_length, element, settings, precision)
         return _with_ends(stack, shape.language, grid, stage, num_items * seq_length, element, settings)

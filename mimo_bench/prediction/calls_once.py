@@ -14,6 +14,8 @@ WORLD = "default_pg"
 _NUM_TOTALS = 5
 """Sums of `trainer/grads.py` beside one for each encoder; float64."""
 _FP64_BYTES = 8
+EXPERT_SLICES = "expert_tp-ep-pp"
+"""The axes over which experts, each whole on its rank, are held once."""
 
 
 def world_calls(step: Step) -> Iterator[Calls]:
@@ -30,12 +32,13 @@ def norm_calls(step: Step, module: str) -> Iterator[Calls]:
     if step.training.is_frozen(module):
         return
     grid = step.layout.modules[module]
-    is_sharded = step.settings.distributed_optimizer
-    axes, num_ranks = ("tp-cp-dp-pp", grid.size) if is_sharded else ("tp-pp", grid.tp * grid.pp)
-    if num_ranks > 1:
-        yield Calls(
-            role=f"{module}.{axes}", collective="all_reduce", num_calls=grid.size, num_bytes=FP32_BYTES * grid.size
-        )
+    whole, dense, experts = ("tp-cp-dp-pp", grid.size), ("tp-pp", grid.tp * grid.pp), (EXPERT_SLICES, grid.ep * grid.pp)
+    kinds = (dense, experts) if has_expert_replicas(step, module) else (dense,)
+    for kind in kinds:
+        axes, num_ranks = whole if step.settings.distributed_optimizer else kind
+        if num_ranks > 1:
+            num_bytes = FP32_BYTES * grid.size
+            yield Calls(role=f"{module}.{axes}", collective="all_reduce", num_calls=grid.size, num_bytes=num_bytes)
 
 
 def replica_calls(step: Step, module: str) -> Iterator[Calls]:
@@ -44,26 +47,34 @@ def replica_calls(step: Step, module: str) -> Iterator[Calls]:
     The distributed optimizer leaves every rank its own range, and gathers the updated weights (`start_param_sync`).
     """
     grid = step.layout.modules[module]
-    if grid.dp == 1:
+    yield from _reduction(step, module, role=f"{module}.dp-cp", num_replicas=grid.dp)
+    if has_expert_replicas(step, module):
+        yield from _reduction(step, module, role=f"{module}.expert_dp", num_replicas=grid.expert_dp, of_experts=True)
+
+
+def _reduction(step: Step, module: str, *, role: str, num_replicas: int, of_experts: bool = False) -> Iterator[Calls]:
+    grid = step.layout.modules[module]
+    if num_replicas == 1:
         return
-    buckets = [size for stage in range(grid.pp) for size in _buckets(step, module, stage)]
+    stages = range(grid.pp)
+    buckets = [size for stage in stages for size in _buckets(step, module, stage, of_experts=of_experts)]
     num_ranks, num_elements = grid.tp * grid.dp, sum(buckets)
     if not buckets:
         return
     is_sharded = step.settings.distributed_optimizer
     yield Calls(
-        role=f"{module}.dp-cp",
+        role=role,
         collective="reduce_scatter" if is_sharded else "all_reduce",
         num_calls=num_ranks * len(buckets),
         num_bytes=num_ranks * num_elements * FP32_BYTES,
     )
     if is_sharded:
         yield Calls(
-            role=f"{module}.dp-cp",
+            role=role,
             collective="all_gather",
             num_calls=num_ranks * len(buckets),
             # Every rank puts its own range in.
-            num_bytes=num_ranks * num_elements // grid.dp * step.element_bytes,
+            num_bytes=num_ranks * num_elements // num_replicas * step.element_bytes,
         )
 
 
@@ -85,7 +96,7 @@ def tied_embedding_calls(step: Step) -> Iterator[Calls]:
 
 
 def split_norm_calls(step: Step) -> Iterator[Calls]:
-    """Gradients of norms whose input sequence parallelism splits, in fp32, one call for each stage.
+    """Gradients of norms and routers whose input sequence parallelism splits, in fp32, one call for each stage.
 
     Of `_allreduce_non_tensor_model_parallel_grads`.
     """
@@ -105,7 +116,14 @@ def split_norm_calls(step: Step) -> Iterator[Calls]:
     )
 
 
-def _buckets(step: Step, module: str, stage: int) -> tuple[int, ...]:
+def has_expert_replicas(step: Step, module: str) -> bool:
+    """Whether a module has experts that other ranks hold than the rest of it."""
+    grid = step.layout.modules[module]
+    parameters = stage_parameters(step.shape, module, grid, stage=0) if module == LANGUAGE else ()
+    return any(one.has_expert_replicas for one in parameters)
+
+
+def _buckets(step: Step, module: str, stage: int, *, of_experts: bool) -> tuple[int, ...]:
     grid = step.layout.modules[module]
     return bucket_sizes(
         stage_parameters(step.shape, module, grid, stage=stage),
@@ -113,8 +131,10 @@ def _buckets(step: Step, module: str, stage: int) -> tuple[int, ...]:
         grid=grid,
         stage=stage,
         settings=step.settings,
+        of_experts=of_experts,
     )
 
 
 def _is_norm(parameter: Parameter) -> bool:
-    return parameter.name.endswith("layernorm.weight")
+    # A router reads what a norm gives, and is on every rank like it.
+    return parameter.name.endswith(("layernorm.weight", "router.weight"))

@@ -42,7 +42,9 @@ def language_calls(step: Step) -> Iterator[Calls]:
     num_ranks = grid.tp * step.num_language_passes
     rows = step.num_language_rows
     wide, part = rows * step.row_bytes, rows * step.row_bytes // grid.tp
-    pairs, forward = _PAIRS_PER_LAYER * shape.num_layers, step.forward_passes(LANGUAGE)
+    # An expert is whole on its rank, which brings it positions of its own: nothing is split there.
+    pairs_per_layer = _PAIRS_PER_LAYER if shape.experts is None else _PAIRS_PER_LAYER - 1
+    pairs, forward = pairs_per_layer * shape.num_layers, step.forward_passes(LANGUAGE)
 
     def calls(collective: str, times: int, num_bytes: int) -> Calls:
         return Calls(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import AudioShape, EncoderShape, VisionShape
 from mimo_bench.prediction.calls_between import bridge_calls, bridge_role, num_bridged, stage_calls
+from mimo_bench.prediction.calls_expert_parallel import expert_calls
 from mimo_bench.prediction.calls_once import (
     norm_calls,
     replica_calls,
@@ -74,6 +75,7 @@ def _calls(step: Step, left_out: Mapping[str, str]) -> Iterator[Calls]:
     if f"{LANGUAGE}.tp" not in left_out:
         yield from split_norm_calls(step)
         yield from language_calls(step)
+    yield from expert_calls(step)
     for module in step.layout.modules:
         yield from norm_calls(step, module)
         if f"{module}.dp-cp" not in left_out:

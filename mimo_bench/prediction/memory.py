@@ -2,7 +2,7 @@
 
 Parameters, gradients and optimizer state are exact; activations follow formulas; the busiest moment is the larger of
 two: the loss or a layer's backward pass with every micro-batch in flight, or the update of the weights, when nothing is
-in flight but the optimizer works on a copy.
+in flight but the optimizer works on a copy. What experts keep is decided by routing, so nothing is said about it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ class ModulePrediction:
     parameters_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
-    activations_bytes: int
-    """Of all micro-batches in flight."""
-    workspace_bytes: int
-    """Of its own busiest moment."""
+    activations_bytes: int | None
+    """Of all micro-batches in flight; None where routing decides."""
+    workspace_bytes: int | None
+    """Of its own busiest moment; None where routing decides."""
 
     @property
-    def total_bytes(self) -> int:
-        """All of it."""
-        state = self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
-        return state + self.activations_bytes + self.workspace_bytes
+    def state_bytes(self) -> int:
+        """What is kept from step to step."""
+        return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,19 +49,21 @@ class RankPrediction:
 
     rank: int
     modules: Mapping[str, ModulePrediction]
-    peak_bytes: int
-    """Of the allocator."""
-    busiest: str
-    """`forward and backward` or `update`."""
+    peak_bytes: int | None
+    """Of the allocator; None where routing decides."""
+    busiest: str | None
+    """`forward and backward` or `update`; None where routing decides."""
+
+    @property
+    def state_bytes(self) -> int:
+        """What is kept from step to step."""
+        return sum(module.state_bytes for module in self.modules.values())
 
     @property
     def device_bytes(self) -> int:
-        """What the device has to have."""
-        return round(self.peak_bytes * (1 + FRAGMENTATION_SHARE)) + CONTEXT_BYTES
-
-    def fits(self, device_bytes: int) -> bool:
-        """Whether a device of that size holds it."""
-        return self.device_bytes <= device_bytes
+        """What the device has to have; at least that, where the peak is not known."""
+        known = self.state_bytes if self.peak_bytes is None else self.peak_bytes
+        return round(known * (1 + FRAGMENTATION_SHARE)) + CONTEXT_BYTES
 
 
 def predict_memory(scenario: Scenario, name: str) -> tuple[RankPrediction, ...]:
@@ -72,7 +73,7 @@ def predict_memory(scenario: Scenario, name: str) -> tuple[RankPrediction, ...]:
     found: dict[tuple[object, ...], RankPrediction] = {}
     predictions = []
     for rank in range(layout.world_size):
-        key = tuple(_place(layout, module, rank) for module in layout.modules_of(rank))
+        key = tuple(_place(scenario, layout, module, rank) for module in layout.modules_of(rank))
         if key not in found:
             parts = {
                 module: _parts(scenario, name, module, layout.modules[module], rank=rank)
@@ -96,13 +97,17 @@ def num_in_flight(layout: Layout, module: str, rank: int, num_micro_batches: int
     return min(num_behind + 1, num_micro_batches)
 
 
-def _place(layout: Layout, module: str, rank: int) -> tuple[object, ...]:
-    """What decides a rank's part of a module: ranks of one tensor-parallel group hold equal amounts."""
+_Parts = tuple[StateBytes, ActivationBytes | None]
+
+
+def _place(scenario: Scenario, layout: Layout, module: str, rank: int) -> tuple[object, ...]:
+    """What decides a rank's part of a module: ranks of one tensor-parallel group hold equal amounts, not of experts."""
     at = layout.modules[module].coordinate(rank)
-    return module, at.pp, at.dp
+    has_experts = module == LANGUAGE and scenario.shape.language.experts is not None
+    return module, at.pp, at.dp, at.tp if has_experts else 0
 
 
-def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int) -> tuple[StateBytes, ActivationBytes]:
+def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int) -> _Parts:
     at, settings = grid.coordinate(rank), scenario.table(name).settings
     state = state_bytes(
         stage_parameters(scenario.shape, module, grid, stage=at.pp),
@@ -110,6 +115,7 @@ def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int)
         grid=grid,
         stage=at.pp,
         dp_rank=at.dp,
+        tp_rank=at.tp,
         settings=settings,
         precision=scenario.precision,
     )
@@ -136,27 +142,33 @@ def _items_per_sample(scenario: Scenario, module: str) -> int:
 
 def _rank(
     rank: int,
-    parts: Mapping[str, tuple[StateBytes, ActivationBytes]],
+    parts: Mapping[str, _Parts],
     in_flight: Mapping[str, int],
     *,
     waiting: int,
 ) -> RankPrediction:
-    kept = {module: in_flight[module] * activations.kept for module, (_, activations) in parts.items()}
+    known = {module: activations for module, (_, activations) in parts.items() if activations is not None}
+    kept = {module: in_flight[module] * activations.kept for module, activations in known.items()}
+    modules = {
+        module: ModulePrediction(
+            parameters_bytes=state.parameters,
+            gradients_bytes=state.gradients,
+            optimizer_bytes=state.optimizer,
+            activations_bytes=kept.get(module),
+            workspace_bytes=(
+                None if activations is None else max(activations.loss, activations.layer, state.update - kept[module])
+            ),
+        )
+        for module, (state, activations) in parts.items()
+    }
+    if len(known) < len(parts):
+        return RankPrediction(rank=rank, modules=modules, peak_bytes=None, busiest=None)
     held = sum(state.total for state, _ in parts.values()) + waiting
-    training = held + sum(kept.values()) + max(max(a.loss, a.layer) for _, a in parts.values())
+    training = held + sum(kept.values()) + max(max(a.loss, a.layer) for a in known.values())
     updating = held + max(state.update for state, _ in parts.values())
     return RankPrediction(
         rank=rank,
-        modules={
-            module: ModulePrediction(
-                parameters_bytes=state.parameters,
-                gradients_bytes=state.gradients,
-                optimizer_bytes=state.optimizer,
-                activations_bytes=kept[module],
-                workspace_bytes=max(activations.loss, activations.layer, state.update - kept[module]),
-            )
-            for module, (state, activations) in parts.items()
-        },
+        modules=modules,
         peak_bytes=max(training, updating),
         busiest="forward and backward" if training >= updating else "update",
     )

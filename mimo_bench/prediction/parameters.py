@@ -23,6 +23,8 @@ class Parameter:
     """Whether another pipeline stage holds the same weight; such a parameter gets a bucket of its own."""
     is_fixed: bool = False
     """Whether it is a table that nobody trains."""
+    has_expert_replicas: bool = False
+    """Whether it is an expert's that other ranks hold than the rest; such parameters get a buffer of their own."""
 
     @property
     def decays(self) -> bool:
@@ -83,12 +85,25 @@ def _language(shape: LanguageShape, grid: Grid, stage: int) -> Iterator[Paramete
         if shape.qkv_bias:
             yield _vector(f"{at}.self_attention.linear_qkv.bias", qkv_width)
         yield _vector(f"{at}.pre_mlp_layernorm.weight", h)
-        yield _matrix(f"{at}.mlp.linear_fc1.weight", 2 * ffn, h)
-        yield _matrix(f"{at}.mlp.linear_fc2.weight", h, ffn)
+        if shape.experts is None:
+            yield _matrix(f"{at}.mlp.linear_fc1.weight", 2 * ffn, h)
+            yield _matrix(f"{at}.mlp.linear_fc2.weight", h, ffn)
+        else:
+            yield from _experts(f"{at}.mlp", shape, shape.experts.num_experts, grid)
     if is_last:
         yield _vector("decoder.final_layernorm.weight", h)
         if not shape.tied_embeddings or grid.pp > 1:
             yield _matrix("output_layer.weight", words, h, is_shared=is_tied_over_stages)
+
+
+def _experts(at: str, shape: LanguageShape, num_experts: int, grid: Grid) -> Iterator[Parameter]:
+    """A layer's router, which every rank holds, and the experts of one rank; each is whole."""
+    h, ffn, is_apart = shape.hidden_size, shape.ffn_hidden_size, grid.tp * grid.ep > 1
+    yield _matrix(f"{at}.router.weight", num_experts, h)
+    for expert in range(num_experts // grid.ep):
+        name = f"{at}.experts.local_experts.{expert}"
+        yield replace(_matrix(f"{name}.linear_fc1.weight", 2 * ffn, h), has_expert_replicas=is_apart)
+        yield replace(_matrix(f"{name}.linear_fc2.weight", h, ffn), has_expert_replicas=is_apart)
 
 
 def _vision(shape: VisionShape, grid: Grid, stage: int) -> Iterator[Parameter]:

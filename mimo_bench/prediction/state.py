@@ -55,6 +55,7 @@ def state_bytes(
     grid: Grid,
     stage: int,
     dp_rank: int,
+    tp_rank: int = 0,
     settings: Settings,
     precision: Precision,
 ) -> StateBytes:
@@ -66,6 +67,7 @@ def state_bytes(
         grid: of the module.
         stage: of the rank.
         dp_rank: of the rank.
+        tp_rank: of the rank; it decides what of experts it owns, and of nothing else.
         settings: of the layout.
         precision: of weights.
     """
@@ -73,21 +75,29 @@ def state_bytes(
     is_sharded = settings.distributed_optimizer
     trained = _trained(parameters, trains)
     num_frozen = sum(one.num_elements for one in parameters) - sum(one.num_elements for one in trained)
-    buckets = list(_buckets(trained, dp=grid.dp, stage=stage, settings=settings))
-    padded = buckets[-1].end if buckets else 0
-    owned = [
-        (parameter, end - begin)
-        for bucket in buckets
-        for begin, end, parameter in _own(bucket, dp_rank=dp_rank, dp=grid.dp if is_sharded else 1)
-    ]
-    num_owned = sum(size for _, size in owned)
+    # Experts that other ranks hold than the rest have a buffer and an optimizer of their own.
+    dense = [one for one in trained if not one.has_expert_replicas]
+    experts = [one for one in trained if one.has_expert_replicas]
+    kinds = ((dense, grid.dp, dp_rank), (experts, grid.expert_dp, (dp_rank * grid.tp + tp_rank) // grid.ep))
+    padded, owned = 0, []
+    for ours, num_replicas, replica in kinds:
+        buckets = list(_buckets(ours, dp=num_replicas, stage=stage, settings=settings, module_dp=grid.dp))
+        padded += buckets[-1].end if buckets else 0
+        owned.append(
+            [
+                (parameter, end - begin)
+                for bucket in buckets
+                for begin, end, parameter in _own(bucket, dp_rank=replica, dp=num_replicas if is_sharded else 1)
+            ]
+        )
+    num_owned = sum(size for part in owned for _, size in part)
     kept_per_element = 2 * _FP32 + (_FP32 if precision == "bf16" else 0)
     return StateBytes(
         parameters=(num_frozen + (padded if is_sharded else sum(one.num_elements for one in trained))) * element,
         gradients=padded * _FP32,
         optimizer=num_owned * kept_per_element,
         # AdamW over lists of tensors takes the square root of all second moments of a group before it uses any.
-        update=0 if settings.fused_optimizer else _FP32 * max(_by_decay(owned)),
+        update=0 if settings.fused_optimizer else _FP32 * max(size for part in owned for size in _by_decay(part)),
     )
 
 
@@ -98,10 +108,16 @@ def bucket_sizes(
     grid: Grid,
     stage: int,
     settings: Settings,
+    of_experts: bool = False,
 ) -> tuple[int, ...]:
-    """Elements of each bucket in which one rank reduces the gradients of one module, padding included; see above."""
-    trained = _trained(parameters, trains)
-    return tuple(bucket.end - bucket.begin for bucket in _buckets(trained, dp=grid.dp, stage=stage, settings=settings))
+    """Elements of each bucket in which one rank reduces the gradients of one module, padding included; see above.
+
+    Experts that other ranks hold than the rest are reduced apart, and asked for with `of_experts`.
+    """
+    ours = [one for one in _trained(parameters, trains) if one.has_expert_replicas == of_experts]
+    num_replicas = grid.expert_dp if of_experts else grid.dp
+    buckets = _buckets(ours, dp=num_replicas, stage=stage, settings=settings, module_dp=grid.dp)
+    return tuple(bucket.end - bucket.begin for bucket in buckets)
 
 
 def _trained(parameters: Sequence[Parameter], trains: Callable[[str], bool]) -> list[Parameter]:
@@ -113,10 +129,13 @@ def _by_decay(owned: Sequence[tuple[Parameter, int]]) -> tuple[int, int]:
     return decaying, sum(size for _, size in owned) - decaying
 
 
-def _buckets(parameters: Sequence[Parameter], *, dp: int, stage: int, settings: Settings) -> Iterator[_Bucket]:
-    """The buckets of a module's buffer, in order."""
+def _buckets(
+    parameters: Sequence[Parameter], *, dp: int, stage: int, settings: Settings, module_dp: int | None = None
+) -> Iterator[_Bucket]:
+    """The buckets of a module's buffer, in order; `dp` ranks share it, where those of the module are `module_dp`."""
     # Later stages reduce in one piece: they finish their backward passes first and wait anyway.
-    largest = max(_LEAST_BUCKET, _BUCKET_PER_RANK * dp) if settings.overlap_grad_reduce and stage == 0 else math.inf
+    per_rank = _BUCKET_PER_RANK * (module_dp or dp)
+    largest = max(_LEAST_BUCKET, per_rank) if settings.overlap_grad_reduce and stage == 0 else math.inf
     is_padded = settings.distributed_optimizer
     bucket = _Bucket(begin=0, end=0, places=[])
     at = 0

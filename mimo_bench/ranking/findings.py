@@ -61,5 +61,7 @@ def _remedy(part: Communication) -> str:
     return {
         "tp": "a lower tp, or sequence_parallel",
         "dp": "overlap_grad_reduce, or a lower dp",
+        "ep": "a lower ep, where memory allows",
+        "expert_dp": "overlap_grad_reduce, or a higher ep",
         "pp": "more micro-batches, or a lower pp",
     }.get(group, "a layout with smaller groups")

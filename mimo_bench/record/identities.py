@@ -80,9 +80,9 @@ def _declared(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
         yield f"is no layout of the scenario, which has {', '.join(scenario.names)}"
         return
     declared = scenario.table(layout.name).grids()
-    ran = {name: (grid.tp, grid.cp, grid.pp, grid.dp, grid.ranks) for name, grid in layout.modules.items()}
+    ran = {name: (grid.tp, grid.cp, grid.pp, grid.dp, grid.ep, grid.ranks) for name, grid in layout.modules.items()}
     for name, grid in declared.modules.items():
-        if ran.get(name) != (grid.tp, grid.cp, grid.pp, grid.dp, tuple(grid.ranks)):
+        if ran.get(name) != (grid.tp, grid.cp, grid.pp, grid.dp, grid.ep, tuple(grid.ranks)):
             yield f"modules.{name} is not the grid that the scenario declares"
 
 

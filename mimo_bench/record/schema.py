@@ -33,6 +33,8 @@ class ModuleGrid(_Entry):
     cp: int
     pp: int
     dp: int
+    ep: int = 1
+    """Groups that the language model's experts are dealt out over."""
     ranks: tuple[int, ...]
 
 

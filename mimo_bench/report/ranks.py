@@ -51,8 +51,8 @@ def _layout(layout: LayoutRecord, record: RunRecord) -> dict[str, Any]:
 
 def _module(name: str, grid: ModuleGrid) -> dict[str, Any]:
     """A module, its first rank, and its place on each of its ranks, `tp0 dp1`; axes of degree one are left out."""
-    axes = [axis for axis in ("tp", "dp", "pp") if getattr(grid, axis) > 1]
-    arithmetic = Grid(tp=grid.tp, pp=grid.pp, dp=grid.dp, rank_offset=min(grid.ranks))
+    axes = [axis for axis in ("tp", "dp", "pp", "ep") if getattr(grid, axis) > 1]
+    arithmetic = Grid(tp=grid.tp, pp=grid.pp, dp=grid.dp, ep=grid.ep, rank_offset=min(grid.ranks))
     places = map(arithmetic.coordinate, arithmetic.ranks)
     at = [" ".join(f"{axis}{getattr(place, axis)}" for axis in axes) for place in places]
     return {"name": name, "first": min(grid.ranks), "at": at}

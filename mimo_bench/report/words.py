@@ -40,7 +40,7 @@ def span(grid: Grid | ModuleGrid) -> str:
 
 def grid(module: str, grid: Grid | ModuleGrid) -> str:
     """One module's degrees that are more than 1 and its ranks: `vision dp2 @0-1`."""
-    degrees = [f"{axis}{degree}" for axis in ("tp", "cp", "pp", "dp") if (degree := getattr(grid, axis)) != 1]
+    degrees = [f"{axis}{degree}" for axis in ("tp", "cp", "pp", "dp", "ep") if (degree := getattr(grid, axis)) != 1]
     return " ".join([module, *(degrees or ["tp1"]), span(grid)])
 
 

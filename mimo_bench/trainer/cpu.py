@@ -1,8 +1,9 @@
 """megatron-core on CPU ranks: its CUDA assumptions are redirected from outside, none of its files is patched.
 
-Installed once per process, and only where no GPU is used. Four things assume CUDA in megatron-core 0.19:
+Installed once per process, and only where no GPU is used. Five things assume CUDA in megatron-core 0.19:
 factory calls and moves with `device="cuda"` or a device index, the functions of `torch.cuda`, process groups with
-`backend="nccl"`, and type names such as `torch.cuda.FloatTensor`.
+`backend="nccl"`, type names such as `torch.cuda.FloatTensor`, and counts of tokens that only a copy from a GPU turns
+into numbers.
 
 One thing is for speed: gloo gives every group a thread that wakes a hundred times a second, and a layout has dozens.
 """
@@ -34,6 +35,7 @@ def install() -> None:
     _redirect_process_groups()
     _share_one_network_thread()
     _redirect_rng_state()
+    _redirect_token_counts()
     # Autograd runs CPU backward passes in the calling thread, so the mode holds there too.
     _installed = _OnCpu()
     _installed.__enter__()  # type: ignore[no-untyped-call]
@@ -166,3 +168,13 @@ def _redirect_rng_state() -> None:
 
     random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _redirect_token_counts() -> None:
+    """How many tokens go to which rank's experts: torch wants plain numbers, and megatron-core makes them of copies."""
+    from megatron.core.transformer.moe import token_dispatcher
+
+    def on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    token_dispatcher.maybe_move_tensor_to_cpu = on_host

@@ -7,6 +7,7 @@ learns at its own rate, which the schedule of the training sets before every ste
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.topology import Topology
+from mimo_bench.trainer.weights import Shard, has_expert_replicas
 from mimo_bench.training import Training
 
 
@@ -54,6 +56,11 @@ class ScheduledOptimizer(MimoOptimizer):
     def learning_rates(self) -> dict[str, float]:
         """The rate of the next step, by module that is trained."""
         return {name: self._training.rate_of(name, self.num_steps) for name in self._trained}
+
+    def part_of(self, shard: Shard) -> Any:
+        """megatron-core's optimizer of a parameter that this rank holds."""
+        parts = list(_parts(self.module_infos[shard.module].optimizer))
+        return parts[-1 if shard.has_expert_replicas else 0]
 
     @property
     def module_grad_norms(self) -> dict[str, float]:
@@ -105,7 +112,7 @@ def _squared_norm(part: Any) -> torch.Tensor:
 
 
 def _parts(optimizer: Any) -> Iterator[Any]:
-    """The optimizers that megatron-core chains for one module: one for dense parameters, one for experts."""
+    """The optimizers that are chained for one module: one for dense parameters, one for experts that are dealt out."""
     yield from getattr(optimizer, "chained_optimizers", [optimizer])
 
 
@@ -157,9 +164,37 @@ def _optimizer_of(
     module: Any, config: OptimizerConfig, groups: ProcessGroupCollection, *, is_fused: bool
 ) -> ChainedOptimizer:
     """AdamW over one module, with whatever precision and sharding the configuration asks for."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    dense = [parameter for parameter in trained if not has_expert_replicas(parameter)]
+    experts = [parameter for parameter in trained if has_expert_replicas(parameter)]
+    # Experts have replicas of their own, so they have buffers and an optimizer of their own.
+    parts = [_Part(parameters=dense, buffers=module.buffers, replicas=groups.dp_cp, slices=groups.mp)]
+    if experts:
+        buffers = module.expert_parallel_buffers
+        parts.append(_Part(parameters=experts, buffers=buffers, replicas=groups.expt_dp, slices=groups.tp_ep_pp))
+    optimizers = [_adam_of(part, module, config, groups, is_fused=is_fused) for part in parts]
+    for earlier in optimizers[:-1]:
+        # The last one gathers the updated weights of all; each would gather them all again.
+        earlier._defer_param_sync = True
+    return ChainedOptimizer(optimizers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """The parameters of a module that have the same replicas."""
+
+    parameters: list[torch.nn.Parameter]
+    buffers: list[Any]
+    replicas: dist.ProcessGroup
+    slices: dist.ProcessGroup
+    """The ranks that together hold every parameter once."""
+
+
+def _adam_of(
+    part: _Part, module: Any, config: OptimizerConfig, groups: ProcessGroupCollection, *, is_fused: bool
+) -> Any:
     adam = torch.optim.AdamW(
-        [{"params": parameters, **_GROUP, "max_lr": config.lr, "min_lr": config.min_lr}],
+        [{"params": part.parameters, **_GROUP, "max_lr": config.lr, "min_lr": config.min_lr}],
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
@@ -172,10 +207,10 @@ def _optimizer_of(
             None,
             _start_moments,
             model_chunks=[module],
-            per_model_buffers={0: module.buffers},
-            data_parallel_group=groups.dp_cp,
+            per_model_buffers={0: part.buffers},
+            data_parallel_group=part.replicas,
             data_parallel_group_gloo=None,
-            data_parallel_group_idx=groups.mp.rank(),
+            data_parallel_group_idx=part.slices.rank(),
             distributed_optimizer_instance_id=0,
         )
         # Each rank holds a piece of the reduced gradients, so their norm is summed over the whole module.
@@ -185,12 +220,12 @@ def _optimizer_of(
             optimizer = Float16OptimizerWithFloat16Params(adam, config, None, _start_moments)
         else:
             optimizer = FP32Optimizer(adam, config, _start_moments)
-        optimizer.grad_stats_parallel_group = groups.mp
+        optimizer.grad_stats_parallel_group = part.slices
     # A parameter that ranks share is counted in the norm by one of them alone.
     optimizer.tp_group, optimizer.expert_tp_group = groups.tp, groups.expt_tp
     if is_fused:
         fuse(adam)
-    return ChainedOptimizer([optimizer])
+    return optimizer
 
 
 _GROUP = {"wd_mult": 1.0, "lr_mult": 1.0, "is_expert_parallel": False, "is_decoupled_lr": False, "default_config": True}

@@ -84,7 +84,7 @@ def write_weights(
     # On the host: a full tensor needs no room on the writer's device, and NCCL no further connections.
     relay = dist.new_group(backend="gloo")
     _gather_parameters(model)
-    mine = {shard.name: shard for shard in shards(model, topology) if _is_first_replica(shard, topology)}
+    mine = {shard.name: shard for shard in shards(model, topology) if _is_first_replica(shard)}
     speakers = _speakers(mine)
     files = {}
     for module in topology.layout.modules:
@@ -116,8 +116,8 @@ def _gather_parameters(model: MimoModel) -> None:
             module.start_param_sync(force_sync=True)
 
 
-def _is_first_replica(shard: Shard, topology: Topology) -> bool:
-    return not shard.is_copy and topology.layout.modules[shard.module].coordinate(topology.rank).dp == 0
+def _is_first_replica(shard: Shard) -> bool:
+    return not shard.is_copy and shard.replicas.rank() == 0
 
 
 def _speakers(mine: dict[str, Shard]) -> dict[str, tuple[int, TensorSpec, str]]:

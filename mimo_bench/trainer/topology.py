@@ -24,6 +24,8 @@ _DENSE_GROUPS = (
     ("tp", "cp", "dp", "pp"),
 )  # fmt: skip
 _EXPERT_GROUPS = (("ep",), ("expt_tp",), ("expt_dp",), ("expt_tp", "ep"), ("expt_tp", "ep", "pp"))
+_EXPERT_ROLES = {"ep": "ep", "expt_tp": "expert_tp", "expt_dp": "expert_dp", "pp": "pp"}
+"""How the axes of that view read in the names of groups."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +91,13 @@ def _build_grid(module: str, grid: Grid, backend: str) -> HyperCommGrid:
     degrees = {"tp": grid.tp, "cp": grid.cp, "dp": grid.dp, "pp": grid.pp}
     built = HyperCommGrid([degrees[axis] for axis in _AXES], list(_AXES), rank_offset=grid.rank_offset, backend=backend)
     # pp is last in both views: expert and dense stages must hold the same ranks, or pipelines of the two would hang.
-    expert = {"expt_tp": 1, "ep": 1, "expt_dp": grid.tp * grid.cp * grid.dp, "pp": grid.pp}
+    expert = {"expt_tp": 1, "ep": grid.ep, "expt_dp": grid.expert_dp, "pp": grid.pp}
     built.register_view(_EXPERT_VIEW, list(expert.values()), list(expert), shared_dims=["pp"])
     for axes in _DENSE_GROUPS:
         built.create_pg(list(axes), group_desc=f"{module}.{'-'.join(axes)}")
     for axes in _EXPERT_GROUPS:
-        built.create_pg(list(axes), view=_EXPERT_VIEW, group_desc=f"{module}.{'-'.join(axes)}")
+        role = "-".join(_EXPERT_ROLES[axis] for axis in axes)
+        built.create_pg(list(axes), view=_EXPERT_VIEW, group_desc=f"{module}.{role}")
     return built
 
 
@@ -128,7 +131,8 @@ def _collect(
     groups.ep = grid.get_pg("ep", view=_EXPERT_VIEW)
     groups.expt_tp = grid.get_pg("expt_tp", view=_EXPERT_VIEW)
     groups.expt_dp = grid.get_pg("expt_dp", view=_EXPERT_VIEW)
-    groups.tp_ep = grid.get_pg(["expt_tp", "ep"], view=_EXPERT_VIEW)
+    # An expert is whole on its rank, so both are the same ranks; this one has the shorter name.
+    groups.tp_ep = groups.ep
     groups.tp_ep_pp = grid.get_pg(["expt_tp", "ep", "pp"], view=_EXPERT_VIEW)
     groups.embd = embedding
     groups.pos_embd = position

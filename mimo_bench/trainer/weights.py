@@ -24,6 +24,7 @@ from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
+_EXPERT = re.compile(r"\bexperts\.local_experts\.(\d+)\.")
 
 _PLAIN = (
     (re.compile(r"^encoders\.\w+\."), "encoder."),
@@ -39,11 +40,15 @@ class Shard:
     name: str
     """Canonical: the module, then `encoder`, `projector` or the language model's own path to the parameter.
 
-    Layers are counted over the whole model, from 0.
+    Layers and experts are counted over the whole model, from 0.
     """
     module: str
     parameter: torch.nn.Parameter
     tp_group: dist.ProcessGroup
+    replicas: dist.ProcessGroup
+    """The ranks that hold the same slice; their gradients are summed."""
+    has_expert_replicas: bool
+    """Whether these are other ranks than for the rest of the module: its gradient has a buffer apart then."""
     dim: int | None
     """The dim that tensor parallelism splits; None if every rank holds the whole parameter."""
     stride: int
@@ -99,6 +104,16 @@ class Shard:
         return positions
 
     @property
+    def holder(self) -> int:
+        """This rank's number among all of its stage that hold the parameter, slices of it or copies."""
+        return self.replicas.rank() * self.tp_group.size() + self.tp_group.rank()
+
+    @property
+    def num_holders(self) -> int:
+        """How many there are of them."""
+        return self.replicas.size() * self.tp_group.size()
+
+    @property
     def num_slices(self) -> int:
         """Into how many slices tensor parallelism cuts the full tensor."""
         return 1 if self.dim is None else self.tp_group.size()
@@ -126,21 +141,29 @@ Start = Callable[[Shard], torch.Tensor]
 def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
     """Every parameter that this rank holds a slice of."""
     for module, wrapped in hosted_modules(model):
-        inner = unwrap(wrapped)
+        inner, groups = unwrap(wrapped), topology.groups[module]
         for name, parameter in inner.named_parameters():
             is_split = getattr(parameter, "tensor_model_parallel", False)
+            is_apart = has_expert_replicas(parameter)
             # Where one stage holds both ends of a tied model, the output layer has no weight of its own.
             is_copy = name == OUTPUT and bool(inner.share_embeddings_and_output_weights)
             yield Shard(
                 name=f"{module}.{WORD_EMBEDDING if is_copy else _canonical(inner, name)}",
                 module=module,
                 parameter=parameter,
-                tp_group=topology.groups[module].tp,
+                tp_group=groups.expt_tp if is_apart else groups.tp,
+                replicas=groups.expt_dp if is_apart else groups.dp,
+                has_expert_replicas=is_apart,
                 dim=getattr(parameter, "partition_dim") if is_split else None,  # noqa: B009  # megatron-core's own mark
                 stride=getattr(parameter, "partition_stride") if is_split else 1,  # noqa: B009
                 is_copy=is_copy,
                 unpadded=getattr(parameter, UNPADDED_ROWS, None),
             )
+
+
+def has_expert_replicas(parameter: torch.nn.Parameter) -> bool:
+    """Whether a parameter is an expert's, and other ranks hold it than hold the rest; by megatron-core's own mark."""
+    return not getattr(parameter, "allreduce", True)
 
 
 def trained_shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
@@ -187,7 +210,7 @@ def _distribution(shard: Shard) -> tuple[float, float]:
 
 def _canonical(module: torch.nn.Module, path: str) -> str:
     """The canonical name, without its module, of the parameter at `path`."""
-    name = _with_global_layers(module, path)
+    name = _with_global_experts(module, _with_global_layers(module, path), path)
     for pattern, plain in _PLAIN:
         name = pattern.sub(plain, name)
     return name
@@ -199,3 +222,11 @@ def _with_global_layers(module: torch.nn.Module, name: str) -> str:
         return name
     layer: Any = module.get_submodule(name[: match.end() - 1])
     return f"{name[: match.start(1)]}{layer.layer_number - 1}{name[match.end(1) :]}"
+
+
+def _with_global_experts(module: torch.nn.Module, name: str, path: str) -> str:
+    """`name`, of the parameter at `path`, with the expert's number on this rank replaced by its number in the layer."""
+    if (match := _EXPERT.search(path)) is None:
+        return name
+    layer: Any = module.get_submodule(path[: match.start() - 1])
+    return _EXPERT.sub(f"experts.{layer.local_expert_indices[int(match[1])]}.", name)

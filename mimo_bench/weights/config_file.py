@@ -47,7 +47,14 @@ def _vision(shape: VisionShape) -> dict[str, Any]:
 def _text(shape: LanguageShape) -> dict[str, Any]:
     kind = "qwen2" if shape.qkv_bias else "llama" if shape.sliding_window is None else "mistral"
     special: dict[str, Any] = {}
-    if kind == "mistral":
+    if shape.experts is not None:
+        kind = "mixtral"
+        special = {
+            "num_local_experts": shape.experts.num_experts,
+            "num_experts_per_tok": shape.experts.num_used,
+            "sliding_window": shape.sliding_window,
+        }
+    elif kind == "mistral":
         special = {"sliding_window": shape.sliding_window}
     elif kind == "qwen2" and shape.sliding_window is not None:
         special = {

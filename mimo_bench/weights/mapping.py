@@ -107,6 +107,7 @@ def _language(module: str, shape: LanguageShape) -> Iterator[Parameter]:
         part = Part(component=component, name=theirs, shape=dims)
         return Parameter(module=module, name=f"{module}.{name}", shape=dims, parts=(part,))
 
+    num_experts = 0 if shape.experts is None else shape.experts.num_experts
     yield row("embedding.word_embeddings.weight", *EMBEDDING, table)
     for index in range(shape.num_layers):
         yield from _layer(
@@ -114,11 +115,12 @@ def _language(module: str, shape: LanguageShape) -> Iterator[Parameter]:
             module=module,
             component="language_model",
             theirs=f"layers.{index}",
-            names=_LLAMA_NAMES,
+            names=_mixtral_names(num_experts) if num_experts else _LLAMA_NAMES,
             width=shape.hidden_size,
             heads=(shape.num_attention_heads, shape.num_query_groups, shape.head_size),
             ffn=(shape.ffn_hidden_size, shape.ffn_hidden_size),
             biased=frozenset({"self_attention.linear_qkv"} if shape.qkv_bias else ()),
+            num_experts=num_experts,
         )
     yield row("decoder.final_layernorm.weight", "language_model", "norm.weight", (shape.hidden_size,))
     if not shape.tied_embeddings:
@@ -134,14 +136,26 @@ _VIT_NAMES = {
     "mlp.linear_fc1": ("mlp.fc1",),
     "mlp.linear_fc2": ("mlp.fc2",),
 }
-_LLAMA_NAMES = {
+_LLAMA_ATTENTION = {
     "input_layernorm": ("input_layernorm",),
     "self_attention.linear_qkv": _QKV,
     "self_attention.linear_proj": ("self_attn.o_proj",),
     "pre_mlp_layernorm": ("post_attention_layernorm",),
+}
+_LLAMA_NAMES = _LLAMA_ATTENTION | {
     "mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.linear_fc2": ("mlp.down_proj",),
 }
+
+
+def _mixtral_names(num_experts: int) -> dict[str, tuple[str, ...]]:
+    """The same where experts stand instead of the MLP, each in tensors of its own, as checkpoints hold them."""
+    names = _LLAMA_ATTENTION | {"mlp.router": ("block_sparse_moe.gate",)}
+    for expert in range(num_experts):
+        ours, theirs = f"mlp.experts.{expert}", f"block_sparse_moe.experts.{expert}"
+        names[f"{ours}.linear_fc1"] = (f"{theirs}.w1", f"{theirs}.w3")
+        names[f"{ours}.linear_fc2"] = (f"{theirs}.w2",)
+    return names
 
 
 def _layer(
@@ -155,6 +169,7 @@ def _layer(
     heads: tuple[int, int, int],
     ffn: tuple[int, ...],
     biased: frozenset[str],
+    num_experts: int = 0,
 ) -> Iterator[Parameter]:
     """The parameters of a transformer layer.
 
@@ -166,15 +181,20 @@ def _layer(
         names: our projections and norms, and the parts of each.
         width: of the residual stream.
         heads: query heads, key-value groups, and the width of one head.
-        ffn: rows of each part of the MLP's first projection.
+        ffn: rows of each part of an MLP's first projection.
         biased: which of ours have a bias.
+        num_experts: that stand instead of the MLP; 0 for none.
     """
     queries, groups, head = heads
     rows = {
         "self_attention.linear_qkv": (queries * head, groups * head, groups * head),
-        "mlp.linear_fc1": ffn,
+        "mlp.router": (num_experts,),
+        **{name: ffn for name in names if name.endswith(".linear_fc1")},
     }
-    columns = {"self_attention.linear_proj": queries * head, "mlp.linear_fc2": ffn[0]}
+    columns = {
+        "self_attention.linear_proj": queries * head,
+        **{name: ffn[0] for name in names if name.endswith(".linear_fc2")},
+    }
     for name, parts in names.items():
         for kind in ("weight", "bias") if name in biased else ("weight",):
             beyond = (columns.get(name, width),) if kind == "weight" and not name.endswith("layernorm") else ()

@@ -59,9 +59,6 @@ def _problem(act: Callable[[], object]) -> str | None:
 def _digests(trainer: Trainer) -> dict[str, dict[str, str]]:
     state = OptimizerState(trainer.optimizer)
     return {
-        shard.name: {
-            kind: digest(tensor)
-            for kind, tensor in state.read(shard, replicas=trainer.topology.groups[shard.module].dp).items()
-        }
+        shard.name: {kind: digest(tensor) for kind, tensor in state.read(shard).items()}
         for shard in shards(trainer.model, trainer.topology)
     }

@@ -54,8 +54,7 @@ def _told(trainer: Trainer, of: Callable[[Shard], torch.Tensor | None]) -> dict[
             continue
         # Gathering is collective over the tensor-parallel group, so every rank does it.
         whole = shard.gather(local.detach())
-        where = trainer.topology.layout.modules[shard.module].coordinate(trainer.topology.rank)
-        if (where.tp, where.dp) == (0, 0):
+        if shard.holder == 0:
             told[shard.name] = whole.cpu().clone()
     return told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,28 @@ LAYOUTS = (
     LayoutTable(name="stages", vision=GridTable(pp=2), language=GridTable(tp=2, rank_offset=2)),
     LayoutTable(name="language-pp2", vision=GridTable(), language=GridTable(pp=2, rank_offset=1)),
 )
+OF_EXPERTS = (
+    LAYOUTS[0],
+    LayoutTable(name="sharded", vision=GridTable(), language=GridTable(dp=4, ep=2, rank_offset=1), settings=SHARDED),
+    LayoutTable(
+        name="stages",
+        vision=GridTable(),
+        language=GridTable(tp=2, pp=2, ep=2, rank_offset=1),
+        settings=Settings(sequence_parallel=True),
+    ),
+)
 
 
 def scenario(**changes: Any) -> Scenario:
     fixed: dict[str, Any] = {
+        "layout": LAYOUTS,
         "model": "llava-tiny",
         "seq_length": 32,
         "global_batch_size": 4,
         "global_micro_batch_size": 2,
         "training": Training(warmup_steps=3, decay="cosine", decay_steps=6),
     }
-    made = Scenario(question="Does it go on?", baseline="one-rank", layout=LAYOUTS, **fixed | changes)
+    made = Scenario(question="Does it go on?", baseline="one-rank", **fixed | changes)
     made.check()
     return made
 
@@ -93,6 +105,18 @@ def test_a_training_goes_on_in_any_other_layout(launcher: Launcher, tmp_path: Pa
     # And from shards back to one rank.
     runs.run("sharded", resume=False, until=2, save_after=[2])
     assert runs.run("one-rank")[0]["losses"] == pytest.approx(losses[2:], rel=1e-6)
+
+
+def test_experts_go_on_wherever_they_are_dealt_out(launcher: Launcher, tmp_path: Path) -> None:
+    runs = Runs(launcher, tmp_path, model="llava-moe-tiny", layout=OF_EXPERTS, global_micro_batch_size=4)
+    losses = runs.run("one-rank", resume=False, save_after=[2])[0]["losses"]
+    # Each layout takes over the other's experts, and hands on its own.
+    for layout in ("sharded", "stages"):
+        found = runs.run(layout, resume=True, until=3, save_after=[3])
+        assert found[0]["losses"] == pytest.approx(losses[2:3], rel=1e-6)
+        again = runs.run("one-rank")[0]
+        assert (again["resumed_after"], again["losses"]) == (3, pytest.approx(losses[3:], rel=1e-6))
+        shutil.rmtree(runs.directory / "step-00000003")
 
 
 def test_a_checkpoint_is_a_directory_of_weights_and_holds_no_pickle(launcher: Launcher, tmp_path: Path) -> None:

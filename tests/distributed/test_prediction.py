@@ -39,6 +39,11 @@ LAYOUTS = [
     ("three_modules", "encoders-share-their-ranks"),
     ("uneven_images", "colocated-vision-dp2-language-tp2"),
     ("uneven_images", "vision-1--language-dp2"),
+    ("experts", "colocated-tp2"),
+    ("experts", "colocated-tp2-ep2"),
+    ("experts", "colocated-tp2-dp2-ep2"),
+    ("experts", "vision-dp2--language-dp4-ep2"),
+    ("experts", "vision-1--language-pp2-dp2-ep2"),
 ]
 
 THREE_MODULES = """
@@ -75,7 +80,7 @@ freeze = ["vision.encoder"]
 """
 
 
-SCENARIO_FILES = ("cpu_smoke", "siglip_qwen2", "uneven_images")
+SCENARIO_FILES = ("cpu_smoke", "siglip_qwen2", "uneven_images", "experts")
 
 Metered = Callable[[str, str], list[dict[str, Any]]]
 

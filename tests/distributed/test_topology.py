@@ -21,7 +21,7 @@ Seen = list[dict[str, Any]]
 
 ROLES = (
     "tp", "cp", "pp", "dp", "dp-cp", "tp-cp", "tp-pp", "tp-dp-cp", "tp-cp-dp-pp",
-    "ep", "expt_tp", "expt_dp", "expt_tp-ep", "expt_tp-ep-pp",
+    "ep", "expert_tp", "expert_dp", "expert_tp-ep", "expert_tp-ep-pp",
 )  # fmt: skip
 """Of every module; together the groups of one role hold each of its ranks once."""
 

@@ -64,7 +64,7 @@ def collect_shards(trainer: Trainer) -> None:
     for _, module in hosted_modules(trainer.model):
         if not module.ddp_config.use_distributed_optimizer:
             continue
-        for buffer in module.buffers:
+        for buffer in (*module.buffers, *module.expert_parallel_buffers):
             group = buffer.data_parallel_group
             for bucket in buffer.buckets:
                 part = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()

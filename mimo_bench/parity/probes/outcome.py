@@ -56,7 +56,7 @@ class OutcomeProbe:
             held: dict[str, Any] = {}
             if not self._is_baseline:
                 weights = shard.gather(start)
-                if speaks_for(shard, trainer.topology):
+                if speaks_for(shard):
                     # On the host, before the next tensor is gathered: the device holds two at most.
                     held["weights"] = to_host(weights)
                     # What is frozen has no moments, and must not have moved at all.
@@ -91,10 +91,10 @@ def _telling(seconds: Comparison, shard: Shard, device: torch.device) -> Iterato
 def local_moments(trainer: Trainer, shard: Shard) -> Iterator[torch.Tensor]:
     """Adam's first and second moment of a rank's slice, in its shape; zero where no step was taken.
 
-    Collective over the module's replicas where the distributed optimizer deals them out.
+    Collective over its replicas where the distributed optimizer deals them out.
     """
     for key in (_FIRST, _SECOND):
-        optimizer = _optimizer_of(trainer, shard)
+        optimizer = trainer.optimizer.part_of(shard)
         if not hasattr(optimizer, "model_param_group_index_map"):
             state = optimizer.optimizer.state[shard.parameter]
             yield state[key] if key in state else torch.zeros_like(shard.parameter)
@@ -105,12 +105,5 @@ def local_moments(trainer: Trainer, shard: Shard) -> Iterator[torch.Tensor]:
             part = optimizer._get_main_param_and_optimizer_states(shard.parameter)[key]
             whole.view(-1)[owned.start : owned.end].copy_(part.view(-1))
         # Each element is one rank's and zero elsewhere, so the sum is exact.
-        dist.all_reduce(whole, group=trainer.topology.groups[shard.module].dp)
+        dist.all_reduce(whole, group=shard.replicas)
         yield whole
-
-
-def _optimizer_of(trainer: Trainer, shard: Shard) -> Any:
-    """megatron-core's optimizer of the module; without experts there is but one in the chain."""
-    chain = trainer.optimizer.module_infos[shard.module].optimizer
-    (optimizer,) = getattr(chain, "chained_optimizers", [chain])
-    return optimizer

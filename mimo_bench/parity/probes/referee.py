@@ -83,6 +83,8 @@ def build_referee(
     """
     with torch.device(device or "cpu"):
         model = LlavaForConditionalGeneration(LlavaConfig.from_dict(dict(config)))
+    # One expert after the other: its grouped products take no float64.
+    model.set_experts_implementation("eager")
     model.to(dtype)  # type: ignore[arg-type]  # transformers' wrapper of `to` is annotated as if it were not bound
     _, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected, unexpected

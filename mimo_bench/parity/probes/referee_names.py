@@ -6,6 +6,7 @@ Renaming and splitting is linear, so weights and gradients go the same way.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,9 +15,15 @@ from mimo_bench.model import LanguageShape, ModelShape, VisionShape
 
 CLASS_TOKEN = "model.vision_tower.embeddings.class_embedding"
 
+_OF_EXPERT = "#"
+"""Stands before the number of an expert in the name of a tensor that `transformers` stacks over a layer's experts."""
+
 
 def to_transformers(shape: ModelShape, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our full tensors, all of a model's or some, under the names and in the shapes of `transformers`."""
+    """Our full tensors, all of a model's or some, under the names and in the shapes of `transformers`.
+
+    Of a layer's experts there must be all or none.
+    """
     assert shape.vision is not None, "the referee is LLaVA"
     stacked = {**_vision_names(shape.vision), **_language_names(shape.language)}
     theirs: dict[str, torch.Tensor] = {}
@@ -25,7 +32,17 @@ def to_transformers(shape: ModelShape, tensors: Mapping[str, torch.Tensor]) -> d
         theirs |= zip(stacked[name], _split(tensor, len(stacked[name]), module), strict=True)
     if CLASS_TOKEN in theirs:
         theirs[CLASS_TOKEN] = theirs[CLASS_TOKEN].flatten()  # ours is [1, 1, h]
-    return theirs
+    return _with_experts_stacked(theirs)
+
+
+def _with_experts_stacked(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    experts: defaultdict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if _OF_EXPERT in name:
+            whole, _, number = name.partition(_OF_EXPERT)
+            experts[whole][int(number)] = tensor
+    stacked = {name: torch.stack([parts[k] for k in range(len(parts))]) for name, parts in experts.items()}
+    return {name: tensor for name, tensor in tensors.items() if _OF_EXPERT not in name} | stacked
 
 
 def _split(tensor: torch.Tensor, num_parts: int, shape: VisionShape | LanguageShape) -> Iterable[torch.Tensor]:
@@ -72,18 +89,26 @@ def _language_names(shape: LanguageShape) -> dict[str, tuple[str, ...]]:
     if not shape.tied_embeddings:
         names["language.output_layer.weight"] = ("lm_head.weight",)
     qkv = {"self_attention.linear_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
-    parts = qkv | {
+    parts: dict[str, tuple[str, ...]] = {
+        **qkv,
         "input_layernorm": ("input_layernorm",),
         "self_attention.linear_proj": ("self_attn.o_proj",),
         "pre_mlp_layernorm": ("post_attention_layernorm",),
-        "mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"),
-        "mlp.linear_fc2": ("mlp.down_proj",),
     }
+    if shape.experts is None:
+        parts |= {"mlp.linear_fc1": ("mlp.gate_proj", "mlp.up_proj"), "mlp.linear_fc2": ("mlp.down_proj",)}
+    else:
+        parts |= {"mlp.router": ("mlp.gate",)}
     for index in range(shape.num_layers):
         ours, theirs = f"language.decoder.layers.{index}", f"model.language_model.layers.{index}"
         names |= _names(ours, theirs, "weight", parts)
         if shape.qkv_bias:
             names |= _names(ours, theirs, "bias", qkv)
+        for expert in range(0 if shape.experts is None else shape.experts.num_experts):
+            for one, stacked in (("linear_fc1", "gate_up_proj"), ("linear_fc2", "down_proj")):
+                names[f"{ours}.mlp.experts.{expert}.{one}.weight"] = (
+                    f"{theirs}.mlp.experts.{stacked}{_OF_EXPERT}{expert}",
+                )
     return names
 
 

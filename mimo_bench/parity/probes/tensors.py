@@ -70,7 +70,7 @@ class Comparison:
             weights: in that shape, on the host, a direction in which a difference would tell; None for none.
         """
         self._digests[shard.name] = digest(full)
-        if not speaks_for(shard, self._topology):
+        if not speaks_for(shard):
             return
         if self._is_baseline:
             write(path_of(self._directory, shard.name), full)
@@ -175,15 +175,12 @@ def _norms(squares: list[float]) -> tuple[float, ...]:
     return tuple(math.sqrt(square) for square in squares) if all(map(math.isfinite, squares)) else ()
 
 
-def speaks_for(shard: Shard, topology: Topology) -> bool:
+def speaks_for(shard: Shard) -> bool:
     """Whether this rank is the one of all that hold the parameter that reads or writes its file.
 
     Parameters are dealt out over replicas and slices, so that all of a stage's ranks compare at the same time.
     """
-    grid = topology.layout.modules[shard.module]
-    coordinate = grid.coordinate(topology.rank)
-    speaker = crc32(shard.name.encode()) % (grid.tp * grid.dp)
-    return coordinate.dp * grid.tp + coordinate.tp == speaker and not shard.is_copy
+    return shard.holder == crc32(shard.name.encode()) % shard.num_holders and not shard.is_copy
 
 
 def _finite(value: float | None) -> float | None:

@@ -156,7 +156,7 @@ class Saver:
             num_steps=num_steps,
             held_fixed=self._held_fixed,
             layout={
-                name: {"tp": grid.tp, "pp": grid.pp, "dp": grid.dp, "rank_offset": grid.rank_offset}
+                name: {"tp": grid.tp, "pp": grid.pp, "dp": grid.dp, "ep": grid.ep, "rank_offset": grid.rank_offset}
                 for name, grid in grids
             },
             files=files,
@@ -180,19 +180,13 @@ class Saver:
 @torch.no_grad()
 def _read(trainer: Trainer) -> Iterator[list[_Tensor]]:
     """The tensors that this rank writes, on the host; collective over tensor-parallel ranks and replicas."""
-    state, topology = OptimizerState(trainer.optimizer), trainer.topology
-    for index, shard in enumerate(shards(trainer.model, topology)):
-        found = state.read(shard, replicas=topology.groups[shard.module].dp)
-        is_mine = _writes(shard, index, trainer) and not shard.is_copy
+    state = OptimizerState(trainer.optimizer)
+    for index, shard in enumerate(shards(trainer.model, trainer.topology)):
+        found = state.read(shard)
+        # Those that hold the parameter take turns.
+        is_mine = shard.holder == index % shard.num_holders and not shard.is_copy
         whole = {kind: shard.gather(tensor) for kind, tensor in found.items()}
         yield [_tensor(shard, kind, tensor) for kind, tensor in whole.items()] if is_mine else []
-
-
-def _writes(shard: Shard, index: int, trainer: Trainer) -> bool:
-    """Whether this rank is the one, of all that hold the parameter, that writes it: they take turns."""
-    grid = trainer.config.layout.modules[shard.module]
-    at = grid.coordinate(trainer.topology.rank)
-    return at.tp + grid.tp * at.dp == index % (grid.tp * grid.dp)
 
 
 def _tensor(shard: Shard, kind: str, whole: torch.Tensor) -> _Tensor:

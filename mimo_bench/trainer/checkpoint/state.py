@@ -38,10 +38,10 @@ class OptimizerState:
         """Read from and write to `optimizer`."""
         self._optimizer = optimizer
 
-    def read(self, shard: Shard, *, replicas: dist.ProcessGroup) -> dict[str, torch.Tensor]:
+    def read(self, shard: Shard) -> dict[str, torch.Tensor]:
         """Weight and moments in the shape of the rank's slice; of a frozen parameter its weight alone, as it is held.
 
-        Collective over `replicas`, the module's data-parallel group, where the distributed optimizer deals state out.
+        Collective over the shard's replicas where the distributed optimizer deals state out.
         """
         if not shard.parameter.requires_grad:
             return {WEIGHT: shard.parameter.detach()}
@@ -57,7 +57,7 @@ class OptimizerState:
             if held is not None and part is not None:
                 whole[held.piece].copy_(part.view(-1))
             # Each element is one rank's and zero elsewhere; as integers, so that not even a zero loses its sign.
-            dist.all_reduce(whole.view(torch.int32), group=replicas)
+            dist.all_reduce(whole.view(torch.int32), group=shard.replicas)
             found[kind] = whole.view(shard.parameter.shape)
         return found
 
@@ -81,7 +81,7 @@ class OptimizerState:
 
     def _held(self, shard: Shard) -> _Held | None:
         """The piece that this rank updates; None where other replicas update all of the slice."""
-        owner, parameter = self._owner(shard), shard.parameter
+        owner, parameter = self._optimizer.part_of(shard), shard.parameter
         if not self._is_dealt_out(shard):
             main = getattr(parameter, "main_param", parameter)
             return _Held(adam=owner.optimizer, main=main, piece=slice(0, parameter.numel()))
@@ -93,13 +93,7 @@ class OptimizerState:
         return _Held(adam=owner.optimizer, main=main, piece=slice(owned.start, owned.end))
 
     def _is_dealt_out(self, shard: Shard) -> bool:
-        return hasattr(self._owner(shard), "model_param_group_index_map")
-
-    def _owner(self, shard: Shard) -> Any:
-        """megatron-core's optimizer of the parameter's module; without experts there is but one in the chain."""
-        chain = self._optimizer.module_infos[shard.module].optimizer
-        (owner,) = getattr(chain, "chained_optimizers", [chain])
-        return owner
+        return hasattr(self._optimizer.part_of(shard), "model_param_group_index_map")
 
 
 def _tensor(held: _Held, kind: str) -> torch.Tensor:

@@ -90,6 +90,7 @@ def language_spec(
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
         add_qkv_bias=shape.qkv_bias,
+        **_routing(shape, ep=layout.language.ep),
     )
     return ModuleSpec(
         module=LanguageModel,
@@ -102,6 +103,7 @@ def language_spec(
                 causal=True,
                 final_norm=is_last,
                 attention=settings.attention,
+                has_experts=shape.experts is not None,
             ),
             "max_sequence_length": shape.max_sequence_length,
             "pre_process": topology.is_first_stage(LANGUAGE),
@@ -113,3 +115,20 @@ def language_spec(
             "pg_collection": pg_collection,
         },
     )
+
+
+def _routing(shape: LanguageShape, *, ep: int) -> dict[str, Any]:
+    """The fields of megatron-core's configuration that say where experts are, and which a position goes through."""
+    if shape.experts is None:
+        return {}
+    return {
+        "expert_model_parallel_size": ep,
+        "expert_tensor_parallel_size": 1,
+        "num_moe_experts": shape.experts.num_experts,
+        "moe_ffn_hidden_size": shape.ffn_hidden_size,
+        "moe_router_topk": shape.experts.num_used,
+        # A balancing loss is a mean over the positions of one rank, so it would not be the same in every layout.
+        "moe_router_load_balancing_type": "none",
+        # In bf16 logits would often tie, and then rounding alone would route.
+        "moe_router_dtype": "fp32",
+    }

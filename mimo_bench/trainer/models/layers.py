@@ -21,6 +21,8 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -154,8 +156,19 @@ def mlp_submodules() -> MLPSubmodules:
     return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
 
 
+def _experts() -> partial[MoELayer]:
+    """A router and its experts, one MLP after the other."""
+    return partial(MoELayer, submodules=MoESubmodules(experts=partial(SequentialMLP, submodules=mlp_submodules())))
+
+
 def block_spec(
-    *, num_layers: int, causal: bool, final_norm: bool, attention: AttentionBackend, key_bias: bool = True
+    *,
+    num_layers: int,
+    causal: bool,
+    final_norm: bool,
+    attention: AttentionBackend,
+    key_bias: bool = True,
+    has_experts: bool = False,
 ) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage.
 
@@ -165,6 +178,7 @@ def block_spec(
         final_norm: whether the stage ends in a norm.
         attention: the kernel on GPUs.
         key_bias: whether keys have a bias where queries and values have one.
+        has_experts: whether routed experts stand where the MLP would.
     """
     layer = ModuleSpec(
         module=TransformerLayer,
@@ -181,7 +195,7 @@ def block_spec(
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=Norm,
-            mlp=partial(MLP.as_mlp_submodule, submodules=mlp_submodules()),
+            mlp=_experts() if has_experts else partial(MLP.as_mlp_submodule, submodules=mlp_submodules()),
             mlp_bda=get_bias_dropout_add,
         ),
     )
