@@ -174,7 +174,20 @@ def test_idle_language_ranks_have_another_remedy() -> None:
 def test_colocated_modules_idle_together() -> None:
     alone = with_idle(QUICK, vision=0.3, language=0.3).model_copy(update={"placement": "colocated"})
     (said,) = findings(alone)
-    assert said.startswith("ranks idle 30 %: ")
+    assert said == "ranks idle 30 %: larger micro-batches or compile_layers keep them busier"
+
+
+@pytest.mark.parametrize("chosen", ["compile_layers", "sequence_parallel"])
+def test_nothing_is_recommended_that_is_chosen_already_or_refused_with_what_is(chosen: str) -> None:
+    part = Communication(
+        role="language.tp", collective="all_reduce", calls_per_step=1.0, bytes_per_step=1.0, exposed_seconds=0.032
+    )
+    layout = with_idle(QUICK, vision=0.3, language=0.3).model_copy(
+        update={"placement": "colocated", "settings": {chosen: True}, "communication": (part,)}
+    )
+    idle, exposed = findings(layout)
+    assert idle == "ranks idle 30 %: larger micro-batches keep them busier"
+    assert exposed.endswith("a lower tp" if chosen == "sequence_parallel" else "a lower tp, or sequence_parallel")
 
 
 def test_communication_that_nothing_hides_is_named_by_its_group() -> None:

@@ -27,11 +27,18 @@ def _idle(layout: LayoutRecord) -> Iterator[str]:
     if layout.placement == "colocated":
         # All modules live on the same ranks, so they idle together.
         if idle and (share := max(idle.values())) >= NOTABLE_IDLE_SHARE:
-            yield f"ranks idle {share * 100:.0f} %: larger micro-batches or compile_layers keep them busier"
+            more = " or compile_layers" if _may_compile(layout) else ""
+            yield f"ranks idle {share * 100:.0f} %: larger micro-batches{more} keep them busier"
         return
     for name, share in sorted(idle.items(), key=lambda item: item[1], reverse=True):
         if share >= NOTABLE_IDLE_SHARE:
             yield f"{name} ranks idle {share * 100:.0f} %: {_remedy_of_idle(layout, name)}"
+
+
+def _may_compile(layout: LayoutRecord) -> bool:
+    """Whether compiled layers are neither chosen already nor refused with what is."""
+    chosen = (layout.settings.get(name) for name in ("compile_layers", "sequence_parallel"))
+    return not any(chosen) and all(grid.ep == 1 for grid in layout.modules.values())
 
 
 def _remedy_of_idle(layout: LayoutRecord, module: str) -> str:
@@ -49,17 +56,18 @@ def _exposed(layout: LayoutRecord) -> Iterator[str]:
         return
     worst, seconds = max(known, key=lambda pair: pair[1])
     if (share := seconds / step) >= NOTABLE_EXPOSED_SHARE:
-        yield f"{worst.role} communicates {share * 100:.0f} % of the step with nothing to hide it: {_remedy(worst)}"
+        said = f"{worst.role} communicates {share * 100:.0f} % of the step with nothing to hide it"
+        yield f"{said}: {_remedy(worst, layout)}"
 
 
-def _remedy(part: Communication) -> str:
+def _remedy(part: Communication, layout: LayoutRecord) -> str:
     """What tends to shorten or hide this group's communication."""
     # `language.tp`, and `language.dp-cp` for a group over several axes.
     group = part.role.rpartition(".")[2].partition("-")[0]
     if part.role.startswith("bridge"):
         return "colocate the modules, or give both the same dp"
     return {
-        "tp": "a lower tp, or sequence_parallel",
+        "tp": "a lower tp" if layout.settings.get("sequence_parallel") else "a lower tp, or sequence_parallel",
         "dp": "overlap_grad_reduce, or a lower dp",
         "ep": "a lower ep, where memory allows",
         "expert_dp": "overlap_grad_reduce, or a higher ep",
