@@ -76,6 +76,7 @@ def run_mutants(
         reference = _run(scenario, attempts, scenario.baseline, None, None).reference
         planned = list(_plan(scenario, layouts, attempts, reference, directory))
         trials = still_planned(known, planned)
+        _write(directory, trials, len(planned), command)
         done = {(trial.layout, trial.mutant) for trial in trials}
         for layout, mutant in (each for each in planned if each not in done):
             if until is not None and time.monotonic() > until:
@@ -84,8 +85,8 @@ def run_mutants(
             on_trial(trial)
             trials.append(trial)
             _write(directory, trials, len(planned), command)
-    shutil.rmtree(directory / "layouts", ignore_errors=True)
-    shutil.rmtree(directory / "baseline", ignore_errors=True)
+    for left in ("layouts", "baseline", "calls"):
+        shutil.rmtree(directory / left, ignore_errors=True)
     return trials
 
 
