@@ -27,7 +27,7 @@ from mimo_bench.parity.verdicts import (
     judge_baseline_as_timed,
     judge_noise,
 )
-from mimo_bench.prediction import predict_memory
+from mimo_bench.prediction import predict_memory, unknown_encoders
 from mimo_bench.record.merge import (
     Trained,
     merge_account,
@@ -141,9 +141,7 @@ class LayoutRunner:
         known["communication"] = merge_communication(watched)
         if timed := account.ranks_in("timing"):
             known["timing"] = with_repeats(measure(self.scenario, timed, known["account"]), account.repeats)
-            peaks = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
-            predicted = {rank: peak for rank, peak in peaks.items() if peak is not None}
-            known["memory"] = merge_memory(timed, predicted)
+            known["memory"] = merge_memory(timed, self._predicted_peaks(name))
             known["energy"] = merge_energy(timed)
             known["loading"] = merge_loading(timed)
             known["imbalance"] = imbalance(timed)
@@ -151,6 +149,13 @@ class LayoutRunner:
             known["skipped_samples"] = account.ranks[0].skipped_samples
         known["unmeasured"] = merge_unmeasured(account.ranks)
         return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)
+
+    def _predicted_peaks(self, name: str) -> dict[int, int]:
+        """By rank; nothing where a module is another package's."""
+        if unknown_encoders(self.scenario.shape):
+            return {}
+        peaks = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
+        return {rank: peak for rank, peak in peaks.items() if peak is not None}
 
     def _judge(self, name: str, reference: Reference | None) -> Account:
         if reference is None and not self._is_baseline(name):

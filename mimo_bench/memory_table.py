@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mimo_bench.prediction import RankPrediction, predict_memory
+from mimo_bench.prediction import RankPrediction, predict_memory, unknown_encoders
 from mimo_bench.prediction.memory import ModulePrediction
 from mimo_bench.scenario import Scenario
 
@@ -23,6 +23,9 @@ def describe_memory(scenario: Scenario, name: str, *, device_bytes: int | None) 
         name: of the layout.
         device_bytes: what each device has; None where that is not known, and then nothing is said about fitting.
     """
+    if unknown := unknown_encoders(scenario.shape):
+        yield f"  memory is not predicted, as the parameters of {' and '.join(unknown)} are another package's"
+        return
     yield from _aligned([["rank", "module", *_PARTS, "peak"], *_rows(predict_memory(scenario, name))])
     yield f"  {_verdict(predict_memory(scenario, name), device_bytes)}"
 

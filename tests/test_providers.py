@@ -11,10 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from mimo_bench import cli
 from mimo_bench.errors import ScenarioError
 from mimo_bench.meters.flops import model_flops
 from mimo_bench.model import provider
 from mimo_bench.record.files import read_run
+from mimo_bench.record.schema import RunRecord
+from mimo_bench.record.validate import contradictions
 from mimo_bench.scenario import load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
@@ -42,22 +45,10 @@ def on_path(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(place)
 
 
-def test_the_example_trains_the_same_model_in_every_layout(installed: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def run(installed: list[str], out: Path, *options: str) -> RunRecord:
+    """The record of the example's scenario on CPU ranks."""
     ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mimo_bench",
-            "run",
-            str(SCENARIO),
-            "--device",
-            "cpu",
-            "--modes",
-            "parity",
-            "--out",
-            str(out),
-        ],
+        [sys.executable, "-m", "mimo_bench", "run", str(SCENARIO), "--device", "cpu", "--out", str(out), *options],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *installed])},
         capture_output=True,
@@ -66,9 +57,32 @@ def test_the_example_trains_the_same_model_in_every_layout(installed: list[str],
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    record = read_run(out)
+    return read_run(out)
+
+
+def test_the_example_trains_the_same_model_in_every_layout(installed: list[str], tmp_path: Path) -> None:
+    record = run(installed, tmp_path / "out", "--modes", "parity")
     assert [layout.status for layout in record.layouts] == ["passed"] * 3
     assert {len(layout.grad_norms["depth"]) for layout in record.layouts} == {3}
+
+
+@pytest.mark.usefixtures("on_path")
+def test_the_example_is_timed_and_its_calls_are_counted(installed: list[str], tmp_path: Path) -> None:
+    record = run(installed, tmp_path / "out", "--modes", "timing,comm", "--layout", "depth-tp2-on-one-span")
+    (layout,) = (layout for layout in record.layouts if layout.communication and "depth-tp2" in layout.name)
+    assert layout.timing is not None
+    assert "depth.tp" in {row.role for row in layout.communication}
+    # What is known of the other modules is held against shapes.
+    assert list(contradictions(record)) == []
+
+
+@pytest.mark.usefixtures("on_path")
+def test_check_says_of_another_packages_encoder_what_it_cannot_predict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(SCENARIO)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("memory is not predicted, as the parameters of depth are another package's") == 3
+    assert "as the layers of depth are another package's: depth.tp" in printed
+    assert "vision.dp-cp" in printed
 
 
 @pytest.mark.usefixtures("on_path")

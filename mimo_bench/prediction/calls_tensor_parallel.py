@@ -87,9 +87,9 @@ def _embedding_calls(step: Step) -> Calls:
 def encoder_calls(step: Step, module: str) -> Iterator[Calls]:
     """Of an encoder's layers and its projector."""
     grid, shape = step.layout.modules[module], step.shape.encoders[module]
-    assert isinstance(shape, VisionShape | AudioShape), f"no layers are known of {shape}"
     if grid.tp == 1:
         return
+    assert isinstance(shape, VisionShape | AudioShape), f"no layers are known of {shape}"
     pairs = _PAIRS_PER_LAYER * shape.num_layers
     forward = step.forward_passes(module) * pairs
     backward = pairs if step.trains_layers(module) else 0

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.model import AudioShape, EncoderShape, VisionShape
 from mimo_bench.prediction.calls_between import bridge_calls, bridge_role, num_bridged, stage_calls
 from mimo_bench.prediction.calls_expert_parallel import expert_calls
 from mimo_bench.prediction.calls_once import (
@@ -25,6 +24,7 @@ from mimo_bench.prediction.calls_once import (
     world_calls,
 )
 from mimo_bench.prediction.calls_tensor_parallel import encoder_calls, language_calls
+from mimo_bench.prediction.parameters import unknown_encoders
 from mimo_bench.prediction.step import Calls, Items, Step
 from mimo_bench.scenario import Scenario
 
@@ -65,8 +65,7 @@ def predict_communication(scenario: Scenario, name: str, *, items: Items | None 
         for (role, collective), (num_calls, num_bytes) in sorted(sums.items())
         if num_calls
     )
-    is_closed = all(map(_is_known, step.shape.encoders.values()))
-    return CommunicationPrediction(rows=rows, left_out=left_out, is_closed=is_closed)
+    return CommunicationPrediction(rows=rows, left_out=left_out, is_closed=not unknown_encoders(step.shape))
 
 
 def _calls(step: Step, left_out: Mapping[str, str]) -> Iterator[Calls]:
@@ -97,13 +96,9 @@ def _left_out(step: Step) -> dict[str, str]:
         across = {bridge_role(module): num_bridged(step, module), f"{LANGUAGE}.tp": step.layout.language.tp}
         if step.items is None:
             _add(found, {**inside, **across}, "samples differ in how many items they have")
-        if not _is_known(step.shape.encoders[module]):
+        if module in unknown_encoders(step.shape):
             _add(found, {**inside, f"{module}.dp-cp": grid.dp}, f"the layers of {module} are another package's")
     return found
-
-
-def _is_known(encoder: EncoderShape) -> bool:
-    return isinstance(encoder, VisionShape | AudioShape)
 
 
 def _add(found: dict[str, str], ranks_by_role: Mapping[str, int], reason: str) -> None:

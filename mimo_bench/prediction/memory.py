@@ -67,7 +67,7 @@ class RankPrediction:
 
 
 def predict_memory(scenario: Scenario, name: str) -> tuple[RankPrediction, ...]:
-    """Every rank of the layout called `name`, as its timed steps train it."""
+    """Every rank of the layout called `name`, as its timed steps train it; not for models with `unknown_encoders`."""
     table = scenario.table(name)
     layout, plan = table.grids(), scenario.batch_plan(name)
     found: dict[tuple[object, ...], RankPrediction] = {}

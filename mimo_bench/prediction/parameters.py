@@ -32,6 +32,11 @@ class Parameter:
         return self.num_dims > 1 and not self.name.endswith("bias")
 
 
+def unknown_encoders(shape: ModelShape) -> tuple[str, ...]:
+    """Encoders whose parameters and layers nobody here knows: those of other packages."""
+    return tuple(name for name, encoder in shape.encoders.items() if not isinstance(encoder, VisionShape | AudioShape))
+
+
 def stage_parameters(shape: ModelShape, module: str, grid: Grid, *, stage: int) -> tuple[Parameter, ...]:
     """The parameters of one pipeline stage of a module on one of its tensor-parallel ranks.
 
