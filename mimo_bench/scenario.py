@@ -115,6 +115,52 @@ class Settings(Table):
             )
         return self
 
+    def check(
+        self, layout: Layout, *, shape: ModelShape, precision: Precision, seq_length: int, counts_vary: bool
+    ) -> None:
+        """Whether a layout can be trained with these settings.
+
+        Args:
+            layout: the grids.
+            shape: the model.
+            precision: of parameters and activations.
+            seq_length: of the language model.
+            counts_vary: whether samples differ in how many items they have.
+
+        Raises:
+            LayoutError: it cannot; the message names the setting and says what to use instead.
+        """
+        tp = layout.language.tp
+        if self.attention in ("flash", "cudnn") and precision != "bf16":
+            raise LayoutError(
+                f"settings.attention = {self.attention!r} takes bf16 only and precision is {precision!r}; use "
+                'attention = "default"'
+            )
+        if self.compile_layers and counts_vary:
+            raise LayoutError(
+                "settings.compile_layers: layers are compiled anew for every number of items in a micro-batch, and "
+                "data gives samples different numbers of them; switch it off, or give every sample as many"
+            )
+        if shape.language.experts is not None:
+            self._check_with_experts(tp)
+        if self.sequence_parallel and seq_length % tp:
+            raise LayoutError(
+                f"settings.sequence_parallel: seq_length = {seq_length} does not split over language.tp = {tp}; use a "
+                "multiple of it"
+            )
+
+    def _check_with_experts(self, tp: int) -> None:
+        if tp > 1 and not self.sequence_parallel:
+            raise LayoutError(
+                f"language.tp = {tp}: experts are trained with tensor parallelism only where each rank routes "
+                "positions of its own; set settings.sequence_parallel = true"
+            )
+        if self.compile_layers:
+            raise LayoutError(
+                "settings.compile_layers: layers are compiled anew for every number of positions that reach an expert, "
+                "and routing changes it in every micro-batch; switch it off"
+            )
+
     def for_parity(self) -> Settings:
         """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
         off = ("overlap_grad_reduce", "overlap_param_gather", "fused_optimizer", "fused_loss", "compile_layers")
@@ -350,35 +396,12 @@ class Scenario(Table):
         self._plan(table, layout)
         if table.name == self.baseline and layout.placement != "colocated":
             raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")
-        if table.settings.attention in ("flash", "cudnn") and self.precision != "bf16":
-            raise LayoutError(
-                f"settings.attention = {table.settings.attention!r} takes bf16 only and precision is "
-                f'{self.precision!r}; use attention = "default"'
-            )
-        if table.settings.compile_layers and self.data.counts_vary:
-            raise LayoutError(
-                "settings.compile_layers: layers are compiled anew for every number of items in a micro-batch, and "
-                "data gives samples different numbers of them; switch it off, or give every sample as many"
-            )
-        if self.shape.language.experts is not None:
-            _check_settings_of_experts(table.settings, tp=layout.language.tp)
-        if table.settings.sequence_parallel and self.seq_length % layout.language.tp:
-            raise LayoutError(
-                f"settings.sequence_parallel: seq_length = {self.seq_length} does not split over "
-                f"language.tp = {layout.language.tp}; use a multiple of it"
-            )
-
-
-def _check_settings_of_experts(settings: Settings, *, tp: int) -> None:
-    if tp > 1 and not settings.sequence_parallel:
-        raise LayoutError(
-            f"language.tp = {tp}: experts are trained with tensor parallelism only where each rank routes positions of "
-            "its own; set settings.sequence_parallel = true"
-        )
-    if settings.compile_layers:
-        raise LayoutError(
-            "settings.compile_layers: layers are compiled anew for every number of positions that reach an expert, and "
-            "routing changes it in every micro-batch; switch it off"
+        table.settings.check(
+            layout,
+            shape=self.shape,
+            precision=self.precision,
+            seq_length=self.seq_length,
+            counts_vary=self.data.counts_vary,
         )
 
 

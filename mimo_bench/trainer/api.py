@@ -97,7 +97,7 @@ def set_up(
             f"{num_ranks} ranks were started, and the layout has {layout.world_size}; start that many, --nnodes times "
             "--nproc-per-node of torchrun"
         )
-    inside = _checked(config, layout)
+    inside = _checked(config, layout, data)
     dataset = _dataset(config, data)
     _prepare(dataset, config.num_batches, global_batch_size=config.global_batch_size)
     trainer = build_trainer(inside, dataset=dataset, device=device, provider=provider)
@@ -170,11 +170,19 @@ def _join(device: Literal["auto", "cpu", "cuda"]) -> RankDevice:
     return join(device)
 
 
-def _checked(config: Pretraining, layout: Layout) -> TrainerConfig:
-    """What decides the training, once model, batch, layout and weights are known to fit together."""
+def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfig:
+    """What decides the training, once model, batch, layout, settings and weights are known to fit together."""
     config.training.check(modules=tuple(config.shape.modules))
     config.shape.check(layout)
     config.shape.check_sequence(config.seq_length)
+    config.settings.check(
+        layout,
+        shape=config.shape,
+        precision=config.precision,
+        seq_length=config.seq_length,
+        # Of samples of a user's own nothing is known before they are read.
+        counts_vary=isinstance(data, Ours) and described(data).counts_vary,
+    )
     if config.weights is not None:
         check_shape(config.weights, read_manifest(config.weights), config.shape)
     return TrainerConfig(

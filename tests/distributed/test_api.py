@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from mimo_bench.data_section import HuggingFaceData, locate
+from mimo_bench.errors import LayoutError
 from mimo_bench.launch import Job, Launcher
 from mimo_bench.launch.job import Outcome
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Scenario, Settings
 from mimo_bench.trainer.metrics import read_metrics
 from mimo_bench.training import Training
 from mimo_bench.weights.directory import read_manifest
@@ -127,6 +128,22 @@ def test_bad_samples_are_left_out_alike_on_all_ranks_and_the_first_one_says_whic
         index = said.index(f"bad samples left out of {split}: 1")
         assert "nothing.png does not exist" in said[index + 1]
     assert "left out" not in (tmp_path / "disjoint" / "rank1.log").read_text()
+
+
+def test_settings_that_a_scenario_would_refuse_are_refused_in_the_same_words(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    made = scenario(LAYOUTS)
+    (table,) = (table for table in made.layout if table.name == "one-rank")
+    flash = table.model_copy(update={"settings": Settings(attention="flash")})
+    # Not checked, as a user's script would not check it.
+    unchecked = made.model_copy(update={"layout": (flash,)})
+    asked: dict[str, Any] = {"module": "api_entries", "num_steps": 1, "validate_every": None}
+    outcome = launch_entry(launcher, "train", unchecked, "one-rank", tmp_path, **asked)
+    assert outcome.ended == "crashed"
+    with pytest.raises(LayoutError) as refused:
+        Scenario.model_validate({**dict(made), "layout": (flash,), "baseline": "one-rank"}).check()
+    assert str(refused.value).removeprefix("layout 'one-rank': ") in outcome.reason
 
 
 def test_a_bad_sample_that_is_not_left_out_ends_all_ranks_with_its_name(
