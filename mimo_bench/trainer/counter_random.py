@@ -7,8 +7,12 @@ bit-equal on CPU and GPU: integer arithmetic modulo 2**64 and two exactly rounde
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
+
+Words = Any
+"""A tensor or a NumPy array of int64: both wrap around alike."""
 
 # The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -23,8 +27,9 @@ _CHUNK = 1 << 22
 def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
     """Float32 numbers in [0, 1), one for each int64 position, the same for the same key and position."""
     start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    state = _mix(positions * _signed(_GOLDEN) + _signed(start))
-    return _shift_right(state, 64 - _MANTISSA_BITS).to(torch.float32) * 2.0**-_MANTISSA_BITS
+    state = _mix(_words(positions.flatten()) * _signed(_GOLDEN) + _signed(start))
+    drawn = torch.as_tensor(_shift_right(state, 64 - _MANTISSA_BITS))
+    return drawn.view(positions.shape).to(torch.float32) * 2.0**-_MANTISSA_BITS
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -33,29 +38,34 @@ def digest(tensor: torch.Tensor) -> str:
     A sum of mixed words, so it needs no particular order of reading; equal tensors have equal digests, and a value
     that changes or moves changes it.
     """
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    start = 0
+    sums, start = [], 0
     for part in tensor.detach().flatten().split(_CHUNK):
         words = part.to(torch.float32).view(torch.int32).to(torch.int64) if part.is_floating_point() else part
         positions = torch.arange(start, start + len(part), device=part.device)
         # Mixed twice, so that two values that swap places do not cancel in the sum.
-        total += _mix(_mix(positions * _signed(_GOLDEN)) ^ words).sum()
+        sums.append(_mix(_mix(_words(positions) * _signed(_GOLDEN)) ^ _words(words)).sum())
         start += len(part)
-    return f"{int(total) % (1 << 64):016x}"
+    # Read only now: a device works on all parts without waiting.
+    return f"{sum(map(int, sums)) % (1 << 64):016x}"
 
 
-def _mix(state: torch.Tensor) -> torch.Tensor:
+def _words(values: torch.Tensor) -> Words:
+    """Int64 values to compute with: on the host an array, as small ones take an array a tenth of a tensor's time."""
+    return values.numpy() if values.device.type == "cpu" else values
+
+
+def _mix(state: Words) -> Words:
     for shift, factor in _MIX:
         state = (state ^ _shift_right(state, shift)) * _signed(factor)
     return state ^ _shift_right(state, _LAST_SHIFT)
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as torch's signed integers write them."""
+    """The same 64 bits as signed integers write them."""
     value %= 1 << 64
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _shift_right(value: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical shift; torch's own keeps the sign."""
+def _shift_right(value: Words, bits: int) -> Words:
+    """Logical shift; that of signed integers keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
