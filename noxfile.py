@@ -77,8 +77,10 @@ def reports(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def perf(session: nox.Session) -> None:
-    """Render and open a report of 200 layouts on 64 ranks, within its limits of time and size."""
-    _python(session, "-m", "pytest", "-s", "tests/perf/bench_report.py", *session.posargs)
+    """Hold commands, checks of 100,000 layouts and large reports against their limits of time, memory and size."""
+    _python(
+        session, "-m", "pytest", "-s", *(session.posargs or sorted(map(str, Path("tests/perf").glob("bench_*.py"))))
+    )
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -157,7 +157,7 @@ def check(
         if not quiet:
             print(f"{scenario.question}\n")
             device_bytes = device_memory_bytes() if device_memory is None else round(device_memory * (1 << 30))
-            print("\n".join(describe(scenario, device_bytes=device_bytes)))
+            sys.stdout.writelines(f"{line}\n" for line in describe(scenario, device_bytes=device_bytes))
     if is_bad:
         raise typer.Exit(BAD_INPUT)
 

@@ -6,51 +6,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby
 
-from mimo_bench.prediction import RankPrediction, predict_memory, unknown_encoders
+from mimo_bench.prediction import RankPrediction
 from mimo_bench.prediction.memory import ModulePrediction
-from mimo_bench.scenario import Scenario
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "workspace")
 
 
-def describe_memory(scenario: Scenario, name: str, *, device_bytes: int | None) -> Iterator[str]:
-    """The memory of the layout called `name` as lines of text.
+def describe_memory(predictions: Sequence[RankPrediction], *, device_bytes: int | None) -> Iterator[str]:
+    """The memory of a layout as lines of text.
 
     Args:
-        scenario: holds the layout.
-        name: of the layout.
+        predictions: of all its ranks.
         device_bytes: what each device has; None where that is not known, and then nothing is said about fitting.
     """
-    if unknown := unknown_encoders(scenario.shape):
-        yield f"  memory is not predicted, as the parameters of {' and '.join(unknown)} are another package's"
-        return
-    yield from _aligned([["rank", "module", *_PARTS, "peak"], *_rows(predict_memory(scenario, name))])
-    yield f"  {_verdict(predict_memory(scenario, name), device_bytes)}"
+    yield from _aligned([["rank", "module", *_PARTS, "peak"], *_rows(predictions)])
+    yield f"  {_verdict(predictions, device_bytes)}"
 
 
 def _rows(predictions: Sequence[RankPrediction]) -> Iterator[list[str]]:
     """One row for each module of each rank; ranks in a row that hold equal amounts share theirs."""
-    first = 0
-    for index, prediction in enumerate(predictions):
-        following = predictions[index + 1] if index + 1 < len(predictions) else None
-        if following is not None and _amounts(following) == _amounts(prediction):
-            continue
-        ranks = str(prediction.rank) if first == index else f"{predictions[first].rank}-{prediction.rank}"
-        for number, (module, parts) in enumerate(prediction.modules.items()):
-            begins = number == 0
-            peak = _shown(prediction.peak_bytes) if begins else ""
-            yield [ranks if begins else "", module, *_cells(parts), peak]
-        first = index + 1
+    for _, equal in groupby(predictions, key=_amounts):
+        first, *others = equal
+        ranks = f"{first.rank}-{others[-1].rank}" if others else str(first.rank)
+        for number, (module, parts) in enumerate(first.modules.items()):
+            opens = number == 0
+            yield [ranks if opens else "", module, *_cells(parts), _shown(first.peak_bytes) if opens else ""]
 
 
 def _amounts(prediction: RankPrediction) -> tuple[object, ...]:
     return tuple(prediction.modules.items()), prediction.peak_bytes
 
 
-def _cells(parts: ModulePrediction) -> list[str]:
-    return [_shown(getattr(parts, f"{name}_bytes")) for name in _PARTS]
+@lru_cache(maxsize=1 << 16)
+def _cells(parts: ModulePrediction) -> tuple[str, ...]:
+    return tuple(_shown(getattr(parts, f"{name}_bytes")) for name in _PARTS)
 
 
 def _shown(num_bytes: int | None) -> str:
@@ -82,7 +75,6 @@ def size(num_bytes: int) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for rank, module, *amounts in rows:
-        numbers = (cell.rjust(width) for cell, width in zip(amounts, widths[2:], strict=True))
-        yield f"  {rank.rjust(widths[0])}  {module.ljust(widths[1])}  {'  '.join(numbers)}".rstrip()
+    rank, module, *amounts = (max(map(len, column)) for column in zip(*rows, strict=True))
+    line = "".join([f"  {{:>{rank}}}  {{:<{module}}}", *(f"  {{:>{width}}}" for width in amounts)])
+    return (line.format(*row).rstrip() for row in rows)

@@ -8,26 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimo_bench.communication_table import describe_communication
-from mimo_bench.layout import BatchPlan, Layout
+from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.memory_table import describe_memory
+from mimo_bench.prediction import MemoryPredictor, unknown_encoders
 from mimo_bench.scenario import LayoutTable, Scenario
 
 
 def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
-    """The scenario's layouts as lines of text: a heading, a rank map, memory and communication.
+    """The scenario's layouts as lines of text: a heading, a rank map and the memory that each rank needs.
 
     Args:
         scenario: a valid one.
         device_bytes: memory of each device; None where that is not known.
     """
+    predictor, columns = MemoryPredictor(scenario), Columns()
+    unknown = unknown_encoders(scenario.shape)
     for table in scenario.layout:
-        layout, plan = table.grids(), scenario.batch_plan(table.name)
+        layout = table.grids()
+        plan = scenario.plan_of(table, layout)
         yield f"{table.name}{' (baseline)' if table.name == scenario.baseline else ''}"
         yield f"  {_world(layout)}; {_batch(plan)}"
         if chosen := _chosen_settings(table):
             yield f"  settings: {', '.join(chosen)}"
-        yield from _aligned(_rows(layout, plan))
-        yield from describe_memory(scenario, table.name, device_bytes=device_bytes)
+        yield from _rank_map(layout, plan, columns)
+        if unknown:
+            yield f"  memory is not predicted, as the parameters of {' and '.join(unknown)} are another package's"
+        else:
+            yield from describe_memory(predictor.predict(table, layout, plan), device_bytes=device_bytes)
         yield from describe_communication(scenario, table.name)
         yield ""
 
@@ -49,28 +56,36 @@ def _chosen_settings(table: LayoutTable) -> list[str]:
     return [name if value is True else f"{name} = {str(value).lower()}" for name, value in chosen]
 
 
-def _rows(layout: Layout, plan: BatchPlan) -> Iterator[list[str]]:
+def _rank_map(layout: Layout, plan: BatchPlan, columns: Columns) -> Iterator[str]:
     """A heading, then one row per rank and one cell per module."""
-    yield ["rank", *layout.modules]
-    for rank in range(layout.world_size):
-        yield [str(rank), *(_cell(layout, plan, module, rank) for module in layout.modules)]
+    num_ranks = layout.world_size
+    ranks = ["rank", *map(str, range(num_ranks))]
+    width = max(len("rank"), len(ranks[-1]))
+    drawn = [columns.of(module, grid, plan, num_ranks=num_ranks) for module, grid in layout.modules.items()]
+    for rank, *cells in zip(ranks, *drawn, strict=True):
+        yield f"  {rank:>{width}}  {'  '.join(cells)}".rstrip()
 
 
-def _cell(layout: Layout, plan: BatchPlan, module: str, rank: int) -> str:
-    """Where `rank` stands in the module's grid, and which samples of the first micro-batch it works on."""
-    grid = layout.modules[module]
-    if rank not in grid.ranks:
-        return "-"
-    at = grid.coordinate(rank)
+class Columns:
+    """A module's column of a rank map; cells are made once for all layouts that have the module's grid."""
+
+    def __init__(self) -> None:
+        """None is made yet."""
+        self._known: dict[tuple[int, ...], list[str]] = {}
+
+    def of(self, module: str, grid: Grid, plan: BatchPlan, *, num_ranks: int) -> list[str]:
+        """The column's heading and a cell for every rank of the layout, all of one width."""
+        key = (grid.tp, grid.pp, grid.dp, grid.ep, plan.micro_batch_size[module])
+        if (inside := self._known.get(key)) is None:
+            inside = self._known[key] = [_cell(grid, grid.coordinate(rank), plan, module) for rank in grid.ranks]
+        cells = [module, *["-"] * grid.rank_offset, *inside, *["-"] * (num_ranks - grid.ranks.stop)]
+        width = max(map(len, cells))
+        return [cell.ljust(width) for cell in cells]
+
+
+def _cell(grid: Grid, at: Coordinate, plan: BatchPlan, module: str) -> str:
+    """Where a rank stands in the module's grid, and which samples of the first micro-batch it works on."""
     samples = plan.sample_ids(step=0, micro_batch=0, module=module, dp_rank=at.dp)
     shown = f"sample {samples.start}" if len(samples) == 1 else f"samples {samples.start}-{samples.stop - 1}"
     experts = f" ep{at.ep}" if grid.ep > 1 else ""
     return f"tp{at.tp} dp{at.dp} pp{at.pp}{experts} {shown}"
-
-
-def _aligned(rows: Iterator[list[str]]) -> Iterator[str]:
-    table = list(rows)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for rank, *cells in table:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        yield f"  {rank.rjust(widths[0])}  {'  '.join(padded)}".rstrip()

@@ -312,6 +312,10 @@ class Scenario(Table):
         Raises:
             ScenarioError: an encoder of another package cannot be had.
         """
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> ModelShape:
         return extend(
             PRESETS[self.model] if self.configured is None else self.configured,
             options={name: table.options for name, table in self.encoders.items()},
@@ -353,9 +357,10 @@ class Scenario(Table):
     def batch_plan(self, name: str) -> BatchPlan:
         """How the layout called `name` deals out a global batch."""
         table = self.table(name)
-        return self._plan(table, table.grids())
+        return self.plan_of(table, table.grids())
 
-    def _plan(self, table: LayoutTable, layout: Layout) -> BatchPlan:
+    def plan_of(self, table: LayoutTable, layout: Layout) -> BatchPlan:
+        """How the layout that `table` declares, which is `layout`, deals out a global batch."""
         override = table.global_micro_batch_size
         return BatchPlan.of(
             layout,
@@ -393,7 +398,7 @@ class Scenario(Table):
     def _check_layout(self, table: LayoutTable) -> None:
         layout = table.grids()
         self.shape.check(layout)
-        self._plan(table, layout)
+        self.plan_of(table, layout)
         if table.name == self.baseline and layout.placement != "colocated":
             raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")
         table.settings.check(

@@ -1,4 +1,4 @@
-"""Records of any size, made up: what the page has to cope with, and what no machine of ours can produce.
+"""Scenarios and records of any size, made up: what no machine of ours can run or produce.
 
 Every number follows from a layout's index, so that two builds are equal.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from mimo_bench.layout import Grid, Layout
@@ -43,6 +44,61 @@ UNHAPPY: dict[int, tuple[Status, str]] = {
     17: ("crashed", "rank 0 ended with exit code 1: RuntimeError: an error of its own"),
 }
 """What every twentieth layout ends as, by its index from there."""
+
+
+FLAGS = ("distributed_optimizer", "overlap_grad_reduce", "recompute_activations", "fused_optimizer")
+SCENARIO = """\
+question = "Which of very many layouts?"
+model = "llava-tiny"
+global_batch_size = 64
+global_micro_batch_size = 64
+seq_length = 64
+baseline = "baseline"
+
+[[layout]]
+name = "baseline"
+vision = { dp = 2 }
+language = { dp = 2 }
+"""
+
+
+def scenario(*, num_layouts: int, most_ranks: int = 16) -> str:
+    """A scenario file of `num_layouts` disjoint layouts on up to `most_ranks` ranks, no two alike, and a baseline."""
+    found = list(_disjoint(most_ranks))
+    assert len(found) >= num_layouts, f"there are only {len(found)} such layouts"
+    random.Random(0).shuffle(found)
+    tables = (f'[[layout]]\nname = "layout-{index}"\n{said}\n' for index, said in enumerate(found[:num_layouts]))
+    return "\n".join([SCENARIO, *tables])
+
+
+def _disjoint(most_ranks: int) -> Iterator[str]:
+    """Every way to set two modules apart: degrees, which comes first, micro-batches, settings."""
+    degrees = ((tp, pp, dp) for tp in (1, 2, 4) for pp in (1, 2, 4) for dp in (1, 2, 4, 8))
+    grids = [each for each in degrees if math.prod(each) < most_ranks]
+    settings = [dict(zip(FLAGS, chosen, strict=True)) for chosen in product((False, True), repeat=len(FLAGS))]
+    settings += [
+        each | {further: True} for further in ("sequence_parallel", "compile_layers") for each in settings[:16]
+    ]
+    for vision, language in product(grids, grids):
+        sizes = math.prod(vision), math.prod(language)
+        divides = vision[2] % language[2] == 0 or language[2] % vision[2] == 0
+        if sum(sizes) > most_ranks or not divides:
+            continue
+        for is_first, micro_batch, chosen in product((True, False), (8, 16, 32, 64), settings):
+            yield "\n".join(
+                [
+                    f"vision = {_keys(vision, 0 if is_first else sizes[1])}",
+                    f"language = {_keys(language, sizes[0] if is_first else 0)}",
+                    f"global_micro_batch_size = {micro_batch}",
+                    f"settings = {{ {', '.join(f'{name} = true' for name, on in chosen.items() if on)} }}",
+                ]
+            )
+
+
+def _keys(grid: tuple[int, int, int], rank_offset: int) -> str:
+    """A grid as a file spells it: what is the default is left out."""
+    degrees = [f"{axis} = {degree}" for axis, degree in zip(AXES, grid, strict=True) if degree > 1]
+    return f"{{ {', '.join([*degrees, *([f'rank_offset = {rank_offset}'] if rank_offset else [])])} }}"
 
 
 def run(*, num_layouts: int = 12, num_ranks: int = 8, num_steps: int = 10, **update: Any) -> RunRecord:

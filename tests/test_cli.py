@@ -240,3 +240,42 @@ def test_neither_the_package_nor_check_imports_torch_or_pandas(program: str) -> 
         [sys.executable, "-c", watched], cwd=repository, capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most", "packages"),
+    [
+        (["--help"], 120, {"annotated_doc", "shellingham", "typer"}),
+        (
+            ["check", "scenarios/cpu_smoke.toml"],
+            320,
+            {
+                "annotated_doc",
+                "annotated_types",
+                "pydantic",
+                "pydantic_core",
+                "pynvml",
+                "safetensors",
+                "shellingham",
+                "typer",
+                "typing_extensions",
+                "typing_inspection",
+            },
+        ),
+    ],
+    ids=["help", "check"],
+)
+def test_what_answers_at_once_imports_little(arguments: list[str], most: int, packages: set[str]) -> None:
+    watched = (
+        "import sys\nbefore = set(sys.modules)\nfrom mimo_bench.cli import main\n"
+        f"main({arguments!r})\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    repository = Path(__file__).parents[1]
+    told = subprocess.run([sys.executable, "-c", watched], cwd=repository, capture_output=True, text=True, check=True)
+    imported = told.stderr.split()
+    own = {"mimo_bench", *sys.stdlib_module_names}
+    foreign = {top for name in imported if (top := name.partition(".")[0]) not in own}
+    assert {name for name in foreign if not name.startswith("_")} <= packages
+    assert not [name for name in imported if name.startswith(("mimo_bench.record", "mimo_bench.report"))]
+    # Today 87 and 241; a module costs about a millisecond.
+    assert len(imported) < most

@@ -10,12 +10,12 @@ import pytest
 from mimo_bench.layout import LANGUAGE, Grid
 from mimo_bench.memory_table import describe_memory, size
 from mimo_bench.model import PRESETS
-from mimo_bench.prediction import predict_memory
+from mimo_bench.prediction import MemoryPredictor, predict_memory
 from mimo_bench.prediction.memory import num_in_flight
 from mimo_bench.prediction.parameters import Parameter, stage_parameters
 from mimo_bench.prediction.state import state_bytes
 from mimo_bench.scenario import Scenario, Settings, load_scenario
-from tests import committed
+from tests import committed, synthetic
 from tests.distributed.trainer_job import scenario
 
 REPOSITORY = Path(__file__).parents[1]
@@ -124,14 +124,14 @@ def test_the_documentation_has_the_error_against_every_committed_run() -> None:
 
 def test_the_table_says_what_each_rank_needs_and_whether_it_fits() -> None:
     known = changed()
-    lines = list(describe_memory(known, "plain", device_bytes=48 << 30))
+    lines = list(describe_memory(predict_memory(known, "plain"), device_bytes=48 << 30))
     assert lines[0].split() == [
         "rank", "module", "parameters", "gradients", "optimizer", "activations", "workspace", "peak",
     ]  # fmt: skip
     assert [line.split()[:2] for line in lines[1:3]] == [["0", "vision"], ["language", "3.51"]]
     assert "does NOT fit 48 GiB" in lines[3]
-    assert list(describe_memory(known, "plain", device_bytes=80 << 30))[3].endswith("fits 80 GiB")
-    assert "fit" not in list(describe_memory(known, "plain", device_bytes=None))[3]
+    assert list(describe_memory(predict_memory(known, "plain"), device_bytes=80 << 30))[3].endswith("fits 80 GiB")
+    assert "fit" not in list(describe_memory(predict_memory(known, "plain"), device_bytes=None))[3]
 
 
 def test_what_experts_keep_for_the_backward_pass_is_not_guessed() -> None:
@@ -140,11 +140,11 @@ def test_what_experts_keep_for_the_backward_pass_is_not_guessed() -> None:
     vision, *_, last = predict_memory(experts, name)
     assert vision.peak_bytes
     assert (last.peak_bytes, last.modules[LANGUAGE].activations_bytes) == (None, None)
-    lines = list(describe_memory(experts, name, device_bytes=80 << 30))
+    lines = list(describe_memory(predict_memory(experts, name), device_bytes=80 << 30))
     assert lines[-2].split()[-3:] == ["-", "-", "-"]
     assert lines[-1].endswith("routing decides what experts keep for the backward pass beyond that")
     # What is kept in any case may be too much by itself.
-    assert list(describe_memory(experts, name, device_bytes=1 << 30))[-1].endswith("does NOT fit 1 GiB")
+    assert list(describe_memory(predict_memory(experts, name), device_bytes=1 << 30))[-1].endswith("does NOT fit 1 GiB")
 
 
 def test_an_expert_is_counted_where_it_is_and_its_optimizer_is_sharded_over_those_that_hold_it() -> None:
@@ -171,8 +171,8 @@ def test_an_expert_is_counted_where_it_is_and_its_optimizer_is_sharded_over_thos
 
 def test_ranks_that_need_as_much_share_a_row() -> None:
     two = scenario({"a": ({"dp": 2}, {"dp": 2}), "b": ({}, {"dp": 2, "rank_offset": 1})})
-    assert [line.split()[0] for line in describe_memory(two, "a", device_bytes=None)][1] == "0-1"
-    rows = [line.split()[0] for line in describe_memory(two, "b", device_bytes=None)]
+    assert [line.split()[0] for line in describe_memory(predict_memory(two, "a"), device_bytes=None)][1] == "0-1"
+    rows = [line.split()[0] for line in describe_memory(predict_memory(two, "b"), device_bytes=None)]
     assert rows[1:3] == ["0", "1-2"]
 
 
@@ -181,3 +181,15 @@ def test_ranks_that_need_as_much_share_a_row() -> None:
 )
 def test_sizes_have_three_digits(num_bytes: int, shown: str) -> None:
     assert size(num_bytes) == shown
+
+
+def test_a_layout_predicted_among_many_is_predicted_as_alone(tmp_path: Path) -> None:
+    file = tmp_path / "many.toml"
+    file.write_text(synthetic.scenario(num_layouts=400), encoding="utf-8")
+    many = load_scenario(file)
+    predictor = MemoryPredictor(many)
+    for table in many.layout:
+        layout = table.grids()
+        among_many = predictor.predict(table, layout, many.plan_of(table, layout))
+        assert among_many == predict_memory(many, table.name), table.name
+        assert [each.rank for each in among_many] == list(range(layout.world_size))

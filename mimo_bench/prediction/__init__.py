@@ -9,11 +9,12 @@ was measured, and the tests hold it against the trainer.
 """
 
 from mimo_bench.prediction.communication import CommunicationPrediction, predict_communication
-from mimo_bench.prediction.memory import RankPrediction, predict_memory
+from mimo_bench.prediction.memory import MemoryPredictor, RankPrediction, predict_memory
 from mimo_bench.prediction.parameters import unknown_encoders
 
 __all__ = [
     "CommunicationPrediction",
+    "MemoryPredictor",
     "RankPrediction",
     "predict_communication",
     "predict_memory",

@@ -8,15 +8,15 @@ in flight but the optimizer works on a copy. What experts keep is decided by rou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mimo_bench.data_section import SyntheticData
-from mimo_bench.layout import LANGUAGE, Grid, Layout
+from mimo_bench.layout import LANGUAGE, BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.prediction.activations import ActivationBytes, activation_bytes
-from mimo_bench.prediction.parameters import stage_parameters
+from mimo_bench.prediction.parameters import Parameter, stage_parameters
 from mimo_bench.prediction.state import ELEMENT_BYTES, StateBytes, state_bytes
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import LayoutTable, Scenario, Settings
 
 CONTEXT_BYTES = 5 << 30
 """What a device holds outside of the allocator: CUDA's context, kernels and NCCL's buffers. Measured on H200s: 3.8 to
@@ -69,23 +69,135 @@ class RankPrediction:
 def predict_memory(scenario: Scenario, name: str) -> tuple[RankPrediction, ...]:
     """Every rank of the layout called `name`, as its timed steps train it; not for models with `unknown_encoders`."""
     table = scenario.table(name)
-    layout, plan = table.grids(), scenario.batch_plan(name)
-    found: dict[tuple[object, ...], RankPrediction] = {}
-    predictions = []
-    for rank in range(layout.world_size):
-        key = tuple(_place(scenario, layout, module, rank) for module in layout.modules_of(rank))
-        if key not in found:
-            parts = {
-                module: _parts(scenario, name, module, layout.modules[module], rank=rank)
-                for module in layout.modules_of(rank)
-            }
-            in_flight = {module: num_in_flight(layout, module, rank, plan.num_micro_batches) for module in parts}
-            found[key] = _rank(rank, parts, in_flight, waiting=_waiting_bytes(scenario, name, rank))
-        known = found[key]
-        predictions.append(
+    return MemoryPredictor(scenario).predict(table, table.grids(), scenario.batch_plan(name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    """A layout that is being predicted."""
+
+    layout: Layout
+    plan: BatchPlan
+    settings: Settings
+    kind: int
+    """A number that equal settings share: in keys it compares faster than they do."""
+
+
+class MemoryPredictor:
+    """Predicts layouts of one scenario; what a grid takes is worked out once for all layouts that have it."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        """Nothing is known yet but the samples."""
+        self._scenario = scenario
+        self._items_per_sample = {module: _items_per_sample(scenario, module) for module in scenario.shape.modules}
+        self._has_experts = scenario.shape.language.experts is not None
+        self._waiting = {module: _waiting_bytes(scenario, module) for module in scenario.shape.modules}
+        self._kinds: dict[Settings, int] = {}
+        self._parameters: dict[tuple[object, ...], tuple[Parameter, ...]] = {}
+        self._states: dict[tuple[object, ...], StateBytes] = {}
+        self._activations: dict[tuple[object, ...], ActivationBytes | None] = {}
+        self._spans: dict[tuple[object, ...], tuple[RankPrediction, ...]] = {}
+
+    def predict(self, table: LayoutTable, layout: Layout, plan: BatchPlan) -> tuple[RankPrediction, ...]:
+        """Every rank of the layout that `table` declares, which is `layout` and deals out samples by `plan`."""
+        kind = self._kinds.setdefault(table.settings, len(self._kinds))
+        case = _Case(layout=layout, plan=plan, settings=table.settings, kind=kind)
+        return tuple(
             RankPrediction(rank=rank, modules=known.modules, peak_bytes=known.peak_bytes, busiest=known.busiest)
+            for span, modules in _spans(layout)
+            for rank, known in zip(span, self._span(case, span, modules), strict=True)
         )
-    return tuple(predictions)
+
+    def _span(self, case: _Case, span: range, modules: Sequence[str]) -> tuple[RankPrediction, ...]:
+        """The ranks of a span, by whatever number: those of another layout's equal span, where there was one."""
+        layout, plan = case.layout, case.plan
+        key = (
+            *((module, _degrees(layout.modules[module]), plan.micro_batch_size[module]) for module in modules),
+            (layout.placement, layout.language.pp, plan.num_micro_batches, case.kind),
+        )
+        if (known := self._spans.get(key)) is None:
+            known = self._spans[key] = tuple(self._ranks(case, span, modules))
+        return known
+
+    def _ranks(self, case: _Case, span: range, modules: Sequence[str]) -> Iterator[RankPrediction]:
+        found: dict[tuple[object, ...], RankPrediction] = {}
+        for rank in span:
+            at = {module: case.layout.modules[module].coordinate(rank) for module in modules}
+            # Ranks of one tensor-parallel group hold equal amounts, but of experts.
+            key = tuple((place.pp, place.dp, self._expert_place(module, place)) for module, place in at.items())
+            if key not in found:
+                found[key] = self._rank(case, rank, at)
+            yield found[key]
+
+    def _rank(self, case: _Case, rank: int, at: Mapping[str, Coordinate]) -> RankPrediction:
+        plan = case.plan
+        parts = {
+            module: (self._state(case, module, place), self._activation(case, module, place))
+            for module, place in at.items()
+        }
+        in_flight = {module: num_in_flight(case.layout, module, rank, plan.num_micro_batches) for module in at}
+        samples = {module: plan.micro_batch_size[module] * plan.num_micro_batches for module in at}
+        waiting = sum(num_samples * self._waiting[module] for module, num_samples in samples.items())
+        return _rank(rank, parts, in_flight, waiting=waiting)
+
+    def _expert_place(self, module: str, at: Coordinate) -> int:
+        """What beside stage and replica decides what of a module a rank owns."""
+        return at.tp if self._has_experts and module == LANGUAGE else 0
+
+    def _state(self, case: _Case, module: str, at: Coordinate) -> StateBytes:
+        """What a rank keeps of a module, wherever the module's span begins."""
+        grid, settings = case.layout.modules[module], case.settings
+        owned = (at.dp, self._expert_place(module, at)) if settings.distributed_optimizer else ()
+        key = (module, _degrees(grid), at.pp, owned, case.kind)
+        if (known := self._states.get(key)) is None:
+            training = self._scenario.training
+            known = self._states[key] = state_bytes(
+                self._stage(module, grid, at.pp),
+                trains=lambda parameter: training.trains(f"{module}.{parameter}"),
+                grid=grid,
+                stage=at.pp,
+                dp_rank=at.dp,
+                tp_rank=at.tp,
+                settings=settings,
+                precision=self._scenario.precision,
+            )
+        return known
+
+    def _stage(self, module: str, grid: Grid, stage: int) -> tuple[Parameter, ...]:
+        key = (module, _degrees(grid), stage)
+        if (known := self._parameters.get(key)) is None:
+            known = self._parameters[key] = stage_parameters(self._scenario.shape, module, grid, stage=stage)
+        return known
+
+    def _activation(self, case: _Case, module: str, at: Coordinate) -> ActivationBytes | None:
+        grid, scenario = case.layout.modules[module], self._scenario
+        num_samples = case.plan.micro_batch_size[module]
+        key = (module, _degrees(grid), at.pp, num_samples, case.kind)
+        if key not in self._activations:
+            self._activations[key] = activation_bytes(
+                scenario.shape,
+                module,
+                grid,
+                stage=at.pp,
+                num_items=self._items_per_sample[module] * num_samples,
+                seq_length=scenario.seq_length,
+                settings=case.settings,
+                precision=scenario.precision,
+                training=scenario.training,
+            )
+        return self._activations[key]
+
+
+def _spans(layout: Layout) -> list[tuple[range, list[str]]]:
+    """The spans of ranks that tile the world, in order, and the modules on each: two are equal or disjoint."""
+    modules: dict[range, list[str]] = {}
+    for module, grid in layout.modules.items():
+        modules.setdefault(grid.ranks, []).append(module)
+    return sorted(modules.items(), key=lambda span: span[0].start)
+
+
+def _degrees(grid: Grid) -> tuple[int, ...]:
+    return grid.tp, grid.cp, grid.pp, grid.dp, grid.ep
 
 
 def num_in_flight(layout: Layout, module: str, rank: int, num_micro_batches: int) -> int:
@@ -97,42 +209,6 @@ def num_in_flight(layout: Layout, module: str, rank: int, num_micro_batches: int
     return min(num_behind + 1, num_micro_batches)
 
 
-_Parts = tuple[StateBytes, ActivationBytes | None]
-
-
-def _place(scenario: Scenario, layout: Layout, module: str, rank: int) -> tuple[object, ...]:
-    """What decides a rank's part of a module: ranks of one tensor-parallel group hold equal amounts, not of experts."""
-    at = layout.modules[module].coordinate(rank)
-    has_experts = module == LANGUAGE and scenario.shape.language.experts is not None
-    return module, at.pp, at.dp, at.tp if has_experts else 0
-
-
-def _parts(scenario: Scenario, name: str, module: str, grid: Grid, *, rank: int) -> _Parts:
-    at, settings = grid.coordinate(rank), scenario.table(name).settings
-    state = state_bytes(
-        stage_parameters(scenario.shape, module, grid, stage=at.pp),
-        trains=lambda parameter: scenario.training.trains(f"{module}.{parameter}"),
-        grid=grid,
-        stage=at.pp,
-        dp_rank=at.dp,
-        tp_rank=at.tp,
-        settings=settings,
-        precision=scenario.precision,
-    )
-    activations = activation_bytes(
-        scenario.shape,
-        module,
-        grid,
-        stage=at.pp,
-        num_items=_items_per_sample(scenario, module) * scenario.batch_plan(name).micro_batch_size[module],
-        seq_length=scenario.seq_length,
-        settings=settings,
-        precision=scenario.precision,
-        training=scenario.training,
-    )
-    return state, activations
-
-
 def _items_per_sample(scenario: Scenario, module: str) -> int:
     """What the fullest sample has for a module: one text for the language model, or so many images."""
     if module == LANGUAGE or not isinstance(scenario.data, SyntheticData):
@@ -142,7 +218,7 @@ def _items_per_sample(scenario: Scenario, module: str) -> int:
 
 def _rank(
     rank: int,
-    parts: Mapping[str, _Parts],
+    parts: Mapping[str, tuple[StateBytes, ActivationBytes | None]],
     in_flight: Mapping[str, int],
     *,
     waiting: int,
@@ -174,18 +250,11 @@ def _rank(
     )
 
 
-def _waiting_bytes(scenario: Scenario, name: str, rank: int) -> int:
-    """Batches that lie ready on the device while steps are timed, so that the loader is not what is timed."""
-    table, steps = scenario.table(name), scenario.steps
-    layout, plan = table.grids(), scenario.batch_plan(name)
-    total = 0
-    for module in layout.modules_of(rank):
-        samples = plan.micro_batch_size[module] * plan.num_micro_batches * (steps.warmup + steps.timed)
-        if module == LANGUAGE:
-            # Tokens, labels and positions as int64, the mask as fp32.
-            total += samples * scenario.seq_length * (3 * 8 + 4)
-        else:
-            encoder = scenario.shape.encoders[module]
-            items = samples * _items_per_sample(scenario, module)
-            total += items * math.prod(encoder.item_shape) * ELEMENT_BYTES[scenario.precision]
-    return total
+def _waiting_bytes(scenario: Scenario, module: str) -> int:
+    """Of one sample of every step: they lie ready on the device while steps are timed, so that no loader is timed."""
+    num_steps = scenario.steps.warmup + scenario.steps.timed
+    if module == LANGUAGE:
+        # Tokens, labels and positions as int64, the mask as fp32.
+        return num_steps * scenario.seq_length * (3 * 8 + 4)
+    items = _items_per_sample(scenario, module) * math.prod(scenario.shape.encoders[module].item_shape)
+    return num_steps * items * ELEMENT_BYTES[scenario.precision]

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mimo_bench.described import Described
+
 SCHEMA_VERSION: Final = 1
 
 Status = Literal["passed", "parity_failed", "unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"]
@@ -22,8 +24,8 @@ Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, use_attribute_docstrings=True)
+class _Entry(Described, BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class ModuleGrid(_Entry):

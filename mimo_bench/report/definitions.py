@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel
 
+from mimo_bench.described import descriptions
 from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.record.samples import imbalance
 from mimo_bench.record.schema import (
@@ -35,9 +36,10 @@ Definition = tuple[str, str]
 
 def of_fields(prefix: str, entry: type[BaseModel]) -> Iterator[Definition]:
     """The documented fields of one part of the record."""
-    for name, field in entry.model_fields.items():
-        if field.description:
-            yield f"{prefix}.{name}", " ".join(field.description.split())
+    said = descriptions(entry)
+    for name in entry.model_fields:
+        if name in said:
+            yield f"{prefix}.{name}", " ".join(said[name].split())
 
 
 def of_functions(functions: Iterable[Callable[..., object]]) -> Iterator[Definition]:
