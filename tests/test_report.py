@@ -150,7 +150,7 @@ def test_a_hostile_layout_name_is_escaped_inside_charts_too() -> None:
 
 def test_no_name_can_end_the_script_that_holds_the_ranks() -> None:
     hostile = "</script><!--<script>\u2028&amp;"
-    said = rank_data(with_layout(0, name=hostile))
+    said = rank_data(with_layout(0, name=hostile), {hostile})
     assert not {"<", ">", "&"} & set(said)
     assert said.isascii()
     assert json.loads(said)["layouts"][0]["name"] == hostile

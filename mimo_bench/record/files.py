@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Never
 
@@ -40,13 +41,13 @@ def read_run(directory: Path) -> RunRecord:
     path = directory / RUN_FILE
     text = _read_text(path, remedy="give the directory that `mimo-bench run` wrote")
     # The version comes first: what another version means by a field is not ours to judge.
-    _check_version(path, _parse(path, text))
+    _check_version(path, _read_head(path, text))
     return _validate(path, RunRecord, text)
 
 
 def write_rank(path: Path, record: RankRecord) -> Path:
     """Write what one rank leaves behind, and return its path."""
-    # On one line: only so does json use its C encoder, and every rank of every launch writes thousands of numbers.
+    # On one line: nobody reads it, and every rank of every launch writes thousands of numbers.
     return _write_model(path, record, indent=None)
 
 
@@ -57,11 +58,11 @@ def read_rank(path: Path) -> RankRecord:
         RecordError: it is missing, no JSON, or a field is not what the schema says.
     """
     text = _read_text(path, remedy="the rank ended before it could write; read the rank's log beside it")
-    _parse(path, text)
+    _read_head(path, text)
     return _validate(path, RankRecord, text)
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, *content: bytes) -> Path:
     """Put `content` at `path` in one move, on disk before it shows: a reader meets the old file or the whole new one.
 
     Folders on the way are made.
@@ -71,7 +72,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -92,9 +93,12 @@ def sweep(directory: Path) -> None:
 
 
 def _write_model(path: Path, model: BaseModel, *, indent: int | None = 2) -> Path:
-    # json writes the shortest digits that read back as the same float; a NaN is our own bug and raises ValueError.
-    text = json.dumps(model.model_dump(mode="json"), indent=indent, allow_nan=False)
-    return write_atomically(path, f"{text}\n".encode())
+    # Straight from the objects to bytes, in the shortest digits that read back as the same float.
+    content = type(model).__pydantic_serializer__.to_json(model, indent=indent)
+    if b"NaN" in content or b"Infinity" in content:
+        # Text may say so; a number is our own bug, and raises ValueError.
+        json.dumps(model.model_dump(mode="json"), allow_nan=False)
+    return write_atomically(path, content, b"\n")
 
 
 def _read_text(path: Path, *, remedy: str) -> str:
@@ -104,6 +108,21 @@ def _read_text(path: Path, *, remedy: str) -> str:
         raise RecordError(f"{path}: no such file; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read: {error}; {remedy}") from None
+
+
+class _Head(BaseModel):
+    """What says how the rest is to be read; the rest is passed over."""
+
+    schema_version: Any = None
+
+
+def _read_head(path: Path, text: str) -> dict[str, Any]:
+    """The head of a record, which is JSON throughout."""
+    if "NaN" not in text and "Infinity" not in text:
+        with suppress(ValidationError):
+            return _Head.model_validate_json(text).model_dump(exclude_unset=True)
+    # Slower, and it says what is wrong.
+    return _parse(path, text)
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -25,7 +25,8 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Entry(Described, BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    # A number that is unknown by mistake shows when it is written, instead of becoming null.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, ser_json_inf_nan="constants")
 
 
 class ModuleGrid(_Entry):

@@ -5,7 +5,7 @@ record -> [report]: rows of words for the template.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,14 @@ class Details:
     tables: tuple[Table, ...]
 
 
-def of_layouts(record: RunRecord) -> list[Details]:
-    """Every layout of the record, in its order."""
+def of_layouts(record: RunRecord, names: Container[str]) -> dict[str, Details]:
+    """Of every layout in `names`, by its name."""
     draw = StepDrawing.over(record.layouts)
-    return [
-        Details(facts=(*_facts(layout),), tables=(*tables_of(layout, draw, record.links),)) for layout in record.layouts
-    ]
+    return {
+        layout.name: Details(facts=(*_facts(layout),), tables=(*tables_of(layout, draw, record.links),))
+        for layout in record.layouts
+        if layout.name in names
+    }
 
 
 def changed_settings(layout: LayoutRecord) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mimo_bench.report.changes import Changes
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.report.ranks import rank_data
+from mimo_bench.report.selection import select
 from mimo_bench.report.strips import axis_strip, dot_strip, strip_scale
 from mimo_bench.report.templating import template
 
@@ -30,7 +31,7 @@ GIB = 1024**3
 
 def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The whole page."""
-    looks = plots.looks(record)
+    looks, shown = plots.looks(record), select(record)
     places = {place.name: index for index, place in enumerate(record.ranking, start=1)}
     return template("report.html.j2").render(
         record=record,
@@ -44,8 +45,10 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         trade=_trade(record, looks),
         figures=_figures(record, looks),
         looks=looks,
-        details=details.of_layouts(record),
-        rank_data=rank_data(record),
+        details=details.of_layouts(record, shown.in_full),
+        settings=details.settings,
+        shown=shown,
+        rank_data=rank_data(record, shown.drawn),
         definitions=DEFINITIONS,
         words=words,
         swatch=plots.swatch,

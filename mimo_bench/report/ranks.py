@@ -1,13 +1,13 @@
 """What the page's script draws when a layout is opened: where every rank stands, what its step and memory hold.
 
 record -> [report]: 200 layouts on 64 ranks have too many ranks to draw them all beforehand, so the page carries their
-numbers, four digits each, and draws one layout at a time.
+numbers, four digits each, and draws one layout at a time. Of still more ranks it carries those of some layouts only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -30,9 +30,9 @@ Part = dict[str, Any]
 """What is drawn side by side on every rank: its name, which of the six colours it has, and one number per rank."""
 
 
-def rank_data(record: RunRecord) -> Markup:
-    """The numbers of all ranks as JSON that may stand inside a script element, whatever names it holds."""
-    data = {"layouts": [_layout(layout, record) for layout in record.layouts]}
+def rank_data(record: RunRecord, drawn: Container[str]) -> Markup:
+    """The numbers of the ranks of all layouts `drawn`, null for others; JSON that may stand inside a script element."""
+    data = {"layouts": [_layout(layout, record) if layout.name in drawn else None for layout in record.layouts]}
     said = json.dumps(data, separators=(",", ":"), allow_nan=False)
     # Inside a script element only "<" can end or open anything; escaped, the JSON means what it meant.
     return Markup(said.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
