@@ -30,6 +30,7 @@ from mimo_bench.report.definitions import DEFINITIONS, of_functions
 from mimo_bench.report.markdown import SIZE_LIMIT
 from mimo_bench.report.ranks import rank_data
 from mimo_bench.report.scales import Decades, Linear
+from mimo_bench.report.selection import MOST_IN_FULL, Selection, select
 from mimo_bench.report.trade import trade_chart, trade_points
 from tests import golden, synthetic
 
@@ -302,7 +303,7 @@ def test_energy_and_what_no_meter_could_tell_are_said() -> None:
 
 def test_only_ranked_layouts_are_drawn_for_speed_against_memory() -> None:
     record = synthetic.run(num_layouts=12)
-    points = trade_points(record, plots.looks(record))
+    points = trade_points(record, plots.looks(record), in_full=select(record).in_full)
     assert [point.name for point in points] == [place.name for place in record.ranking]
     # What no other beats at both: leaner than all that are faster.
     for point in points:
@@ -313,7 +314,7 @@ def test_only_ranked_layouts_are_drawn_for_speed_against_memory() -> None:
 
 def test_a_devices_limit_is_drawn_where_it_is_near_and_told_where_it_is_far() -> None:
     record = synthetic.run(num_layouts=3)
-    points = trade_points(record, plots.looks(record))
+    points = trade_points(record, plots.looks(record), in_full=select(record).in_full)
     assert "device 100.0 GiB" in trade_chart(points, limit_gib=100.0)
     assert "the device holds 999.0 GiB" in trade_chart(points, limit_gib=999.0)
     assert "device" not in trade_chart(points, limit_gib=None)
@@ -533,3 +534,33 @@ def test_a_grid_reads_by_its_degrees_and_ranks() -> None:
 def test_a_long_reason_is_cut_for_a_summary() -> None:
     assert words.first_line("one\ntwo") == "one"
     assert words.first_line("x" * 300) == "x" * 237 + "..."
+
+
+def test_of_very_many_layouts_the_page_opens_the_baseline_the_unhappy_and_the_best() -> None:
+    record = synthetic.run(num_layouts=MOST_IN_FULL + 30, num_ranks=256)
+    shown = select(record)
+    unhappy = [layout.name for layout in record.layouts if layout.status != "passed"]
+    assert len(unhappy) < MOST_IN_FULL // 2
+    assert len(shown.in_full) == MOST_IN_FULL
+    assert {record.baseline, *unhappy, *(place.name for place in record.ranking[:100])} <= shown.in_full
+    # 25,600 ranks: a hundred layouts of 256.
+    assert len(shown.drawn) == 100
+    assert shown.drawn < shown.in_full
+    html = render_html(record)
+    assert f"{MOST_IN_FULL} of {len(record.layouts)} layouts open here" in html
+    assert "The ranks of 100 of them are drawn." in html
+    assert html.count('<details class="layout"') == MOST_IN_FULL
+    assert html.count('<div class="drawn"') == 100
+    assert [layout is not None for layout in rank_numbers(html)["layouts"]] == [
+        layout.name in shown.drawn for layout in record.layouts
+    ]
+    # Every layout is in the table, and no link leads nowhere.
+    assert html.count("<tr class=") == len(record.layouts)
+    assert set(re.findall('href="#(layout-[0-9]+)"', html)) <= set(re.findall('id="(layout-[0-9]+)"', html))
+
+
+def test_of_few_layouts_the_page_opens_every_one_and_says_nothing_of_it() -> None:
+    record = golden.record()
+    names = {layout.name for layout in record.layouts}
+    assert select(record) == Selection(in_full=frozenset(names), drawn=frozenset(names))
+    assert "open here" not in render_html(record)

@@ -22,7 +22,7 @@ from mimo_bench.report.changes import Changes
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.report.ranks import rank_data
-from mimo_bench.report.selection import select
+from mimo_bench.report.selection import Selection, select
 from mimo_bench.report.strips import axis_strip, dot_strip, strip_scale
 from mimo_bench.report.templating import template
 
@@ -42,7 +42,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         ordered=sorted(record.layouts, key=lambda layout: places.get(layout.name, len(places) + 1)),
         ties={place.name for place in record.ranking if place.tied_with_best},
         steps=_steps(record),
-        trade=_trade(record, looks),
+        trade=_trade(record, looks, shown),
         figures=_figures(record, looks),
         looks=looks,
         details=details.of_layouts(record, shown.in_full),
@@ -107,9 +107,9 @@ def _bounds(record: RunRecord, field: str) -> Iterator[plots.Bound]:
             yield plots.Bound(value=value, label=f"tolerance {value:.1e}")
 
 
-def _trade(record: RunRecord, looks: dict[str, str]) -> Markup | None:
+def _trade(record: RunRecord, looks: dict[str, str], shown: Selection) -> Markup | None:
     """Speed against memory; None where no ranked layout knows its memory, as on CPU ranks."""
-    points = trade.trade_points(record, looks)
+    points = trade.trade_points(record, looks, in_full=shown.in_full)
     totals = [device.total_bytes for device in record.environment.devices if device.total_bytes is not None]
     limit = min(totals) / GIB if totals else None
     return trade.trade_chart(points, limit_gib=limit) if points else None

@@ -5,7 +5,7 @@ record -> [report]: a point is a link to its layout; its interval is drawn where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -34,10 +34,12 @@ class Point:
     interval: Interval | None
     is_best: bool
     """No other layout is both faster and leaner."""
+    opens: bool = True
+    """Whether the page has a place to lead to."""
 
 
-def trade_points(record: RunRecord, looks: Mapping[str, str]) -> list[Point]:
-    """The ranked layouts whose memory is known, best first."""
+def trade_points(record: RunRecord, looks: Mapping[str, str], *, in_full: Container[str]) -> list[Point]:
+    """The ranked layouts whose memory is known, best first; those `in_full` can be opened."""
     indices = {layout.name: index for index, layout in enumerate(record.layouts)}
     points: list[Point] = []
     leanest = float("inf")
@@ -54,6 +56,7 @@ def trade_points(record: RunRecord, looks: Mapping[str, str]) -> list[Point]:
                 interval=rate_interval(candidate.timing),
                 # Candidates fall in speed, so what is leaner than all before it is beaten by none.
                 is_best=peak < leanest,
+                opens=candidate.name in in_full,
             )
         )
         leanest = min(leanest, peak)
@@ -129,11 +132,12 @@ def _point(point: Point, x: Scale, y: Scale) -> Markup:
         whisker = Markup('<path class="whisker" d="M{:.1f} {:.1f}V{:.1f}"/>').format(
             x(point.gib), y(point.interval.low), y(point.interval.high)
         )
+    leads = Markup(' href="#layout-{}"').format(point.index) if point.opens else ""
     said = f"{point.name}: {point.rate:,.0f} tokens/s per GPU, {point.gib:.1f} GiB"
     return Markup(
-        '<a href="#layout-{0}" class="point {1}" data-layout="{0}" aria-label="{2}">{3}'
+        '<a{7} class="point {1}" data-layout="{0}" aria-label="{2}">{3}'
         '<use href="#{4}" x="{5:.1f}" y="{6:.1f}"/><title>{2}</title></a>'
-    ).format(point.index, point.look, said, whisker, marker_of(point.look), x(point.gib), y(point.rate))
+    ).format(point.index, point.look, said, whisker, marker_of(point.look), x(point.gib), y(point.rate), leads)
 
 
 def _labels(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[Markup]:

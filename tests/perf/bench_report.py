@@ -1,4 +1,4 @@
-"""How long the largest report takes, how large it is, and how soon it opens: 200 layouts on 64 ranks.
+"""How long the largest reports take, how large they are, how soon they open: 200 layouts on 64 ranks, 1,000 on 512.
 
 `nox -s perf`; kept apart from the tests, because times of a busy machine say little about the code.
 """
@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import CDPSession
 
+from mimo_bench.record.files import write_run
+from mimo_bench.record.merge import merge_account, merge_communication, merge_launch, merge_training
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE, render_html, write_report
-from tests import synthetic
+from tests import golden, synthetic
 from tests.browser import chromium
+from tests.perf.processors import cost_of
 
 MIB = 1024**2
+NUM_LAYOUTS, NUM_RANKS, MANY_SECONDS = 1000, 512, 60.0
 RENDER_SECONDS, OPEN_SECONDS, PAGE_BYTES, SUMMARY_BYTES, PEAK_BYTES = 10.0, 2.0, 10_000_000, MIB, 256 * MIB
 
 
@@ -47,6 +51,29 @@ def test_rendering_writing_and_their_sizes(record: RunRecord, tmp_path: Path) ->
     assert seconds < RENDER_SECONDS
     assert page < PAGE_BYTES
     assert summary < SUMMARY_BYTES
+
+
+def test_merging_and_reporting_very_many_ranks(tmp_path: Path) -> None:
+    ranks = tuple(golden.ranks(golden.WRONG)[0].model_copy(update={"rank": rank}) for rank in range(NUM_RANKS))
+
+    def merge() -> None:
+        for _ in range(NUM_LAYOUTS):
+            merge_training(ranks, num_parity_steps=3)
+            merge_account(ranks)
+            merge_communication(ranks)
+            merge_launch(ranks, asked_at=0.0, previous_last_step_at=None)
+
+    merging = took(merge)
+    many = synthetic.run(num_layouts=NUM_LAYOUTS, num_ranks=NUM_RANKS, num_steps=20)
+    writing = took(lambda: write_run(tmp_path, many))
+    cost = cost_of("-m", "mimo_bench", "report", str(tmp_path))
+    page = (tmp_path / HTML_FILE).stat().st_size
+    print(
+        f"\n{NUM_LAYOUTS} layouts on {NUM_RANKS} ranks: merged in {merging:.1f} s, written in {writing:.1f} s, read "
+        f"and rendered in {cost.seconds:.1f} s with {cost.peak_bytes / 1e9:.2f} GB at most; page {page / 1e6:.2f} MB"
+    )
+    assert merging + writing + cost.seconds < MANY_SECONDS
+    assert page < PAGE_BYTES
 
 
 def test_memory_at_its_peak(record: RunRecord) -> None:
