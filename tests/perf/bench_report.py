@@ -14,8 +14,15 @@ import pytest
 from playwright.sync_api import CDPSession
 
 from mimo_bench.record.files import write_run
-from mimo_bench.record.merge import merge_account, merge_communication, merge_launch, merge_training
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record.merge import (
+    merge_account,
+    merge_communication,
+    merge_launch,
+    merge_memory,
+    merge_timing,
+    merge_training,
+)
+from mimo_bench.record.schema import RankAccount, RankMemory, RankRecord, RunRecord
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE, render_html, write_report
 from tests import golden, synthetic
 from tests.browser import chromium
@@ -53,13 +60,36 @@ def test_rendering_writing_and_their_sizes(record: RunRecord, tmp_path: Path) ->
     assert summary < SUMMARY_BYTES
 
 
+def reported_by(num_ranks: int) -> tuple[RankRecord, ...]:
+    """What ranks leave behind that were judged, timed and watched, all in one."""
+    layout = synthetic.run(num_layouts=1, num_ranks=num_ranks).layouts[0]
+    assert layout.memory is not None
+    assert layout.account is not None
+    first = golden.ranks(golden.WRONG)[0]
+    return tuple(
+        first.model_copy(
+            update={
+                "rank": memory.rank,
+                "modules": memory.modules,
+                "step_seconds": (0.4,) * 10,
+                "tokens": (4096,) * 10,
+                "memory": RankMemory(**dict(memory)),
+                "account": RankAccount(**dict(account)),
+            }
+        )
+        for memory, account in zip(layout.memory.ranks, layout.account.ranks, strict=True)
+    )
+
+
 def test_merging_and_reporting_very_many_ranks(tmp_path: Path) -> None:
-    ranks = tuple(golden.ranks(golden.WRONG)[0].model_copy(update={"rank": rank}) for rank in range(NUM_RANKS))
+    ranks = reported_by(NUM_RANKS)
 
     def merge() -> None:
         for _ in range(NUM_LAYOUTS):
             merge_training(ranks, num_parity_steps=3)
-            merge_account(ranks)
+            merge_timing(ranks, global_batch_size=NUM_RANKS)
+            assert merge_memory(ranks) is not None
+            assert merge_account(ranks) is not None
             merge_communication(ranks)
             merge_launch(ranks, asked_at=0.0, previous_last_step_at=None)
 
