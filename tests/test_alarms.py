@@ -37,7 +37,7 @@ def test_every_difference_is_a_dot_and_the_bound_a_line() -> None:
 
 def test_the_committed_account_can_be_gone_on_with() -> None:
     known = read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "cpu_smoke.toml"))
-    assert known.num_runs == len(known.runs) >= 196
+    assert known.num_runs == len(known.runs) >= 450
 
 
 def test_an_account_of_other_layouts_is_not_gone_on_with(tmp_path: Path) -> None:
