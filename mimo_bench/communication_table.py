@@ -7,19 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.memory_table import size
 from mimo_bench.prediction import CommunicationPrediction, predict_communication
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import LayoutTable, Scenario
+
+_SAYS_NOTHING = ("attention", "compile_layers", "fused_optimizer", "overlap_param_gather")
+"""Settings that change when and how something is computed or sent, and not what is sent."""
 
 
-def describe_communication(scenario: Scenario, name: str) -> Iterator[str]:
-    """The communication of the layout called `name` as lines of text; none for a single rank.
+class CommunicationTables:
+    """The tables of one scenario's layouts; made once for all layouts that send the same."""
 
-    Args:
-        scenario: holds the layout.
-        name: of the layout.
-    """
-    predicted = predict_communication(scenario, name)
+    def __init__(self, scenario: Scenario) -> None:
+        """None is made yet."""
+        self._scenario = scenario
+        self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
+
+    def of(self, table: LayoutTable, layout: Layout, plan: BatchPlan) -> tuple[str, ...]:
+        """Of the layout that `table` declares, which is `layout` and deals out samples by `plan`."""
+        key = (_grids(layout), plan.num_micro_batches, *plan.micro_batch_size.values(), _settings(table))
+        if (known := self._known.get(key)) is None:
+            predicted = predict_communication(self._scenario, table.name)
+            known = self._known[key] = tuple(describe_communication(predicted))
+        return known
+
+
+def _grids(layout: Layout) -> tuple[object, ...]:
+    """Degrees, and which modules share their ranks; not which ranks those are."""
+    spans: dict[range, int] = {}
+    return tuple(
+        (grid.tp, grid.cp, grid.pp, grid.dp, grid.ep, spans.setdefault(grid.ranks, len(spans)))
+        for grid in layout.modules.values()
+    )
+
+
+def _settings(table: LayoutTable) -> tuple[object, ...]:
+    return tuple(value for name, value in table.settings if name not in _SAYS_NOTHING)
+
+
+def describe_communication(predicted: CommunicationPrediction) -> Iterator[str]:
+    """A layout's communication as lines of text; none for a single rank."""
     rows = sorted(
         # What comes was sent, and stands there.
         (row for row in predicted.rows if row.collective != "recv"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.communication_table import describe_communication
+from mimo_bench.communication_table import CommunicationTables
 from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.memory_table import describe_memory
 from mimo_bench.prediction import MemoryPredictor, unknown_encoders
@@ -21,7 +21,7 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
         scenario: a valid one.
         device_bytes: memory of each device; None where that is not known.
     """
-    predictor, columns = MemoryPredictor(scenario), Columns()
+    predictor, columns, communication = MemoryPredictor(scenario), Columns(), CommunicationTables(scenario)
     unknown = unknown_encoders(scenario.shape)
     for table in scenario.layout:
         layout = table.grids()
@@ -35,7 +35,7 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
             yield f"  memory is not predicted, as the parameters of {' and '.join(unknown)} are another package's"
         else:
             yield from describe_memory(predictor.predict(table, layout, plan), device_bytes=device_bytes)
-        yield from describe_communication(scenario, table.name)
+        yield from communication.of(table, layout, plan)
         yield ""
 
 

@@ -13,7 +13,7 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -196,16 +196,8 @@ class LayoutTable(Table):
         Raises:
             LayoutError: the grids overlap in part, leave a gap, or need what megatron-core lacks.
         """
-        grids = {}
         tables = {"vision": self.vision, "audio": self.audio, **self.encoders, "language": self.language}
-        for module, table in tables.items():
-            if table is None:
-                continue
-            try:
-                grids[module] = table.grid()
-            except LayoutError as error:
-                raise LayoutError(f"{module}.{error}") from None
-        return Layout(modules=grids)
+        return _layout(tuple((module, table) for module, table in tables.items() if table is not None))
 
     def swapped(self) -> LayoutTable:
         """The same ranks, tensor-parallel where this is data-parallel and the other way round; not checked."""
@@ -213,6 +205,18 @@ class LayoutTable(Table):
         swapped = {name: table.swapped() for name, table in own.items() if table is not None}
         encoders = {name: table.swapped() for name, table in self.encoders.items()}
         return self.model_copy(update={**swapped, "encoders": encoders})
+
+
+@lru_cache(maxsize=1 << 14)
+def _layout(tables: tuple[tuple[str, GridTable], ...]) -> Layout:
+    """The checked layout of these grids; worked out once, as many layouts of a scenario differ in settings alone."""
+    grids = {}
+    for module, table in tables:
+        try:
+            grids[module] = table.grid()
+        except LayoutError as error:
+            raise LayoutError(f"{module}.{error}") from None
+    return Layout(modules=grids)
 
 
 class Steps(Table):

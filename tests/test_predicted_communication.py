@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mimo_bench.communication_table import describe_communication
+from mimo_bench.communication_table import CommunicationTables, describe_communication
 from mimo_bench.data_section import SyntheticData
 from mimo_bench.prediction import CommunicationPrediction, predict_communication
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import LayoutRecord
-from mimo_bench.scenario import Scenario, Settings
-from tests import committed
+from mimo_bench.scenario import Scenario, Settings, load_scenario
+from tests import committed, synthetic
 from tests.distributed.trainer_job import scenario
 
 # llava-tiny in fp32: width 64, 4 layers in each module, 16 image tokens, 17 positions in the encoder. 4 samples of 32
@@ -148,7 +149,7 @@ def test_what_depends_on_the_items_of_samples_is_left_out_by_name_until_somebody
 
 def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
     made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
-    heading, *rows, left_out = describe_communication(made, "asked")
+    heading, *rows, left_out = describe_communication(predict_communication(made, "asked"))
     assert heading.split() == ["group", "collective", "calls", "bytes", "a", "step,", "all", "ranks"]
     # Totals of 6 numbers of 8 bytes and 2 norms of 4, on 2 ranks.
     assert [row.split()[:3] for row in rows] == [
@@ -160,7 +161,18 @@ def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
     assert left_out == (
         "  not predicted, as samples differ in how many items they have: bridge.vision->language, language.tp"
     )
-    assert list(describe_communication(made, "plain")) == []
+    assert list(describe_communication(predict_communication(made, "plain"))) == []
+
+
+def test_the_table_of_a_layout_among_many_is_the_one_that_it_has_alone(tmp_path: Path) -> None:
+    file = tmp_path / "many.toml"
+    file.write_text(synthetic.scenario(num_layouts=400), encoding="utf-8")
+    many = load_scenario(file)
+    tables = CommunicationTables(many)
+    for table in many.layout:
+        layout = table.grids()
+        alone = tuple(describe_communication(predict_communication(many, table.name)))
+        assert tables.of(table, layout, many.plan_of(table, layout)) == alone, table.name
 
 
 # What GPUs were seen to call.

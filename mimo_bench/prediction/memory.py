@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mimo_bench.data_section import SyntheticData
 from mimo_bench.layout import LANGUAGE, BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.prediction.activations import ActivationBytes, activation_bytes
-from mimo_bench.prediction.parameters import Parameter, stage_parameters
+from mimo_bench.prediction.parameters import stage_parameters
 from mimo_bench.prediction.state import ELEMENT_BYTES, StateBytes, state_bytes
 from mimo_bench.scenario import LayoutTable, Scenario, Settings
 
@@ -93,7 +93,6 @@ class MemoryPredictor:
         self._has_experts = scenario.shape.language.experts is not None
         self._waiting = {module: _waiting_bytes(scenario, module) for module in scenario.shape.modules}
         self._kinds: dict[Settings, int] = {}
-        self._parameters: dict[tuple[object, ...], tuple[Parameter, ...]] = {}
         self._states: dict[tuple[object, ...], StateBytes] = {}
         self._activations: dict[tuple[object, ...], ActivationBytes | None] = {}
         self._spans: dict[tuple[object, ...], tuple[RankPrediction, ...]] = {}
@@ -152,7 +151,7 @@ class MemoryPredictor:
         if (known := self._states.get(key)) is None:
             training = self._scenario.training
             known = self._states[key] = state_bytes(
-                self._stage(module, grid, at.pp),
+                stage_parameters(self._scenario.shape, module, grid, stage=at.pp),
                 trains=lambda parameter: training.trains(f"{module}.{parameter}"),
                 grid=grid,
                 stage=at.pp,
@@ -161,12 +160,6 @@ class MemoryPredictor:
                 settings=settings,
                 precision=self._scenario.precision,
             )
-        return known
-
-    def _stage(self, module: str, grid: Grid, stage: int) -> tuple[Parameter, ...]:
-        key = (module, _degrees(grid), stage)
-        if (known := self._parameters.get(key)) is None:
-            known = self._parameters[key] = stage_parameters(self._scenario.shape, module, grid, stage=stage)
         return known
 
     def _activation(self, case: _Case, module: str, at: Coordinate) -> ActivationBytes | None:

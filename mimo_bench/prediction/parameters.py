@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from mimo_bench.layout import LANGUAGE, Grid
 from mimo_bench.model import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
@@ -46,17 +47,24 @@ def stage_parameters(shape: ModelShape, module: str, grid: Grid, *, stage: int) 
         grid: its degrees.
         stage: from 0.
     """
+    # Wherever the grid begins.
+    grid = replace(grid, rank_offset=0) if grid.rank_offset else grid
     if module == LANGUAGE:
-        return tuple(_language(shape.language, grid, stage))
+        return _language_stage(shape.language, grid, stage)
     encoder = shape.encoders[module]
-    match encoder:
-        case VisionShape():
-            inner = _vision(encoder, grid, stage)
-        case AudioShape():
-            inner = _audio(encoder, grid, stage)
-        case _:
-            raise AssertionError(f"no parameters are known of {encoder}")
-    projector = _projector(encoder, shape.language.hidden_size, grid.tp) if stage == grid.pp - 1 else ()
+    assert isinstance(encoder, VisionShape | AudioShape), f"no parameters are known of {encoder}"
+    return _encoder_stage(encoder, shape.language.hidden_size, grid, stage)
+
+
+@lru_cache(maxsize=1 << 12)
+def _language_stage(shape: LanguageShape, grid: Grid, stage: int) -> tuple[Parameter, ...]:
+    return tuple(_language(shape, grid, stage))
+
+
+@lru_cache(maxsize=1 << 12)
+def _encoder_stage(shape: VisionShape | AudioShape, width: int, grid: Grid, stage: int) -> tuple[Parameter, ...]:
+    inner = _vision(shape, grid, stage) if isinstance(shape, VisionShape) else _audio(shape, grid, stage)
+    projector = _projector(shape, width, grid.tp) if stage == grid.pp - 1 else ()
     return (*(replace(one, name=f"encoder.{one.name}") for one in inner), *projector)
 
 
