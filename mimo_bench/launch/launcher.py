@@ -86,7 +86,7 @@ class _Starter:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**environment, TEMPORARY: self._temporary.name},
+            env={**environment, TEMPORARY: self._temporary.name} | _compiler_cache(environment, self._temporary.name),
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -137,6 +137,12 @@ def _clear(job: Job) -> None:
                 left.unlink()
     except OSError as error:
         raise LaunchError(f"{job.log_dir}: no place for the ranks' logs: {error}") from error
+
+
+def _compiler_cache(environment: Mapping[str, str], temporary: str) -> dict[str, str]:
+    """Where torch's compiler keeps what it makes; importing it makes the folder, also where nothing is compiled."""
+    # On GPUs it is left where it is: the next run begins with what this one compiled.
+    return {"TORCHINDUCTOR_CACHE_DIR": temporary} if environment.get("TORCHDYNAMO_DISABLE") == "1" else {}
 
 
 def starter_environment(base: Mapping[str, str], device_kind: DeviceKind) -> dict[str, str]:

@@ -29,7 +29,11 @@ def scenario(tmp_path: Path) -> Path:
 
 def start(scenario: Path, out: Path, *options: str, temporary: str | None = None) -> subprocess.Popen[str]:
     """`mimo-bench run` on CPU ranks, in a process of its own; its temporary files go to `temporary`."""
-    environment = {**os.environ, "TMPDIR": temporary} if temporary is not None else None
+    environment = dict(os.environ)
+    # torch, once imported here, names the folder that it would compile into, which would then not be a new process's.
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    if temporary is not None:
+        environment["TMPDIR"] = temporary
     command = [sys.executable, "-m", "mimo_bench", "run", str(scenario), "--device", "cpu", "--out", str(out), *options]
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
