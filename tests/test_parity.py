@@ -17,7 +17,14 @@ from mimo_bench.parity.verdicts import (
     judge_noise,
 )
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import EvaluationResult, OptimizerDifferences, ParameterDifference, Tolerance, VariantName
+from mimo_bench.record.schema import (
+    EvaluationResult,
+    Noise,
+    OptimizerDifferences,
+    ParameterDifference,
+    Tolerance,
+    VariantName,
+)
 from mimo_bench.scenario import Precision
 
 
@@ -305,7 +312,27 @@ def test_a_band_wide_enough_to_hide_a_fault_is_none_and_the_variant_that_made_it
     # A gradient norm off by 0.07 would allow 0.28 of it, and a quarter is the most that bf16 may need.
     refused = bounds_of([with_norms("vision", 0.535, 0.25, 0.125)], precision="bf16")
     assert isinstance(refused, str)
-    assert refused.startswith("its variant jitter differs by 7.0e-02 in grad_norm_rel, more than rounding may")
+    assert refused == (
+        "its variant jitter differs by 7.0e-02 in the gradient norm of a module, and rounding may by no more than "
+        "6.2e-02 where a fault is to show; lower learning_rate or steps.parity"
+    )
+
+
+def test_a_first_update_that_rounding_decides_is_not_blamed_on_the_learning_rate_or_later_steps() -> None:
+    noise = Noise(
+        variant="jitter",
+        loss_rel_max=0.0,
+        grad_norm_rel_max=0.0,
+        gradient_rel_max=0.0,
+        moment_rel_max=0.0,
+        update_rel_max=3.3e-3,
+    )
+    refused = band([noise], floor=PARITY_FLOOR, ceiling=PARITY_CEILING)
+    assert isinstance(refused, str)
+    assert refused.startswith(
+        "its variant jitter differs by 3.3e-03 in an update, and rounding may by no more than 2.5e-03 "
+    )
+    assert refused.endswith("take another seed")
 
 
 def test_an_unknown_spread_sets_no_band() -> None:
@@ -343,7 +370,7 @@ def test_a_baseline_whose_variants_lie_too_far_apart_proves_nothing() -> None:
     parity = judge_noise(judge_baseline(BASELINE, ASKED), [noise])
     assert (parity.verdict, parity.tolerance, parity.noise) == ("failed", None, (noise,))
     assert parity.reason.startswith(
-        "the baseline proves nothing: its variant tensor-parallel differs by 3.0e-04 in gradient_rel"
+        "the baseline proves nothing: its variant tensor-parallel differs by 3.0e-04 in a gradient,"
     )
     assert PARITY_CEILING.gradient_rel == 1e-3
 

@@ -17,16 +17,18 @@ from mimo_bench.scenario import Settings, load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))}
 
 
-def fences(info: str) -> list[str]:
-    """The contents of the README's code fences with this info string."""
-    return re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def fences(info: str, page: str = README) -> list[str]:
+    """The contents of a page's code fences with this info string."""
+    return re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
 
 
 def shown_commands() -> list[str]:
-    """Every `mimo-bench ...` line of the README's examples."""
-    return [line for block in fences("bash") for line in block.splitlines() if line.startswith("mimo-bench ")]
+    """Every `mimo-bench ...` line of the examples of README and docs."""
+    blocks = [block for page in (README, *PAGES.values()) for block in fences("bash", page)]
+    return [line for block in blocks for line in block.splitlines() if line.startswith("mimo-bench ")]
 
 
 def test_ci_executes_the_commands_of_the_readme() -> None:
@@ -42,7 +44,7 @@ def test_ci_executes_the_commands_of_the_readme() -> None:
 
 
 @pytest.mark.parametrize("line", shown_commands())
-def test_every_command_that_the_readme_shows_parses(line: str) -> None:
+def test_every_command_that_readme_and_docs_show_parses(line: str) -> None:
     program, name, *arguments = shlex.split(line)
     command = typer.main.get_command(cli.app)
     assert program == "mimo-bench"
@@ -57,12 +59,33 @@ def test_every_command_there_is_stands_in_the_readme() -> None:
     assert set(re.findall(r"^\| `mimo-bench (\w+)", README, flags=re.MULTILINE)) == set(command.commands)
 
 
-def test_the_scenario_that_the_readme_shows_passes_check(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm_commands")
+def test_the_scenario_that_the_readme_shows_passes(tmp_path: Path) -> None:
     (text,) = fences("toml scenario")
     path = tmp_path / "readme.toml"
     path.write_text(text, encoding="utf-8")
     assert cli.main(["check", str(path)]) == 0
     assert load_scenario(path).names == ("colocated-dp2", "vision-dp2--language-tp2")
+    assert cli.main(["run", str(path), "--device", "cpu", "--modes", "parity", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_the_script_that_the_readme_shows_is_the_example() -> None:
+    (shown,) = fences("python own_model")
+    assert shown == (REPOSITORY / "examples" / "own_model.py").read_text(encoding="utf-8")
+    assert len(shown.splitlines()) < 40
+
+
+def test_every_link_of_readme_and_docs_leads_somewhere() -> None:
+    for folder, page in ((REPOSITORY, README), *((REPOSITORY / "docs", page) for page in PAGES.values())):
+        for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page)):
+            path = folder / target if target else None
+            assert path is None or path.exists(), target
+            if anchor:
+                text = page if path is None else path.read_text(encoding="utf-8")
+                headings = [
+                    re.sub(r"[^\w -]", "", line).strip().lower() for line in re.findall(r"^#+ (.*)$", text, re.M)
+                ]
+                assert anchor in {heading.replace(" ", "-") for heading in headings}, (target, anchor)
 
 
 def test_every_option_of_run_stands_in_the_readme() -> None:

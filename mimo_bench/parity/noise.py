@@ -55,6 +55,16 @@ _QUANTITIES = {
 }
 """The field of `Noise` that each bound of `Tolerance` comes from."""
 
+_CALMER = {
+    "loss_rel": ("the loss", "lower learning_rate or steps.parity"),
+    "grad_norm_rel": ("the gradient norm of a module", "lower learning_rate or steps.parity"),
+    # These two steps are taken whatever is asked for, and how near a gradient comes to zero is the samples' doing.
+    "gradient_rel": ("a gradient", "take another seed"),
+    "moment_rel": ("a moment of Adam", "take another seed"),
+    "update_rel": ("an update", "take another seed"),
+}
+"""What each bound is of, and what helps where rounding alone goes beyond it."""
+
 
 def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_steps: int) -> Noise:
     """How far a variant of the baseline lies from it."""
@@ -81,10 +91,11 @@ def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tol
         if (unknown := next((name for spread, name in spreads if spread is None), None)) is not None:
             return f"its variant {unknown} has no {field}"
         spread, widest = max(spreads, default=(0.0, None))
-        if BAND_FACTOR * spread > getattr(ceiling, bound):
+        if BAND_FACTOR * spread > (most := getattr(ceiling, bound)):
+            what, remedy = _CALMER[bound]
             return (
-                f"its variant {widest} differs by {spread:.1e} in {bound}, more than rounding may where a fault is to "
-                "show; lower learning_rate or steps.parity"
+                f"its variant {widest} differs by {spread:.1e} in {what}, and rounding may by no more than "
+                f"{most / BAND_FACTOR:.1e} where a fault is to show; {remedy}"
             )
         bounds[bound] = max(least, BAND_FACTOR * spread)
     return Tolerance(**bounds)
