@@ -94,7 +94,7 @@ def _table_at(table: type[BaseModel], location: Sequence[int | str]) -> type[Bas
     found: list[type[BaseModel]] = [table]
     for part in location:
         if len(found) > 1:
-            found = [kind for kind in found if kind.model_fields["provider"].default == part]
+            found = [kind for kind in found if part in get_args(kind.model_fields["provider"].annotation)]
         elif isinstance(part, str):
             found = _tables(found[0].model_fields[part].annotation)
         assert found, f"{part} is no table, so pydantic cannot have looked inside"

@@ -135,6 +135,26 @@ def test_a_wrong_key_or_value_is_named_with_its_remedy(load: Load, old: str, new
 
 
 @pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ('provider = "synthetic", lenght_skew = 2.0', "lenght_skew: unknown key; remove it, or did you mean 'length_s"),
+        ('provider = "digits", path = "digits"', "path: unknown key; remove it, or use one of provider"),
+        (
+            'provider = "huggingface", path = "q.csv", procesor = "our-llava"',
+            "procesor: unknown key; remove it, or did you mean 'processor'?",
+        ),
+        ('provider = "huggingface", path = "q.csv", processor = "p", imagess = "q"', "imagess: unknown key; remove it"),
+        ('provider = "huggingface", path = "q.csv"', "processor is missing; add it"),
+        ('provider = "huggingface", path = 3, processor = "p"', "path: 3: should be a valid string"),
+    ],
+)
+def test_a_wrong_key_of_any_provider_is_named_with_its_remedy(load: Load, data: str, expected: str) -> None:
+    said = complaint(load, changed("seed = 0", f"data = {{ {data} }}"))
+    assert f"case.toml: data.{expected}" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("layout", "expected"),
     [
         ("vision = { cp = 2 }\nlanguage = { dp = 2 }", "vision.cp = 2: megatron-core 0.19 has no context parallelism"),
