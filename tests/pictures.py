@@ -1,6 +1,6 @@
 """A user's own files, for tests: photographs that scikit-learn and scikit-image ship, conversations, a processor.
 
-Nothing is downloaded: pictures are those inside the wheels, and tokenizer and processor are built here.
+Nothing is downloaded: pictures are those inside the wheels, and the processor is made as the example makes its own.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from examples import own_images
 
 IMAGE_TOKEN_ID = 255
 """That of llava-tiny."""
@@ -32,14 +29,6 @@ PICTURES = {
 }
 """What each shows, the package that ships it, and where in it."""
 
-TEMPLATE = (
-    "<s> {% for message in messages %}"
-    "{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}"
-    "{% endfor %}{% if message['role'] == 'assistant' %}</s> {% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
-)
 WORDS = ("<unk>", "<s>", "</s>", "USER:", "ASSISTANT:", "what", "is", "this", "?", "and", "that", "a", "picture", "of")
 
 
@@ -74,19 +63,7 @@ def row(index: int) -> dict[str, Any]:
 
 def write_processor(folder: Path, *, size: int = 16, image_token_id: int = IMAGE_TOKEN_ID) -> None:
     """A processor for llava-tiny whose padding is the token that ends answers, as in many real ones."""
-    words = {word: index for index, word in enumerate((*WORDS, *PICTURES))} | {"<image>": image_token_id}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))  # a word
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=["<image>"])
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
-        tokenizer=fast,
-        patch_size=4,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
+    own_images.write_processor(folder, (*WORDS, *PICTURES), size=size, image_token_id=image_token_id)
 
 
 def _inside(package: str) -> Path:

@@ -1,54 +1,46 @@
-"""Photographs with conversations, read by `datasets`, train alike in two layouts, with bad samples left out."""
+"""The example of one's own images trains alike in two layouts, with bad samples left out."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from examples import own_images
+from mimo_bench.cli import main
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario import load_scenario
 from tests.distributed.gate import Gate
-from tests.pictures import row, write_folder
 
-SCENARIO = """
-question = "Do our own photographs train alike?"
-model = "llava-tiny"
-global_batch_size = 8
-global_micro_batch_size = 4
-seq_length = 64
-baseline = "one-rank"
-
-[data]
-provider = "huggingface"
-path = "train.jsonl"
-validation = "train[75%:]"
-processor = "processor"
-on_bad_sample = "skip"
-
-[steps]
-parity = 2
-learning = 1
-warmup = 1
-timed = 1
-
-[[layout]]
-name = "one-rank"
-vision = {}
-language = {}
-
-[[layout]]
-name = "fan-in"
-vision = { dp = 2 }
-language = { rank_offset = 2 }
-"""
+REPOSITORY = Path(__file__).parents[2]
 
 
-def test_photographs_train_alike_in_two_layouts_and_bad_samples_are_counted(launcher: Launcher, tmp_path: Path) -> None:
-    jsonl = write_folder(tmp_path)
-    with jsonl.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**row(0), "images": ["pictures/nothing.png"]}) + "\n")
-    (tmp_path / "own.toml").write_text(SCENARIO, encoding="utf-8")
-    gate = Gate(launcher, load_scenario(tmp_path / "own.toml"), tmp_path / "run", hang_seconds=120.0)
+def test_images_of_the_example_train_alike_in_two_layouts_and_bad_samples_are_counted(
+    launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = REPOSITORY / "examples" / "own_images.py"
+    said = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "own")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # What it says to type next is typed here; the second is what the gate below does of a run.
+    check, run = (shlex.split(line)[1:] for line in said.stdout.splitlines())
+    assert main(check) == 0
+    assert "2 layouts of our-llava/config.json" in capsys.readouterr().out
+    assert run == ["run", check[1], "--device", "cpu"]
+
+    bad = {**own_images.conversation(0), "images": ["nothing.png"]}
+    with (tmp_path / "own/train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(bad) + "\n")
+    gate = Gate(launcher, load_scenario(Path(check[1])), tmp_path / "run", hang_seconds=120.0)
     account = gate.judge("fan-in")
     assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
     for rank in (*gate.baseline.ranks, *account.ranks):
