@@ -35,4 +35,4 @@ run = Pretraining(shape=SHAPE, seq_length=32, global_batch_size=18, global_micro
                   validation=Validation(every=10, num_batches=1), logging=Logging(directory=Path(sys.argv[1])),
                   saving=Saving(directory=Path(sys.argv[1], "checkpoints"), every=10))  # fmt: skip
 layout = Layout(modules={"vision": Grid(), "language": Grid(rank_offset=1)})
-print(pretrain(run, layout=layout, data=BrightImages(), provider=provider).evaluation)
+pretrain(run, layout=layout, data=BrightImages(), provider=provider)

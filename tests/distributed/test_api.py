@@ -215,10 +215,8 @@ def test_a_script_of_a_users_own_trains_under_torchrun_on_two_nodes(tmp_path: Pa
         for agent in agents:
             agent.terminate()  # ends its ranks, too; nothing where it has ended
     assert [agent.returncode for agent in agents] == [0, 0], said
-    # Every rank is told the same, wherever the loss is computed.
-    told = [re.findall(r"EvaluationTotals\(loss=([\d.]+)", output) for output in said]
-    assert told[0] == told[1]
-    assert len(told[0]) == 1
+    # One rank tells, on whichever of the nodes it is.
+    assert "".join(said).count("step 20: validation loss ") == 1
     losses = [line["loss"] for line in read_metrics(tmp_path) if "loss" in line]
     assert len(losses) == 20
     assert losses[-1] < losses[0]
