@@ -19,6 +19,9 @@ from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeFloat, Share, Table
+from mimo_bench.tokens import saved_tokens
+
+Split = Literal["train", "validation", "test"]
 
 FILE_KINDS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -164,7 +167,7 @@ class HuggingFaceData(Table):
         return Path(self.located[key]) if key in self.located else None
 
     def check(self, shape: ModelShape, *, seq_length: int) -> None:
-        """Refuse what is not there, and models that read something else than images.
+        """Refuse what is not there, models that read something else than images, and another model's processor.
 
         Raises:
             ScenarioError: with key, value and remedy.
@@ -189,6 +192,9 @@ class HuggingFaceData(Table):
                 f"data.processor: {self.processor!r}: is no folder with a tokenizer_config.json; save the processor "
                 "there with save_pretrained of transformers"
             )
+        where = f"data.processor: {self.processor!r}"
+        if (tokens := saved_tokens(processor, where=where)) is not None:
+            tokens.check(shape, where=where)
 
 
 def locate(data: Any, *, beside: Path) -> Any:

@@ -20,12 +20,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from mimo_bench.data_section import Data, SyntheticData, locate
-from mimo_bench.errors import LayoutError, ScenarioError, WeightsError
+from mimo_bench.data_section import Data, HuggingFaceData, SyntheticData, locate
+from mimo_bench.errors import DataError, LayoutError, ScenarioError, WeightsError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS, ModelShape, read_model_shape
 from mimo_bench.model.provider import extend
+from mimo_bench.rows import check_rows
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeInt, PositiveInt, Share, Table
 from mimo_bench.training import Training
@@ -441,6 +442,10 @@ def load_scenario(path: Path) -> Scenario:
         scenario.check()
         if manifest is not None:
             check_shape(directory, manifest, scenario.shape)
+        if isinstance(scenario.data, HuggingFaceData):
+            check_rows(scenario.data, ("train", "validation") if scenario.evaluation.num_batches else ("train",))
+    except DataError as error:
+        raise ScenarioError(f"{path}: {error}") from None
     except ScenarioError as error:
         raise type(error)(f"{path}: {error}") from None
     except WeightsError as error:

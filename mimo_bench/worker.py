@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from mimo_bench.data_section import Split
 from mimo_bench.launch.progress import beat
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.meters.clock import build_clock
@@ -41,7 +42,7 @@ from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.data.prefetch import LoaderWatch
 from mimo_bench.trainer.data.prepare import in_words, prepare
 from mimo_bench.trainer.data.registry import build_dataset
-from mimo_bench.trainer.data.sample import Dataset, Split
+from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
 

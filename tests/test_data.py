@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from sklearn.datasets import load_digits
 
 from mimo_bench import data_section, scenario
-from mimo_bench.data_section import NAMED, Data, DigitsData
+from mimo_bench.data_section import NAMED, Data, DigitsData, Split
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import PRESETS
 from mimo_bench.trainer.data import digits
@@ -20,7 +20,7 @@ from mimo_bench.trainer.data.digits import DigitsDataset
 from mimo_bench.trainer.data.loader import collate
 from mimo_bench.trainer.data.order import shuffled
 from mimo_bench.trainer.data.registry import build_dataset
-from mimo_bench.trainer.data.sample import PAD, Dataset, Split, Text
+from mimo_bench.trainer.data.sample import PAD, Dataset, Text
 
 SHAPE = PRESETS["llava-tiny"]
 IMAGE = SHAPE.special_tokens["vision"]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram, WordLevel
 from transformers import AutoProcessor
 
+from mimo_bench.cli import main
 from mimo_bench.data_section import HuggingFaceData, locate
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import PRESETS
+from mimo_bench.tokens import Tokens, saved_tokens
 from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
 from mimo_bench.trainer.data.loader import collate
 from mimo_bench.trainer.data.prepare import prepare
@@ -23,6 +29,20 @@ from tests.pictures import IMAGE_TOKEN_ID, PICTURES, row, write_folder, write_pr
 
 SHAPE = PRESETS["llava-tiny"]
 SEQ_LENGTH = 64
+HEAD = """
+question = "Is it?"
+model = "llava-tiny"
+global_batch_size = 8
+global_micro_batch_size = 4
+seq_length = 64
+baseline = "one-rank"
+"""
+LAYOUT = """
+[[layout]]
+name = "one-rank"
+vision = {}
+language = {}
+"""
 END, USER, ASSISTANT, FLOWER = 2, 3, 4, 14 + list(PICTURES).index("flower")
 
 
@@ -152,18 +172,78 @@ def test_a_broken_image_is_told_by_its_sample(own: Path, shared: Path, cut: int 
         in_order(own).encoder_inputs("vision", "validation", 0)
 
 
+def write_scenario(folder: Path, **changes: Any) -> Path:
+    """A scenario of one layout on the samples in a folder."""
+    said = {"provider": "huggingface", "path": "train.jsonl", "validation": "train[75%:]", "processor": "processor"}
+    table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in (said | changes).items())
+    file = folder / "own.toml"
+    file.write_text(f"{HEAD}\n[data]\n{table}\n{LAYOUT}", encoding="utf-8")
+    return file
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         ("", "holds no samples"),
         (json.dumps(row(0))[:-30], "cannot be read: .*; mend the file"),
-        (json.dumps({"pictures": [], "messages": []}), "has no column 'images', which data.images names; "),
+        (
+            json.dumps({"image": [], "messages": []}),
+            r"has no column 'images', which data\.images names; set data\.images to .*: did you mean 'image'\? .*",
+        ),
+        (
+            json.dumps({"images": [], "talk": [], "question": "a"}),
+            "has no column 'messages', .*: use one of question, talk; or data.question and data.answer to columns",
+        ),
+        (
+            json.dumps({"images": []}),
+            "has no column 'messages', .* names; and no column that another key does not name already; add it$",
+        ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(own: Path, content: str, expected: str) -> None:
+def test_a_file_that_cannot_be_used_is_named_before_anything_starts(
+    own: Path, capsys: pytest.CaptureFixture[str], content: str, expected: str
+) -> None:
     (own / "train.jsonl").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=rf"data: train\.jsonl, split 'train': {expected}"):
-        prepare(build(section(own)), {"train": 8})
+    refused(own, write_scenario(own), capsys, rf"data: train\.jsonl, split 'train': {expected}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train": "train[100%:]"}, "split 'train\\[100%:\\]': .* corresponds to no data; name a split that it has"),
+        ({"validation": "train[100%:]"}, "split 'train\\[100%:\\]': .*data; .* data.validation = "),
+        ({"validation": "held-out"}, "split 'held-out': .*; name a split that it has, or a part of one"),
+    ],
+)
+def test_a_split_that_is_empty_or_missing_is_named_before_anything_starts(
+    shared: Path, own: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], expected: str
+) -> None:
+    (own / "train.jsonl").symlink_to(shared / "train.jsonl")
+    refused(own, write_scenario(own, **changes), capsys, rf"data: train\.jsonl, {expected}")
+
+
+def refused(folder: Path, scenario: Path, capsys: pytest.CaptureFixture[str], expected: str) -> None:
+    """`check`, `run` and `train` end with 2 and the same line, and nothing is written."""
+    said = []
+    elsewhere = ["--device", "cpu", "--out", str(folder / "out")]
+    for command in (["check"], ["run", *elsewhere], ["train", "--layout", "one-rank", *elsewhere]):
+        assert main([command[0], str(scenario), *command[1:]]) == 2
+        said.append(capsys.readouterr().err)
+    assert said == [said[0]] * 3
+    assert re.search(rf"own\.toml: {expected}", said[0].strip()), said[0]
+    assert not (folder / "out").exists()
+
+
+def test_samples_are_looked_at_without_torch_and_transformers(shared: Path, own: Path) -> None:
+    (own / "train.jsonl").symlink_to(shared / "train.jsonl")
+    asked = (
+        "import sys; from mimo_bench.cli import main; assert main(sys.argv[1:]) == 0; "
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", asked, "check", "--quiet", str(write_scenario(own))]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout.strip().splitlines()[-1] == "[]"
+    assert said.stderr == ""
 
 
 def test_a_split_that_is_not_there_is_told_before_training_with_what_to_write(shared: Path) -> None:
@@ -193,12 +273,27 @@ def test_a_file_of_bad_samples_alone_is_refused(own: Path) -> None:
         prepare(build(data), {"train": 8})
 
 
-def test_a_processor_of_another_model_is_refused(shared: Path, tmp_path: Path) -> None:
-    write_processor(tmp_path / "other", image_token_id=100)
-    with pytest.raises(
-        ScenarioError, match=r"<image> is token 100 of the tokenizer, and the model's image token is 255"
-    ):
-        build(section(shared, processor=str(tmp_path / "other")))
+@pytest.mark.parametrize(
+    ("token", "vocab_size", "expected"),
+    [
+        (100, 256, r"<image> is token 100 of the tokenizer, and the model's image token is 255"),
+        (255, 200, r"the tokenizer has a token 255, and the model's vocabulary ends at 199"),
+    ],
+)
+def test_a_processor_of_another_model_is_refused_from_its_files_and_on_ranks(
+    shared: Path, tmp_path: Path, token: int, vocab_size: int, expected: str
+) -> None:
+    write_processor(tmp_path / "other", image_token_id=token)
+    data = section(shared, processor=str(tmp_path / "other"))
+    shape = replace(SHAPE, language=replace(SHAPE.language, vocab_size=vocab_size))
+    remedies = r"; take the processor that belongs to the model, or point model at the config\.json .*presets have no"
+    with pytest.raises(ScenarioError, match=expected + remedies):
+        data.check(shape, seq_length=SEQ_LENGTH)
+    with pytest.raises(ScenarioError, match=expected + remedies):
+        HuggingFaceDataset(data, shape=shape, seq_length=SEQ_LENGTH, seed=0)
+
+
+def test_a_processor_with_images_of_another_size_is_refused(shared: Path, tmp_path: Path) -> None:
     write_processor(tmp_path / "large", size=32)
     with pytest.raises(ScenarioError, match=r"makes images of 3 x 32 x 32, and the model reads 3 x 16 x 16"):
         in_order(shared, processor=str(tmp_path / "large")).encoder_inputs("vision", "validation", 0)
@@ -219,6 +314,25 @@ def test_what_is_not_there_is_refused_before_anything_starts(
         section(shared, **changes).check(SHAPE, seq_length=SEQ_LENGTH)
     section(shared).check(SHAPE, seq_length=SEQ_LENGTH)
     section(shared, path="team/photographs").check(SHAPE, seq_length=SEQ_LENGTH)
+
+
+@pytest.mark.parametrize("model", [Unigram([("<unk>", 0.0), ("<image>", -1.0)], 0), WordLevel({"<unk>": 0}, "<unk>")])
+def test_tokens_are_found_wherever_a_tokenizer_keeps_them(tmp_path: Path, model: Any) -> None:
+    Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    added = {"7": {"content": "<image>"}} if isinstance(model, WordLevel) else {}
+    config = {"image_token": "<image>", "added_tokens_decoder": added}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    expected = 7 if added else 1
+    found = saved_tokens(tmp_path, where="here")
+    assert found == Tokens(image_token="<image>", image_token_id=expected, largest=expected)
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ScenarioError, match=r"here: tokenizer\.json cannot be read: .*; save it again"):
+        saved_tokens(tmp_path, where="here")
+
+
+def test_a_tokenizer_that_says_too_little_is_left_to_the_ranks(tmp_path: Path) -> None:
+    Tokenizer(WordLevel({"<unk>": 0}, "<unk>")).save(str(tmp_path / "tokenizer.json"))
+    assert saved_tokens(tmp_path, where="here") is None
 
 
 def test_ranks_that_train_on_synthetic_samples_import_none_of_it() -> None:

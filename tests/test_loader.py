@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimo_bench.data_section import SyntheticData
+from mimo_bench.data_section import Split, SyntheticData
 from mimo_bench.errors import DataError
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS
 from mimo_bench.scenario import LoaderTable
 from mimo_bench.trainer.data.loader import Loader, MicroBatch, build_loader
-from mimo_bench.trainer.data.sample import Split, Text
+from mimo_bench.trainer.data.sample import Text
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 from mimo_bench.trainer.topology import Topology
 

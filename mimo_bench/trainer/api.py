@@ -16,13 +16,14 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from mimo_bench.data_section import Split
 from mimo_bench.errors import TrainingError, UsageError
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.data.prepare import in_words, prepare
 from mimo_bench.trainer.data.registry import build_dataset
-from mimo_bench.trainer.data.sample import Dataset, Split
+from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.metrics import Metrics
 from mimo_bench.trainer.models.mimo import Provider, build_model

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mimo_bench.data_section import Split
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
-
-if TYPE_CHECKING:  # whoever reads metrics need not import torch
-    from mimo_bench.trainer.data.sample import Split
 
 METRICS = "metrics.jsonl"
 

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, SyntheticData, locate
+from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import LoaderTable, Precision, Scenario, Settings
 from mimo_bench.suggest import choices
 from mimo_bench.trainer.metrics import Logging
 from mimo_bench.training import Training
-
-if TYPE_CHECKING:  # whoever plans a training need not import torch
-    from mimo_bench.trainer.data.sample import Split
 
 Ours = SyntheticData | DigitsData | HuggingFaceData | str
 """Samples of ours, as a scenario describes or names them."""

@@ -12,6 +12,7 @@ import torch
 
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
+from mimo_bench.tokens import Tokens
 from mimo_bench.trainer.data.sample import Text
 
 Message = dict[str, Any]
@@ -37,16 +38,12 @@ class Chat:
         self._tokens_per_image = shape.encoders["vision"].num_tokens
         if not processor.chat_template:
             raise ScenarioError(f"{where}: the processor has no chat template; save one beside it, chat_template.jinja")
-        if (found := self._tokenizer.convert_tokens_to_ids(self._image_token)) != self._image_token_id:
-            raise ScenarioError(
-                f"{where}: {self._image_token} is token {found} of the tokenizer, and the model's image token is "
-                f"{self._image_token_id}; use the processor that belongs to the model"
-            )
-        if (largest := max(self._tokenizer.get_vocab().values())) >= shape.language.vocab_size:
-            raise ScenarioError(
-                f"{where}: the tokenizer has a token {largest}, and the model's vocabulary ends at "
-                f"{shape.language.vocab_size - 1}; use the processor that belongs to the model"
-            )
+        tokens = Tokens(
+            image_token=self._image_token,
+            image_token_id=self._tokenizer.convert_tokens_to_ids(self._image_token),
+            largest=max(self._tokenizer.get_vocab().values()),
+        )
+        tokens.check(shape, where=where)
 
     def text(self, messages: list[Message], *, num_images: int) -> Text:
         """The tokens of a conversation, image tokens repeated for every position that an image takes.

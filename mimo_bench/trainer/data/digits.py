@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
+from mimo_bench.data_section import Split
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.data.order import shuffled
-from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
+from mimo_bench.trainer.data.sample import CPU, PAD, Text
 
 _HELD_OUT: dict[Split, tuple[int, int]] = {"validation": (4, 5), "test": (8, 10)}
 """The first image of the split, and the images of the file from one of its own to the next."""

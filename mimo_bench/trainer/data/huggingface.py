@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from mimo_bench.data_section import HuggingFaceData
+from mimo_bench.data_section import HuggingFaceData, Split
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import ModelShape
+from mimo_bench.rows import image_sources, open_rows
 from mimo_bench.trainer.data.chat import BadSample, Chat, Message
 from mimo_bench.trainer.data.order import shuffled
 from mimo_bench.trainer.data.pictures import pixels
-from mimo_bench.trainer.data.rows import image_sources, open_rows
-from mimo_bench.trainer.data.sample import CPU, Split, Text
+from mimo_bench.trainer.data.sample import CPU, Text
 
 
 class HuggingFaceDataset:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 
+from mimo_bench.data_section import Split
 from mimo_bench.errors import DataError
 from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import LoaderTable
 from mimo_bench.trainer.data.prefetch import LoaderWatch, prefetched
-from mimo_bench.trainer.data.sample import CPU, PAD, Dataset, Split, Text
+from mimo_bench.trainer.data.sample import CPU, PAD, Dataset, Text
 from mimo_bench.trainer.topology import Topology
 
 

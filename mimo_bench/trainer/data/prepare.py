@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 
 import torch.distributed as dist
 
+from mimo_bench.data_section import Split
 from mimo_bench.errors import DataError
 from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
-from mimo_bench.trainer.data.sample import Dataset, Split
+from mimo_bench.trainer.data.sample import Dataset
 
 
 def prepare(dataset: Dataset, num_samples: Mapping[Split, int]) -> dict[Split, dict[int, str]]:

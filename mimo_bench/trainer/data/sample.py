@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
-Split = Literal["train", "validation", "test"]
+from mimo_bench.data_section import Split
 
 CPU = torch.device("cpu")
 

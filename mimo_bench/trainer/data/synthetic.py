@@ -13,10 +13,10 @@ from itertools import accumulate
 
 import torch
 
-from mimo_bench.data_section import SyntheticData
+from mimo_bench.data_section import Split, SyntheticData
 from mimo_bench.model import ModelShape
 from mimo_bench.trainer.counter_random import uniform
-from mimo_bench.trainer.data.sample import CPU, PAD, Split, Text
+from mimo_bench.trainer.data.sample import CPU, PAD, Text
 
 
 class SyntheticDataset:

@@ -1,20 +1,31 @@
 """Rows of a user's own files, through `datasets`: JSONL, Parquet, CSV, folders of images, or a name on the hub.
 
-What cannot be read is a DataError that names file, split and remedy, before the first row is asked for.
+What cannot be read is a DataError that names file, split and remedy, before the first row is asked for. Files are read
+when their scenario is, before anything starts; `datasets` keeps what it read, and ranks open that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
-from mimo_bench.data_section import HuggingFaceData
+from mimo_bench.data_section import HuggingFaceData, Split
 from mimo_bench.errors import DataError
 from mimo_bench.suggest import choices
-from mimo_bench.trainer.data.sample import Split
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def check_rows(data: HuggingFaceData, splits: Iterable[Split]) -> None:
+    """Refuse files whose splits cannot be opened; names on the hub are left alone, as that needs a network.
+
+    Raises:
+        DataError: as `open_rows` has it.
+    """
+    if data.place("path") is not None:
+        for split in splits:
+            open_rows(data, split)
 
 
 def open_rows(data: HuggingFaceData, split: Split) -> Any:
@@ -27,6 +38,7 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs about a broken file, we raise
     wanted = getattr(data, split)
     where = f"data: {data.path}, split {wanted!r}"
     try:
@@ -41,7 +53,7 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
         raise DataError(f"{where}: holds no samples; {_remedy(split)}")
     for key, column in data.columns.items():
         if column not in rows.column_names:
-            remedy = choices(column, rows.column_names)
+            remedy = _column_remedy(key, column, others=set(rows.column_names) - set(data.columns.values()))
             raise DataError(f"{where}: has no column {column!r}, which data.{key} names; {remedy}")
     return _undecoded(rows, data.images)
 
@@ -88,7 +100,17 @@ def _image_source(value: Any, *, beside: Path | None) -> Path | bytes:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0].rstrip(".!") or type(error).__name__
+
+
+def _column_remedy(key: str, column: str, *, others: Set[str]) -> str:
+    """What to write for a column that is missing; those that another key names are not meant."""
+    if not others:
+        return "and no column that another key does not name already; add it"
+    remedy = f"set data.{key} to the column that holds them: {choices(column, sorted(others))}"
+    return (
+        f"{remedy}; or data.question and data.answer to columns of one question each" if key == "messages" else remedy
+    )
 
 
 def _remedy(split: Split) -> str:
