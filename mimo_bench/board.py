@@ -91,6 +91,8 @@ class Board:
             yield Text(f"{len(rows) - len(shown)} of {len(rows)} layouts are not shown", style="dim")
         if self._record is not None:
             yield Text(words.summary(self._record.layouts), style="bold")
+            if skipped := words.skipped(self._record):
+                yield Text(skipped, style="yellow")
             yield from (Text(f"held-out samples answered right: {said}") for said in words.learnt(self._record))
             if self._record.ranking:
                 best = self._record.ranking[0]

@@ -93,6 +93,8 @@ class Lines:
                 self._say(f"{self._place(layout.name)}{said}{took}")
             case MatrixEnded(record=record):
                 self._say(words.summary(record.layouts))
+                if said := words.skipped(record):
+                    self._say(said)
                 for said in words.learnt(record):
                     self._say(f"held-out samples answered right: {said}")
                 if record.ranking:

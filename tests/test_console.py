@@ -79,6 +79,18 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     assert len(lines) == len(events()) + 3
 
 
+def test_skipped_samples_are_told_at_the_end() -> None:
+    layouts = tuple(
+        layout.model_copy(update={"skipped_samples": {"train": 25, "validation": 6}})
+        for layout in golden.record().layouts
+    )
+    ended = MatrixEnded(record=golden.record().model_copy(update={"layouts": layouts}))
+    said = "Bad samples skipped: 25 of train, 6 of validation; the ranks' logs name them."
+    assert log([STARTED, ended])[3] == said
+    assert said in drawn(board_after([STARTED, ended]))
+    assert "skipped" not in drawn(board_after(events()))
+
+
 def test_a_log_says_once_that_a_mode_has_started() -> None:
     again = LayoutStarted(name=golden.BASELINE, mode="timing")
     assert len(log([STARTED, again, again, again])) == 3

@@ -18,6 +18,8 @@ from mimo_bench.record.schema import (
     Account,
     Communication,
     Energy,
+    Held,
+    HeldAgainst,
     Memory,
     ModuleMemory,
     RankAccountOf,
@@ -25,6 +27,7 @@ from mimo_bench.record.schema import (
     RunRecord,
 )
 from mimo_bench.report import Change, Changes, plots, render_html, render_markdown, step_parts, words, write_report
+from mimo_bench.report.changes import changes_of
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS, of_functions
 from mimo_bench.report.markdown import SIZE_LIMIT
@@ -172,6 +175,32 @@ def test_a_run_of_nothing_still_makes_a_page() -> None:
     assert "Verdicts" in text
     assert "None: no layout passed and was timed." in text
     assert "The same training?" not in text
+
+
+def test_a_run_that_was_not_timed_says_what_to_ask_for_and_has_no_columns_of_times() -> None:
+    layouts = tuple(layout.model_copy(update={"timing": None}) for layout in golden.record().layouts)
+    record = golden.record().model_copy(update={"modes": ("parity",), "layouts": layouts, "ranking": ()})
+    html = render_html(record)
+    text = Page(html).text
+    assert "Not asked for: add timing to --modes." in text
+    assert "Not asked for: add timing to --modes." in render_markdown(record)
+    assert "None: no layout passed" not in text
+    assert 'class="strip"' not in html
+    assert "tokens/s per rank" not in text
+    heads, cells = (re.search(f"<{part}>.*?</tr>", html, re.DOTALL) for part in ("thead", "tbody"))
+    assert heads is not None
+    assert cells is not None
+    assert len(re.findall("<th ", heads.group())) == len(re.findall("<t[hd] ", cells.group()))
+
+
+def test_skipped_samples_are_counted_once_for_all_layouts_beside_the_verdicts() -> None:
+    counts = {"train": 25, "validation": 6, "test": 0}
+    layouts = tuple(layout.model_copy(update={"skipped_samples": counts}) for layout in golden.record().layouts[:3])
+    record = golden.record().model_copy(update={"layouts": (*layouts, golden.record().layouts[3])})
+    said = "Bad samples skipped: 25 of train, 6 of validation; the ranks' logs name them."
+    assert said in Page(render_html(record)).text.partition("Verdicts")[2].partition("Layouts")[0]
+    assert said in render_markdown(record)
+    assert "skipped" not in Page(render_html(golden.record())).text.partition("What the numbers mean")[0]
 
 
 def test_an_unfinished_run_says_so() -> None:
@@ -393,6 +422,33 @@ def test_without_a_comparison_the_report_does_not_speak_of_changes() -> None:
 def test_no_change_says_whether_it_was_looked_for(changes: Changes, said: str) -> None:
     assert said in Page(render_html(golden.record(), changes=changes)).text
     assert said in render_markdown(golden.record(), changes=changes)
+
+
+def held(layout: str, verdict: str, reason: str) -> Held:
+    return Held.model_validate(
+        {"layout": layout, "quantity": "step_seconds", "verdict": verdict, "reason": reason, "value": 0.2}
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ((), "Not compared: no layout has a step time or a peak of memory to compare"),
+        (
+            (held("one", "unknown", "1 comparable run and 8 are needed"), held("two", "unknown", "0 comparable runs")),
+            "Not compared: one: 1 comparable run and 8 are needed",
+        ),
+        (
+            (held("one", "unknown", "1 comparable run and 8 are needed"), held("two", "steady", "within the noise")),
+            "Nothing moved beyond the noise.",
+        ),
+    ],
+)
+def test_a_run_with_too_little_to_hold_it_against_is_not_said_to_be_steady(found: tuple[Held, ...], said: str) -> None:
+    against = HeldAgainst(directory="history", num_runs=1, since="2025-11-03", held=found)
+    record = golden.record().model_copy(update={"history": against})
+    assert said in Page(render_html(record, changes=changes_of(record))).text
+    assert said in render_markdown(record, changes=changes_of(record))
 
 
 # Charts

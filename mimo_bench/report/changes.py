@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mimo_bench.record.schema import ExpectedFailure, Held, RunRecord
+from mimo_bench.record.schema import ExpectedFailure, Held, HeldAgainst, RunRecord
 
 Direction = Literal["better", "worse", "other"]
 
@@ -33,7 +33,7 @@ class Changes:
     changes: tuple[Change, ...] = ()
     """Worst first; empty when nothing moved beyond the noise."""
     not_compared: str | None = None
-    """Why the two cannot be compared, if they cannot; there are no changes then."""
+    """Why nothing was compared, if nothing was; no change of a number is among the changes then."""
 
 
 ORDER: Final = ("regressed", "suspect", "improved")
@@ -48,8 +48,18 @@ def changes_of(record: RunRecord) -> Changes | None:
     return Changes(
         since=held.since or "earlier runs",
         changes=(*map(_moved, news), *map(_failed, held.expected_failures)),
-        not_compared=held.not_compared,
+        not_compared=held.not_compared or _too_little(held),
     )
+
+
+def _too_little(held: HeldAgainst) -> str | None:
+    """Why no number of this run has a verdict, though there are runs to compare with; None if any has one."""
+    if not held.held:
+        return "no layout has a step time or a peak of memory to compare"
+    if any(each.verdict != "unknown" for each in held.held):
+        return None
+    first = held.held[0]
+    return f"{first.layout}: {first.reason}"
 
 
 def _moved(held: Held) -> Change:

@@ -59,6 +59,8 @@ def _head(record: RunRecord) -> str:
         lines.append(f"**Do not compare these numbers:** {_escape(record.tainted)}")
     if record.finished_at is None:
         lines.append("**The run did not finish.**")
+    if said := words.skipped(record):
+        lines.append(f"**{_escape(said)}**")
     return "\n\n".join(lines)
 
 
@@ -71,7 +73,7 @@ def _changes(changes: Changes | None) -> str:
 
 def _recommendation(record: RunRecord) -> str:
     if not record.ranking:
-        return _section("Take", "None: no layout passed and was timed.")
+        return _section("Take", words.none_to_take(record))
     best = record.ranking[0]
     said = [f"**{_escape(best.name)}**: {_escape(best.reason)}.", *map(_escape, advice(record.layouts))]
     return _section("Take", "\n\n".join(said))

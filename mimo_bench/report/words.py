@@ -183,6 +183,23 @@ def no_changes(changes: Changes) -> str:
     return "Nothing moved beyond the noise."
 
 
+def skipped(record: RunRecord) -> str:
+    """How many bad samples were left out; empty where none was. All layouts leave out the same ones."""
+    counts = {
+        split: max(layout.skipped_samples.get(split, 0) for layout in record.layouts)
+        for split in dict.fromkeys(split for layout in record.layouts for split in layout.skipped_samples)
+    }
+    said = ", ".join(f"{number} of {split}" for split, number in counts.items() if number)
+    return f"Bad samples skipped: {said}; the ranks' logs name them." if said else ""
+
+
+def none_to_take(record: RunRecord) -> str:
+    """What is said where no layout is recommended."""
+    if "timing" not in record.modes:
+        return "Not asked for: add timing to --modes."
+    return "None: no layout passed and was timed."
+
+
 def learnt(record: RunRecord) -> list[str]:
     """What layouts answered right on held-out samples, where the scenario asks for a share of right answers."""
     wanted = record.scenario.get("evaluation", {}).get("min_answer_accuracy")

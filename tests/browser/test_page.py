@@ -57,6 +57,16 @@ def test_everything_a_reader_looks_for_is_there(open_report: OpenReport, record:
     expect(page.locator("details.layout")).to_have_count(24)
 
 
+def test_the_only_chart_is_no_larger_than_one_of_three(open_report: OpenReport) -> None:
+    alone = golden.record().model_copy(update={"layouts": golden.record().layouts[:1]})
+    widths = []
+    for record, num_charts in ((golden.record(), 3), (alone, 1)):
+        figures = open_report(record).locator("#curves figure")
+        expect(figures).to_have_count(num_charts)
+        widths.append(figures.first.evaluate("figure => figure.getBoundingClientRect().width"))
+    assert widths[0] == widths[1] < 500
+
+
 @pytest.mark.parametrize(
     "directory", sorted(path.parent for path in REPORTS.glob("*/run.json")), ids=lambda path: path.name
 )
