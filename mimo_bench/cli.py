@@ -572,7 +572,7 @@ def history_list(history: HistoryDirectory) -> None:
     from mimo_bench.history.store import History
     from mimo_bench.history.tables import list_table
 
-    kept = History(history)
+    kept = History.existing(history)
     print(list_table(kept.nights()))
     for damaged in kept.damaged():
         print(f"mimo-bench: {damaged}: its record cannot be read; mend or remove it", file=sys.stderr)
@@ -584,7 +584,7 @@ def history_trend(history: HistoryDirectory) -> None:
     from mimo_bench.history.store import History
     from mimo_bench.history.trend import write_trend
 
-    print(f"trend: {write_trend(History(history))}")
+    print(f"trend: {write_trend(History.existing(history))}")
 
 
 @history_app.command("accept")
@@ -603,7 +603,7 @@ def history_accept(
     from mimo_bench.history.accepting import accept_since
     from mimo_bench.history.store import History
 
-    entry = accept_since(History(history), scenario=scenario, layout=layout, since=since, reason=reason)
+    entry = accept_since(History.existing(history), scenario=scenario, layout=layout, since=since, reason=reason)
     print(f"{history}: {scenario}: accepted since {entry.since:%Y-%m-%d %H:%M} UTC")
 
 

@@ -152,6 +152,20 @@ def test_a_run_that_cannot_be_read_is_named_and_does_not_stop_the_others(
     assert f"{broken}: its record cannot be read" in err
 
 
+@pytest.mark.parametrize(
+    "command", [["list"], ["trend"], ["accept", "--scenario", "cpu-smoke", "--reason", "torch 3"]], ids=" ".join
+)
+def test_a_name_under_which_nothing_was_kept_is_bad_input_and_nothing_is_made_there(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = tmp_path / "nonight"
+    assert cli.main(["history", command[0], str(nowhere), *command[1:]]) == cli.BAD_INPUT
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{nowhere}: no history there; `run --history {nowhere}`" in err
+    assert not nowhere.exists()
+
+
 def test_a_run_that_did_not_finish_is_not_kept(tmp_path: Path) -> None:
     run = put(tmp_path / "run", record_of(0).model_copy(update={"finished_at": None}))
     with pytest.raises(HistoryError, match="the run did not finish; go on with it by run --resume"):

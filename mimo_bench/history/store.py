@@ -77,6 +77,19 @@ class History:
         """The history in `directory`; it is made with the first run."""
         self.directory = directory
 
+    @classmethod
+    def existing(cls, directory: Path) -> History:
+        """The history in `directory`.
+
+        Raises:
+            HistoryError: nothing was ever kept there.
+        """
+        if not (directory / "runs").is_dir():
+            raise HistoryError(
+                f"{directory}: no history there; `run --history {directory}` or `history add {directory} DIR` makes one"
+            )
+        return cls(directory)
+
     @property
     def expectations_file(self) -> Path:
         """Where people write down what they expect."""
