@@ -487,12 +487,16 @@ def train(
         hang_limit=hang_limit,
     )
     from mimo_bench.launch import Launcher  # only now: bad input is answered at once
+    from mimo_bench.trainer.checkpoint.files import path_of, saved_in
 
     num_taken = 0
 
     def show(told: dict[str, Any]) -> None:
         nonlocal num_taken
         num_taken += 1
+        if num_taken == 1 and told["step"] > 1 and checkpoints is not None:
+            # Told by what the ranks did: where the newest checkpoint is damaged, they take the one before.
+            print(f"going on from {path_of(checkpoints, told['step'] - 1)}")
         print(_step_line(told, options.num_steps), flush=True)
 
     try:
@@ -501,8 +505,8 @@ def train(
     except TrainingError as error:
         print(f"mimo-bench: {error}", file=sys.stderr)
         raise typer.Exit(NO_RECORD) from None
-    if not num_taken:
-        print(f"no step of {options.num_steps} was left to take")
+    if not num_taken and checkpoints is not None:
+        print(f"no step of {options.num_steps} was left to take after {saved_in(checkpoints)[0]}; raise --steps")
     if save is not None:
         print(f"weights: {save} (no optimizer state, no place in the data)")
     if checkpoints is not None:

@@ -162,17 +162,22 @@ def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_anothe
     assert saved_in(place / "checkpoints") == [place / "checkpoints" / f"step-0000000{step}" for step in (3, 2)]
     shutil.rmtree(place / "checkpoints" / "step-00000003")
     shutil.copytree(place / "checkpoints", place / "elsewhere")
-    assert [(told["step"], told["loss"]) for told in run("rest", "one", num_steps=5, **parts)] == [
-        (told["step"], told["loss"]) for told in whole[2:]
-    ]
+    arguments = ["--layout", "one", "--steps", "5", "--device", "cpu", "--checkpoints", str(place / "checkpoints")]
+    rest = ["--checkpoint-every", "2", "--save", str(place / "rest"), "--out", str(place / "out" / "rest")]
+    assert cli.main(["train", str(place / "case.toml"), *arguments, *rest]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"going on from {place / 'checkpoints' / 'step-00000002'}\nstep 3/5: loss ")
+    assert printed.count("going on from") == 1
+    assert losses(place / "out" / "rest" / "train.jsonl") == [told["loss"] for told in whole[2:]]
     assert read_manifest(place / "rest").content_hash == read_manifest(place / "whole").content_hash
     apart = run("apart", "apart", num_steps=5, checkpoints=place / "elsewhere")
     assert [told["loss"] for told in apart] == pytest.approx([told["loss"] for told in whole[2:]], rel=1e-6)
     # Nothing is left to do but to write the weights down.
-    arguments = ["--layout", "one", "--steps", "5", "--device", "cpu", "--checkpoints", str(place / "checkpoints")]
-    arguments += ["--save", str(place / "again"), "--out", str(place / "out" / "again")]
-    assert cli.main(["train", str(place / "case.toml"), *arguments]) == 0
-    assert capsys.readouterr().out.startswith("no step of 5 was left to take\nweights: ")
+    again = ["--save", str(place / "again"), "--out", str(place / "out" / "again")]
+    assert cli.main(["train", str(place / "case.toml"), *arguments, *again]) == 0
+    reached = place / "checkpoints" / "step-00000005"
+    said = f"no step of 5 was left to take after {reached}; raise --steps\nweights: "
+    assert capsys.readouterr().out.startswith(said)
     assert read_manifest(place / "again").content_hash == read_manifest(place / "whole").content_hash
 
 
