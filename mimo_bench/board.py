@@ -84,6 +84,8 @@ class Board:
         if self._started is None:
             return
         yield Text(self._started.scenario.question, style="bold")
+        if self._started.is_resumed:
+            yield Text(words.going_on(num_layouts=len(self._started.names), num_kept=len(self._started.kept)))
         rows = list(self._rows.values())
         shown = rows if self._closed else _window(rows, console.height - LINES_AROUND)
         yield self._table(shown, width=options.max_width)
@@ -97,6 +99,8 @@ class Board:
             if self._record.ranking:
                 best = self._record.ranking[0]
                 yield Text(f"best: {best.name}, {best.reason}")
+            if self._record.finished_at is None:
+                yield Text(words.stopped_early(self._started.directory), overflow="fold")
             yield Text(f"report: {self._started.directory / HTML_FILE}", overflow="fold")
 
     def _table(self, rows: Sequence[Row], *, width: int) -> Table:

@@ -142,6 +142,7 @@ def check(
 ) -> None:
     """Validate scenarios and print which rank holds what, and the memory it needs. Starts nothing."""
     from mimo_bench.devices import device_memory_bytes
+    from mimo_bench.plural import counted
     from mimo_bench.rank_map import describe
     from mimo_bench.scenario import load_scenario
 
@@ -153,7 +154,7 @@ def check(
             print(f"mimo-bench: {error}", file=sys.stderr)
             is_bad = True
             continue
-        print(f"{file}: valid, {len(scenario.layout)} layouts of {scenario.model}")
+        print(f"{file}: valid, {counted(len(scenario.layout), 'layout')} of {scenario.model}")
         if not quiet:
             print(f"{scenario.question}\n")
             device_bytes = device_memory_bytes() if device_memory is None else round(device_memory * (1 << 30))

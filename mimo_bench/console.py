@@ -17,6 +17,7 @@ from rich.live import Live
 
 from mimo_bench.board import Board, measured
 from mimo_bench.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
+from mimo_bench.plural import counted
 from mimo_bench.record.schema import LayoutRecord
 from mimo_bench.report import HTML_FILE, words
 
@@ -77,7 +78,10 @@ class Lines:
                 self._started = event
                 modes = " and ".join(event.modes)
                 self._say(f"{event.scenario.question}")
-                self._say(f"{len(event.names)} layouts of {event.scenario.model}, {modes} on {event.device_kind} ranks")
+                layouts = f"{counted(len(event.names), 'layout')} of {event.scenario.model}"
+                self._say(f"{layouts}, {modes} on {event.device_kind} ranks")
+                if event.is_resumed:
+                    self._say(words.going_on(num_layouts=len(event.names), num_kept=len(event.kept)))
                 for layout in event.kept:
                     self._say(f"{self._place(layout.name)}{layout.name}: {words.STATUS_WORDS[layout.status]} before")
             case LayoutStarted(name=name, mode=mode):
@@ -100,6 +104,8 @@ class Lines:
                 if record.ranking:
                     self._say(f"best: {record.ranking[0].name}, {record.ranking[0].reason}")
                 if self._started is not None:
+                    if record.finished_at is None:
+                        self._say(words.stopped_early(self._started.directory))
                     self._say(f"report: {self._started.directory / HTML_FILE}")
 
     def _place(self, name: str) -> str:

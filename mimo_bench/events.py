@@ -23,6 +23,8 @@ class MatrixStarted:
     """The layouts of this run, in order; the scenario may have more."""
     kept: tuple[LayoutRecord, ...] = ()
     """Those that ended in an earlier invocation and are not run again."""
+    is_resumed: bool = False
+    """Whether there is an earlier invocation, whatever is kept of it."""
     modes: tuple[Mode, ...]
     device_kind: Literal["cpu", "cuda"]
     directory: Path

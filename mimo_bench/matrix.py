@@ -188,6 +188,7 @@ def started(scenario: Scenario, ledger: Ledger, options: MatrixOptions) -> Matri
         scenario=scenario,
         names=order(scenario, options.layouts),
         kept=tuple(layout for layout in ledger.record.layouts if layout.name in ledger.kept),
+        is_resumed=bool(ledger.record.resumptions),
         modes=options.modes,
         device_kind=options.device_kind,
         directory=options.directory,

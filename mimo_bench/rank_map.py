@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from mimo_bench.communication_table import CommunicationTables
 from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.memory_table import describe_memory
+from mimo_bench.plural import counted
 from mimo_bench.prediction import MemoryPredictor, unknown_encoders
 from mimo_bench.scenario import LayoutTable, Scenario
 
@@ -40,15 +41,13 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
 
 
 def _world(layout: Layout) -> str:
-    return f"{layout.placement}, {layout.world_size} {'rank' if layout.world_size == 1 else 'ranks'}"
+    return f"{layout.placement}, {counted(layout.world_size, 'rank')}"
 
 
 def _batch(plan: BatchPlan) -> str:
     shares = ", ".join(f"{size} per {module} replica" for module, size in plan.micro_batch_size.items())
-    return (
-        f"{plan.global_batch_size} samples a step = {plan.num_micro_batches} micro-batches "
-        f"x {plan.global_micro_batch_size} ({shares})"
-    )
+    micro_batches = "1 micro-batch" if plan.num_micro_batches == 1 else f"{plan.num_micro_batches} micro-batches"
+    return f"{plan.global_batch_size} samples a step = {micro_batches} x {plan.global_micro_batch_size} ({shares})"
 
 
 def _chosen_settings(table: LayoutTable) -> list[str]:

@@ -56,7 +56,7 @@ def test_check_prints_which_rank_holds_what(scenario: Path, capsys: pytest.Captu
     assert f"{scenario}: valid, 2 layouts of llava-tiny" in printed
     assert (
         "split\n"
-        "  disjoint, 4 ranks; 4 samples a step = 1 micro-batches x 4 (2 per vision replica, 4 per language replica)\n"
+        "  disjoint, 4 ranks; 4 samples a step = 1 micro-batch x 4 (2 per vision replica, 4 per language replica)\n"
         "  settings: sequence_parallel\n"
         "  rank  vision                   language\n"
         "     0  tp0 dp0 pp0 samples 0-1  -\n"
@@ -69,6 +69,13 @@ def test_check_prints_which_rank_holds_what(scenario: Path, capsys: pytest.Captu
 def test_a_quiet_check_prints_one_line_a_file(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--quiet", str(scenario), str(scenario)]) == 0
     assert capsys.readouterr().out == f"{scenario}: valid, 2 layouts of llava-tiny\n" * 2
+
+
+def test_one_layout_is_counted_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text("[[layout]]".join(SCENARIO.split("[[layout]]")[:2]), encoding="utf-8")
+    assert cli.main(["check", "-q", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: valid, 1 layout of llava-tiny\n"
 
 
 def test_check_tells_every_bad_file_and_still_reads_the_good_ones(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     assert len(lines) == len(events()) + 3
 
 
+def test_one_layout_is_counted_as_one() -> None:
+    assert (
+        log([replace(STARTED, names=STARTED.names[:1])])[1] == "1 layout of llava-tiny, parity and timing on cpu ranks"
+    )
+
+
 def test_skipped_samples_are_told_at_the_end() -> None:
     layouts = tuple(
         layout.model_copy(update={"skipped_samples": {"train": 25, "validation": 6}})
@@ -89,6 +96,25 @@ def test_skipped_samples_are_told_at_the_end() -> None:
     assert log([STARTED, ended])[3] == said
     assert said in drawn(board_after([STARTED, ended]))
     assert "skipped" not in drawn(board_after(events()))
+
+
+def test_a_run_that_was_stopped_says_how_to_finish_it() -> None:
+    ended = MatrixEnded(record=golden.record().model_copy(update={"finished_at": None}))
+    said = "stopped early; to finish it, give the same command with --resume --out runs/one"
+    assert log([STARTED, ended])[-2] == said
+    assert said in drawn(board_after([STARTED, ended]))
+    assert "--resume" not in "".join(log(events()))
+
+
+def test_a_resumed_run_says_what_it_kept_and_what_it_runs() -> None:
+    layouts = golden.record().layouts
+    one = replace(STARTED, is_resumed=True, kept=layouts[1:2])
+    said = "going on: 1 of 4 layouts kept, 3 to run"
+    assert log([one])[2] == said
+    assert said in drawn(board_after([one]))
+    assert log([replace(one, kept=())])[2] == "going on: 0 of 4 layouts kept, 4 to run"
+    assert log([replace(one, kept=layouts)])[2] == "going on: 4 of 4 layouts kept, 0 to run"
+    assert "going on" not in "".join(log([STARTED]))
 
 
 def test_a_log_says_once_that_a_mode_has_started() -> None:

@@ -179,6 +179,8 @@ def test_too_few_nights_say_so_and_decide_nothing() -> None:
     held = of_steps(night(9, step_seconds=5.0), nights(1.0, 1.0))
     assert (held.verdict, held.reference) == ("unknown", None)
     assert held.reason.startswith("2 comparable runs and 8 are needed; or 4 launches on either side")
+    alone = of_steps(night(9, step_seconds=5.0), nights(1.0))
+    assert alone.reason.startswith("1 comparable run and 8 are needed")
 
 
 def test_five_launches_on_two_nights_are_enough() -> None:

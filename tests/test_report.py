@@ -193,6 +193,12 @@ def test_a_run_that_was_not_timed_says_what_to_ask_for_and_has_no_columns_of_tim
     assert len(re.findall("<th ", heads.group())) == len(re.findall("<t[hd] ", cells.group()))
 
 
+def test_one_layout_is_counted_as_one() -> None:
+    record = golden.record().model_copy(update={"layouts": golden.record().layouts[:1]})
+    assert "1 layouts" not in Page(render_html(record)).text
+    assert "**1 layout: 1 passed**" in render_markdown(record)
+
+
 def test_skipped_samples_are_counted_once_for_all_layouts_beside_the_verdicts() -> None:
     counts = {"train": 25, "validation": 6, "test": 0}
     layouts = tuple(layout.model_copy(update={"skipped_samples": counts}) for layout in golden.record().layouts[:3])

@@ -9,6 +9,7 @@ import pytest
 from mimo_bench import cli
 from mimo_bench.errors import UsageError
 from mimo_bench.ledger import Ledger, describe
+from mimo_bench.matrix import MatrixOptions, started
 from mimo_bench.record.files import write_run
 from mimo_bench.record.schema import LayoutRecord, RunRecord
 from mimo_bench.resume import Wanted, go_on, read_earlier, same_training
@@ -52,6 +53,28 @@ def asked(tainted: str | None = None, modes: tuple[str, ...] = ("parity",)) -> W
         device_kind="cpu",
         tainted=tainted,
     )
+
+
+def test_a_resumed_matrix_tells_what_it_kept(tmp_path: Path) -> None:
+    options = MatrixOptions(
+        scenario_file=Path("three.toml"),
+        layouts=NAMES,
+        device_kind="cpu",
+        modes=("parity",),
+        directory=tmp_path,
+        hang_seconds=1.0,
+        num_timing_launches=1,
+        history=None,
+        resume=True,
+        plant=None,
+        command=("mimo-bench", "run"),
+    )
+    fresh = started(golden.scenario(), open_ledger(tmp_path), options)
+    assert (fresh.is_resumed, fresh.kept) == (False, ())
+    earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
+    event = started(golden.scenario(), open_ledger(tmp_path, earlier=earlier), options)
+    assert event.is_resumed
+    assert [layout.name for layout in event.kept] == [golden.DISJOINT]
 
 
 def test_what_has_a_verdict_is_kept_and_the_baseline_is_trained_again_for_the_rest(tmp_path: Path) -> None:

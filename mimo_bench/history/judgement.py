@@ -22,6 +22,7 @@ from mimo_bench.history.comparison import (
 )
 from mimo_bench.history.expectations import Expectations, Reference
 from mimo_bench.history.nights import Night
+from mimo_bench.plural import counted
 from mimo_bench.record.schema import Held, Quantity
 
 MOST_NIGHTS = 20
@@ -195,7 +196,7 @@ def _change(question: Question, ratio: float) -> str:
 def _too_little(question: Question) -> str:
     num = len(question.reference)
     launches = sum(len(night.launches(question.quantity)) for night in question.reference)
-    said = f"{num} comparable runs and {ENOUGH_NIGHTS} are needed"
+    said = f"{counted(num, 'comparable run')} and {ENOUGH_NIGHTS} are needed"
     if question.quantity == "step_seconds":
         said += f"; or {ENOUGH_LAUNCHES} launches on either side (--launches), here {launches}"
         said += f" and {len(question.night.launch_medians)}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mimo_bench.plural import counted
 from mimo_bench.ranking import advice
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import details, plots, trade, words
@@ -51,6 +52,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         rank_data=rank_data(record, shown.drawn),
         definitions=DEFINITIONS,
         words=words,
+        counted=counted,
         swatch=plots.swatch,
         markers=plots.markers(),
         style=_source("report.css"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from mimo_bench.plural import counted
 from mimo_bench.ranking import advice
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import proof, words
@@ -54,7 +55,10 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
 
 
 def _head(record: RunRecord) -> str:
-    lines = [f"## {_escape(record.question)}", f"**{len(record.layouts)} layouts: {words.summary(record.layouts)}**"]
+    lines = [
+        f"## {_escape(record.question)}",
+        f"**{counted(len(record.layouts), 'layout')}: {words.summary(record.layouts)}**",
+    ]
     if record.tainted is not None:
         lines.append(f"**Do not compare these numbers:** {_escape(record.tainted)}")
     if record.finished_at is None:

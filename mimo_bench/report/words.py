@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from mimo_bench.layout import Grid, Layout
+from mimo_bench.plural import counted
 from mimo_bench.ranking import rate_interval
 from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status, Timing, Tolerance
 from mimo_bench.report.changes import Changes
@@ -198,6 +200,16 @@ def none_to_take(record: RunRecord) -> str:
     if "timing" not in record.modes:
         return "Not asked for: add timing to --modes."
     return "None: no layout passed and was timed."
+
+
+def going_on(*, num_layouts: int, num_kept: int) -> str:
+    """What a resumed run has left to do."""
+    return f"going on: {num_kept} of {counted(num_layouts, 'layout')} kept, {num_layouts - num_kept} to run"
+
+
+def stopped_early(directory: Path) -> str:
+    """How a run that was stopped is finished."""
+    return f"stopped early; to finish it, give the same command with --resume --out {directory}"
 
 
 def learnt(record: RunRecord) -> list[str]:

@@ -114,9 +114,10 @@ def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp
             assert time.monotonic() < deadline, "no rank started"
             time.sleep(0.05)
         command.send_signal(signal.SIGINT)
-        command.communicate(timeout=60)
+        out, _ = command.communicate(timeout=60)
         assert list(Path(temporary).iterdir()) == []
     assert command.returncode == 130
+    assert f"to finish it, give the same command with --resume --out {tmp_path / 'out'}\n" in out
     record = read_run(tmp_path / "out")
     assert {layout.status for layout in record.layouts} <= {"interrupted", "not_run"}
     validate(tmp_path / "out")

@@ -44,6 +44,7 @@
 
   const parts = (index) => document.querySelectorAll(`[data-layout="${index}"]`);
 
+  const everything = shown.textContent;
   const refilter = () => {
     const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const pressed = statuses.filter((each) => each.getAttribute("aria-pressed") === "true").map((each) => each.dataset.status);
@@ -56,7 +57,7 @@
       row.hidden = !keep;
       for (const part of parts(row.dataset.index)) part.classList.toggle("out", !keep);
     }
-    shown.textContent = count === rows.length ? `${count} layouts` : `${count} of ${rows.length} layouts`;
+    shown.textContent = count === rows.length ? everything : `${count} of ${everything}`;
   };
 
   filter.addEventListener("input", refilter);
