@@ -234,7 +234,12 @@ def run(
 
 @app.command()
 def selftest(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario whose layouts are to be broken.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="A scenario whose layouts are to be broken; --list can do without.", show_default=False
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for logs and table.", show_default="by time")
@@ -249,9 +254,10 @@ def selftest(
     """
     from mimo_bench import run_options
     from mimo_bench.devices import num_gpus
+    from mimo_bench.errors import UsageError
     from mimo_bench.scenario import load_scenario
 
-    scenario = load_scenario(file)
+    scenario = None if file is None else load_scenario(file)
     kind = run_options.device_kind(device.value)
     from mimo_bench import selftest as gate  # these only now: bad input is answered at once
     from mimo_bench.report.selftest import describe
@@ -260,6 +266,8 @@ def selftest(
     if only_list:
         print("\n".join(gate.list_faults(parts)))
         return
+    if file is None or scenario is None:
+        raise UsageError("selftest: name a FILE, such as scenarios/cpu_smoke.toml, or give --list")
     if kind == "cuda":
         run_options.check_fits(scenario, file, (scenario.baseline,), available=num_gpus())
     if too_large := gate.left_out(parts):

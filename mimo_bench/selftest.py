@@ -17,7 +17,7 @@ from mimo_bench.attempt import BASELINE, Attempts
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import Account, LayoutRunner, Reference
 from mimo_bench.parity.oracle import hold_baseline
-from mimo_bench.parity.planting import KNOWN, Planting, find_fault, known_faults
+from mimo_bench.parity.planting import KNOWN, SLOW, Planting, find_fault, known_faults
 from mimo_bench.parity.sites import Site
 from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import Mode
@@ -47,11 +47,15 @@ class Part:
         return max(of_faults, key=len, default=("parity",))
 
 
-def plan(scenario: Scenario, *, num_ranks: int | None = None) -> tuple[Part, ...]:
+def plan(scenario: Scenario | None, *, num_ranks: int | None = None) -> tuple[Part, ...]:
     """A layout for every fault: the smallest of the scenario's in which it shows, or else of the companion's.
 
-    With `num_ranks`, faults whose layouts need more ranks are left out.
+    Without a scenario all are the companion's. With `num_ranks`, faults whose layouts need more ranks are left out.
     """
+    if scenario is None:
+        companion = load_scenario(COMPANION)
+        layouts = choose_layouts(companion, KNOWN, num_ranks=num_ranks)
+        return (Part(origin="companion", scenario=companion, layouts=layouts),)
     own = choose_layouts(scenario, KNOWN, num_ranks=num_ranks)
     companion = load_scenario(COMPANION)
     others = choose_layouts(companion, (fault for fault in KNOWN if fault not in own), num_ranks=num_ranks)
@@ -79,8 +83,16 @@ def list_faults(parts: Iterable[Part]) -> list[str]:
         for part in parts
         for fault, layout in part.layouts.items()
     }
-    checks = {fault: KNOWN[fault].caught_by if fault in KNOWN else "no check of ours" for fault in known_faults()}
-    return [f"{fault}: {checks[fault]}, in {places.get(fault, 'no layout here')}" for fault in sorted(checks)]
+    return [f"{fault}: {_caught(fault, places.get(fault))}" for fault in sorted(known_faults())]
+
+
+def _caught(fault: str, place: str | None) -> str:
+    """By which check a fault is caught, and where; or why the selftest does not plant it."""
+    if fault in SLOW:
+        return "by no check, as training stays right; the meters and `run --gate-performance` show it"
+    if fault not in KNOWN:
+        return "another package's, which alone knows its check; `run --plant` plants it"
+    return f"{KNOWN[fault].caught_by}, in {place or 'no layout that the ranks here can hold'}"
 
 
 def left_out(parts: Iterable[Part]) -> list[str]:

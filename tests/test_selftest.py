@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mimo_bench import cli
 from mimo_bench.parity.oracle import Held, Measured, judge
 from mimo_bench.parity.planting import KNOWN, known_faults
 from mimo_bench.parity.sites import Site
@@ -109,7 +110,23 @@ def test_every_fault_is_listed_with_its_check_and_where_to_find_its_layout() -> 
     assert len(lines) == len(known_faults())
     assert "kill-rank: crashed, in colocated-1-rank" in lines
     assert f"tied-embedding-gradients-not-reduced: replicas, in vision-pp2--language-pp2 of {COMPANION}" in lines
-    assert "slow-rank: no check of ours, in no layout here" in lines
+    slow = "by no check, as training stays right; the meters and `run --gate-performance` show it"
+    assert f"slow-rank: {slow}" in lines
+    assert "no layout" not in "".join(lines)
+    assert any(
+        line.endswith("in no layout that the ranks here can hold") for line in list_faults(plan(SMOKE, num_ranks=1))
+    )
+
+
+def test_every_fault_is_listed_without_a_file_and_nothing_is_planted_without_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["selftest", "--list", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(known_faults())
+    assert f"kill-rank: crashed, in colocated-dp2 of {COMPANION}" in lines
+    assert cli.main(["selftest", "--device", "cpu"]) == cli.BAD_INPUT
+    assert "name a FILE, such as scenarios/cpu_smoke.toml, or give --list" in capsys.readouterr().err
 
 
 TRIAL = Trial(
