@@ -81,6 +81,15 @@ def test_a_clear_winner_says_by_how_much() -> None:
     assert "100.0 % above slow" in rank_layouts([SLOW, QUICK])[0].reason
 
 
+def test_more_than_twice_as_fast_is_said_as_a_multiple() -> None:
+    # 640 tokens on one rank: in 100 ms, and in 390 ms.
+    quick, slow = (
+        QUICK.model_copy(update={"name": name, "timing": golden.timing((seconds,) * 4, world_size=1)})
+        for name, seconds in (("quick", 0.1), ("slow", 0.39))
+    )
+    assert "; 3.9 x as fast as slow" in rank_layouts([slow, quick])[0].reason
+
+
 def test_many_ties_are_counted_and_not_all_named() -> None:
     many = [AS_QUICK.model_copy(update={"name": f"l{index}"}) for index in range(9)]
     assert "tied with l0, l1, l2 and 6 more" in rank_layouts([QUICK, *many])[0].reason

@@ -41,7 +41,13 @@ def _place(candidate: Candidate, ranked: Sequence[Candidate], tied: Sequence[Can
         return f"tied with {_listed([other.name for other in tied])}"
     if not others:
         return "the only one that can be ranked"
-    return f"{best.rate / others[0].rate * 100.0 - 100.0:.1f} % above {others[0].name}"
+    ahead = best.rate / others[0].rate
+    # Beyond twice as much, a percentage of what is above the other is hard to picture.
+    return (
+        f"{ahead:.1f} x as fast as {others[0].name}"
+        if ahead > 2.0
+        else f"{ahead * 100.0 - 100.0:.1f} % above {others[0].name}"
+    )
 
 
 def _listed(names: Sequence[str], *, most: int = 3) -> str:
