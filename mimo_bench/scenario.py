@@ -197,8 +197,13 @@ class LayoutTable(Table):
         Raises:
             LayoutError: the grids overlap in part, leave a gap, or need what megatron-core lacks.
         """
+        return _layout(tuple(self.modules.items()))
+
+    @property
+    def modules(self) -> dict[str, GridTable]:
+        """The grids as they were written, by module."""
         tables = {"vision": self.vision, "audio": self.audio, **self.encoders, "language": self.language}
-        return _layout(tuple((module, table) for module, table in tables.items() if table is not None))
+        return {module: table for module, table in tables.items() if table is not None}
 
     def swapped(self) -> LayoutTable:
         """The same ranks, tensor-parallel where this is data-parallel and the other way round; not checked."""
@@ -401,6 +406,8 @@ class Scenario(Table):
                 raise LayoutError(f"layout {table.name!r}: {error}") from None
 
     def _check_layout(self, table: LayoutTable) -> None:
+        # Before the spans: a module that is missing leaves a gap, which is not what has to be mended.
+        self.shape.check_modules(table.modules)
         layout = table.grids()
         self.shape.check(layout)
         self.plan_of(table, layout)

@@ -170,6 +170,10 @@ def test_a_wrong_key_of_any_provider_is_named_with_its_remedy(load: Load, data: 
         ("vision = { dp = 2, ep = 2 }\nlanguage = { dp = 2 }", "vision.ep = 2: encoders have no experts to deal out"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),
         (
+            "language = { tp = 2, rank_offset = 2 }",
+            "module 'vision' has no grid; the model has vision and language, place each",
+        ),
+        (
             "vision = { dp = 2 }\nlanguage = { rank_offset = 3 }",
             "language.rank_offset = 3: no module uses rank 2; use rank_offset = 2",
         ),

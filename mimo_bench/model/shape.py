@@ -5,7 +5,7 @@ A shape in hand can be built; what cannot is refused where shapes come from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -220,16 +220,25 @@ class ModelShape:
                 f"seq_length = {seq_length}: {taken} positions and the text needs 8 more; use at least {least}"
             )
 
+    def check_modules(self, placed: Iterable[str]) -> None:
+        """Refuse a layout that does not place every module of this model, or another one.
+
+        Raises:
+            LayoutError: naming the module and those of the model.
+        """
+        placed, names = set(placed), " and ".join(self.modules)
+        if missing := sorted(set(self.modules) - placed):
+            raise LayoutError(f"module {missing[0]!r} has no grid; the model has {names}, place each")
+        if unknown := sorted(placed - set(self.modules)):
+            raise LayoutError(f"module {unknown[0]!r} is not in the model, which has {names}; remove it")
+
     def check(self, layout: Layout) -> None:
         """Refuse a layout whose degrees do not divide this model.
 
         Raises:
             LayoutError: a module is missing or unknown, or a degree does not divide heads, groups, MLP or layers.
         """
-        if missing := sorted(set(self.modules) - set(layout.modules)):
-            raise LayoutError(f"module {missing[0]!r} has no grid; the model has {sorted(self.modules)}, place each")
-        if unknown := sorted(set(layout.modules) - set(self.modules)):
-            raise LayoutError(f"module {unknown[0]!r} is not in the model, which has {sorted(self.modules)}; remove it")
+        self.check_modules(layout.modules)
         for name, shape in self.modules.items():
             grid = layout.modules[name]
             for what, size in shape.split_over_tp.items():
