@@ -246,6 +246,10 @@ def test_samples_are_looked_at_without_torch_and_transformers(shared: Path, own:
     assert said.stderr == ""
 
 
+def test_names_on_the_hub_are_not_looked_up_before_anything_starts(own: Path) -> None:
+    assert main(["check", "--quiet", str(write_scenario(own, path="team/photographs"))]) == 0
+
+
 def test_a_split_that_is_not_there_is_told_before_training_with_what_to_write(shared: Path) -> None:
     data = section(shared)
     with pytest.raises(DataError, match=r'split .validation.: .*; name a split .* data\.validation = "train\[90%:\]"'):
