@@ -409,7 +409,7 @@ class Scenario(Table):
         # Before the spans: a module that is missing leaves a gap, which is not what has to be mended.
         self.shape.check_modules(table.modules)
         layout = table.grids()
-        self.shape.check(layout)
+        self.shape.check_degrees(layout)
         self.plan_of(table, layout)
         if table.name == self.baseline and layout.placement != "colocated":
             raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")

@@ -226,19 +226,29 @@ class ModelShape:
         Raises:
             LayoutError: naming the module and those of the model.
         """
-        placed, names = set(placed), " and ".join(self.modules)
-        if missing := sorted(set(self.modules) - placed):
-            raise LayoutError(f"module {missing[0]!r} has no grid; the model has {names}, place each")
-        if unknown := sorted(placed - set(self.modules)):
-            raise LayoutError(f"module {unknown[0]!r} is not in the model, which has {names}; remove it")
+        placed, modules = set(placed), self.modules
+        if missing := sorted(modules.keys() - placed):
+            raise LayoutError(f"module {missing[0]!r} has no grid; the model has {' and '.join(modules)}, place each")
+        if unknown := sorted(placed - modules.keys()):
+            raise LayoutError(
+                f"module {unknown[0]!r} is not in the model, which has {' and '.join(modules)}; remove it"
+            )
 
     def check(self, layout: Layout) -> None:
-        """Refuse a layout whose degrees do not divide this model.
+        """Refuse a layout of other modules, or one whose degrees do not divide this model.
 
         Raises:
             LayoutError: a module is missing or unknown, or a degree does not divide heads, groups, MLP or layers.
         """
         self.check_modules(layout.modules)
+        self.check_degrees(layout)
+
+    def check_degrees(self, layout: Layout) -> None:
+        """Refuse degrees that do not divide this model; `layout` places its modules.
+
+        Raises:
+            LayoutError: a degree does not divide heads, groups, MLP or layers.
+        """
         for name, shape in self.modules.items():
             grid = layout.modules[name]
             for what, size in shape.split_over_tp.items():
