@@ -10,7 +10,8 @@ import pytest
 
 from mimo_bench.model import PRESETS, ModelShape, read_model_shape
 from mimo_bench.model.shape import LinearRope, Llama3Rope
-from mimo_bench.parity.counterpart import counterpart_config, missing_counterpart
+from mimo_bench.parity.counterpart import missing_counterpart
+from mimo_bench.weights.config_file import config_of
 from tests.checkpoints import CONFIGS
 
 LLAVAS = {name: shape for name, shape in PRESETS.items() if missing_counterpart(shape) is None}
@@ -29,7 +30,7 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_configuration_reads_back_as_the_same_shape(name: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(counterpart_config(SHAPES[name])), encoding="utf-8")
+    path.write_text(json.dumps(config_of(SHAPES[name])), encoding="utf-8")
     assert read_model_shape(path) == SHAPES[name]
 
 

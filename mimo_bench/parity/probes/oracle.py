@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.launch.progress import beat
 from mimo_bench.layout import Grid, Layout
-from mimo_bench.parity.counterpart import counterpart_config
 from mimo_bench.parity.fingerprints import FINGERPRINT, Fingerprint
 from mimo_bench.parity.oracle import MEASURED, Measured
 from mimo_bench.parity.probes.gradients import GRADIENTS
@@ -33,6 +32,7 @@ from mimo_bench.trainer.models.mimo import build_model
 from mimo_bench.trainer.topology import build_topology
 from mimo_bench.trainer.trainer import start_of
 from mimo_bench.trainer.weights import shards
+from mimo_bench.weights.config_file import config_of
 
 _AT_ONCE = 2
 """Samples that go through the referee together: in float64 the activations of a long one fill a good part of a GPU."""
@@ -62,7 +62,9 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     asked = OracleArguments.model_validate_json(json.dumps(arguments))
     device, shape = join(asked.device_kind), asked.scenario.shape
     weights = starting_weights(asked, device)
-    referee = build_referee(counterpart_config(shape), to_transformers(shape, weights), device=device.torch_device)
+    config = config_of(shape)
+    assert config is not None, "only models with a counterpart are held against it"
+    referee = build_referee(config, to_transformers(shape, weights), device=device.torch_device)
     frozen = {name: weight for name, weight in weights.items() if not asked.scenario.training.trains(name)}
     for name in to_transformers(shape, frozen):
         referee.get_parameter(name).requires_grad_(False)
