@@ -94,6 +94,12 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def simulation(session: nox.Session) -> None:
+    """Judge made-up histories anew; the committed table of false alarms and detections must come out."""
+    _python(session, "-m", "pytest", "tests/simulation", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def kills(session: nox.Session) -> None:
     """Kill a matrix at twenty random points; every record must be readable, no process left, every matrix go on."""
     _python(session, "-m", "tests.distributed.killing", *(session.posargs or ("--kills", "20")))
