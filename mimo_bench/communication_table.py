@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.memory_table import size
 from mimo_bench.prediction import CommunicationPrediction, predict_communication
+from mimo_bench.prediction.step import Buckets
 from mimo_bench.scenario import LayoutTable, Scenario
 
 _SAYS_NOTHING = ("attention", "compile_layers", "fused_optimizer", "overlap_param_gather")
@@ -23,12 +24,13 @@ class CommunicationTables:
         """None is made yet."""
         self._scenario = scenario
         self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
+        self._buckets: Buckets = {}
 
     def of(self, table: LayoutTable, layout: Layout, plan: BatchPlan) -> tuple[str, ...]:
         """Of the layout that `table` declares, which is `layout` and deals out samples by `plan`."""
         key = (_grids(layout), plan.num_micro_batches, *plan.micro_batch_size.values(), _settings(table))
         if (known := self._known.get(key)) is None:
-            predicted = predict_communication(self._scenario, table.name)
+            predicted = predict_communication(self._scenario, table.name, buckets=self._buckets)
             known = self._known[key] = tuple(describe_communication(predicted))
         return known
 

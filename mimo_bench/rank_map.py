@@ -22,7 +22,7 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
         scenario: a valid one.
         device_bytes: memory of each device; None where that is not known.
     """
-    predictor, columns, communication = MemoryPredictor(scenario), Columns(), CommunicationTables(scenario)
+    predictor, maps, communication = MemoryPredictor(scenario), RankMaps(), CommunicationTables(scenario)
     unknown = unknown_encoders(scenario.shape)
     for table in scenario.layout:
         layout = table.grids()
@@ -31,7 +31,7 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
         yield f"  {_world(layout)}; {_batch(plan)}"
         if chosen := _chosen_settings(table):
             yield f"  settings: {', '.join(chosen)}"
-        yield from _rank_map(layout, plan, columns)
+        yield from maps.of(layout, plan)
         if unknown:
             yield f"  memory is not predicted, as the parameters of {' and '.join(unknown)} are another package's"
         else:
@@ -55,31 +55,35 @@ def _chosen_settings(table: LayoutTable) -> list[str]:
     return [name if value is True else f"{name} = {str(value).lower()}" for name, value in chosen]
 
 
-def _rank_map(layout: Layout, plan: BatchPlan, columns: Columns) -> Iterator[str]:
-    """A heading, then one row per rank and one cell per module."""
-    num_ranks = layout.world_size
-    ranks = ["rank", *map(str, range(num_ranks))]
-    width = max(len("rank"), len(ranks[-1]))
-    drawn = [columns.of(module, grid, plan, num_ranks=num_ranks) for module, grid in layout.modules.items()]
-    for rank, *cells in zip(ranks, *drawn, strict=True):
-        yield f"  {rank:>{width}}  {'  '.join(cells)}".rstrip()
-
-
-class Columns:
-    """A module's column of a rank map; cells are made once for all layouts that have the module's grid."""
+class RankMaps:
+    """A heading, then one row per rank and one cell per module; made once for layouts that differ in settings alone."""
 
     def __init__(self) -> None:
         """None is made yet."""
-        self._known: dict[tuple[int, ...], list[str]] = {}
+        self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
 
-    def of(self, module: str, grid: Grid, plan: BatchPlan, *, num_ranks: int) -> list[str]:
-        """The column's heading and a cell for every rank of the layout, all of one width."""
-        key = (grid.tp, grid.pp, grid.dp, grid.ep, plan.micro_batch_size[module])
-        if (inside := self._known.get(key)) is None:
-            inside = self._known[key] = [_cell(grid, grid.coordinate(rank), plan, module) for rank in grid.ranks]
-        cells = [module, *["-"] * grid.rank_offset, *inside, *["-"] * (num_ranks - grid.ranks.stop)]
-        width = max(map(len, cells))
-        return [cell.ljust(width) for cell in cells]
+    def of(self, layout: Layout, plan: BatchPlan) -> tuple[str, ...]:
+        """The lines of `layout`, which deals out samples by `plan`."""
+        key = (*layout.modules.items(), *plan.micro_batch_size.values())
+        if (known := self._known.get(key)) is None:
+            known = self._known[key] = tuple(_rank_map(layout, plan))
+        return known
+
+
+def _rank_map(layout: Layout, plan: BatchPlan) -> Iterator[str]:
+    ranks = ["rank", *map(str, range(layout.world_size))]
+    width = max(map(len, ranks))
+    columns = [_column(module, grid, plan, num_ranks=layout.world_size) for module, grid in layout.modules.items()]
+    for rank, *cells in zip(ranks, *columns, strict=True):
+        yield f"  {rank:>{width}}  {'  '.join(cells)}".rstrip()
+
+
+def _column(module: str, grid: Grid, plan: BatchPlan, *, num_ranks: int) -> list[str]:
+    """The heading and a cell for every rank of the layout, all of one width."""
+    inside = [_cell(grid, grid.coordinate(rank), plan, module) for rank in grid.ranks]
+    cells = [module, *["-"] * grid.rank_offset, *inside, *["-"] * (num_ranks - grid.ranks.stop)]
+    width = max(map(len, cells))
+    return [cell.ljust(width) for cell in cells]
 
 
 def _cell(grid: Grid, at: Coordinate, plan: BatchPlan, module: str) -> str:

@@ -118,21 +118,26 @@ def split_norm_calls(step: Step) -> Iterator[Calls]:
 
 def has_expert_replicas(step: Step, module: str) -> bool:
     """Whether a module has experts that other ranks hold than the rest of it."""
-    grid = step.layout.modules[module]
-    parameters = stage_parameters(step.shape, module, grid, stage=0) if module == LANGUAGE else ()
+    if module != LANGUAGE or step.shape.language.experts is None:
+        return False
+    parameters = stage_parameters(step.shape, module, step.layout.language, stage=0)
     return any(one.has_expert_replicas for one in parameters)
 
 
 def _buckets(step: Step, module: str, stage: int, *, of_experts: bool) -> tuple[int, ...]:
-    grid = step.layout.modules[module]
-    return bucket_sizes(
-        stage_parameters(step.shape, module, grid, stage=stage),
-        trains=lambda parameter: step.training.trains(f"{module}.{parameter}"),
-        grid=grid,
-        stage=stage,
-        settings=step.settings,
-        of_experts=of_experts,
-    )
+    grid, settings = step.layout.modules[module], step.settings
+    degrees = (grid.tp, grid.pp, grid.dp, grid.ep)
+    key = (module, degrees, stage, of_experts, settings.distributed_optimizer, settings.overlap_grad_reduce)
+    if (known := step.buckets.get(key)) is None:
+        known = step.buckets[key] = bucket_sizes(
+            stage_parameters(step.shape, module, grid, stage=stage),
+            trains=lambda parameter: step.training.trains(f"{module}.{parameter}"),
+            grid=grid,
+            stage=stage,
+            settings=settings,
+            of_experts=of_experts,
+        )
+    return known
 
 
 def _is_norm(parameter: Parameter) -> bool:

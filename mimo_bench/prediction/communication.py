@@ -25,7 +25,7 @@ from mimo_bench.prediction.calls_once import (
 )
 from mimo_bench.prediction.calls_tensor_parallel import encoder_calls, language_calls
 from mimo_bench.prediction.parameters import unknown_encoders
-from mimo_bench.prediction.step import Calls, Items, Step
+from mimo_bench.prediction.step import Buckets, Calls, Items, Step
 from mimo_bench.scenario import Scenario
 
 BATCHED = "coalesced"
@@ -45,15 +45,18 @@ class CommunicationPrediction:
     """Whether there are no other roles: another package's encoder may have groups of its own."""
 
 
-def predict_communication(scenario: Scenario, name: str, *, items: Items | None = None) -> CommunicationPrediction:
+def predict_communication(
+    scenario: Scenario, name: str, *, items: Items | None = None, buckets: Buckets | None = None
+) -> CommunicationPrediction:
     """A step of the layout called `name`.
 
     Args:
         scenario: holds the layout.
         name: of the layout.
         items: of the step's samples; needed only where samples differ in them, and else some roles are left out.
+        buckets: what predictions of other layouts of the scenario left, and this one adds to; None for nothing.
     """
-    step = Step.of(scenario, name, items)
+    step = Step.of(scenario, name, items, buckets=buckets)
     left_out = _left_out(step)
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for calls in _calls(step, left_out):

@@ -21,6 +21,9 @@ ENCODER = PARTS[0]
 Items = Mapping[str, Sequence[int]]
 """By encoder, the items of every sample of a global batch, in the order of their ids."""
 
+Buckets = dict[tuple[object, ...], tuple[int, ...]]
+"""Sizes of gradient buckets, by what decides them where model and training are the same."""
+
 FP32_BYTES = 4
 INT64_BYTES = 8
 
@@ -47,9 +50,11 @@ class Step:
     settings: Settings
     items: Items | None
     """None where samples differ in them and nobody said which."""
+    buckets: Buckets
+    """What was worked out for other layouts of the scenario, and is the same here."""
 
     @classmethod
-    def of(cls, scenario: Scenario, name: str, items: Items | None = None) -> Step:
+    def of(cls, scenario: Scenario, name: str, items: Items | None = None, *, buckets: Buckets | None = None) -> Step:
         """A step of the layout called `name`; `items` need to be said only where samples differ in them."""
         table = scenario.table(name)
         return cls(
@@ -59,6 +64,7 @@ class Step:
             plan=scenario.batch_plan(name),
             settings=table.settings,
             items=items if items is not None else even_items(scenario),
+            buckets={} if buckets is None else buckets,
         )
 
     @property
