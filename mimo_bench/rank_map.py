@@ -16,7 +16,7 @@ from mimo_bench.scenario import LayoutTable, Scenario
 
 
 def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
-    """The scenario's layouts as lines of text: a heading, a rank map and the memory that each rank needs.
+    """The scenario's layouts as lines of text: a heading, a rank map, memory and communication.
 
     Args:
         scenario: a valid one.
