@@ -18,8 +18,7 @@ from mimo_bench.launch.progress import beat
 from mimo_bench.meters.clock import StepClock
 from mimo_bench.record.schema import Mode, RankRecord
 from mimo_bench.trainer.data.loader import MicroBatch
-from mimo_bench.trainer.results import StepResult
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer.trainer import StepTaken, Trainer
 
 
 class Phases:
@@ -43,7 +42,7 @@ class RankLog:
     def __init__(self, clock: StepClock) -> None:
         """Start empty; `clock` is for the steps of the timed window."""
         self.clock = clock
-        self._results: list[StepResult] = []
+        self._taken: list[StepTaken] = []
         self._first_step_at: float | None = None
         self._first_step_seconds: float | None = None
         self._last_step_at: float | None = None
@@ -57,7 +56,7 @@ class RankLog:
         inspect: Callable[[], None] | None = None,
         after_step: Callable[[], None] | None = None,
     ) -> None:
-        """Train on each of `batches`.
+        """Train on each of `batches`, and wait for the first step ever and for the last of these.
 
         Args:
             trainer: what to train.
@@ -70,19 +69,22 @@ class RankLog:
             clock.mark()
         for batch in batches:
             self._first_step_at = self._first_step_at or time.time()
-            self._results.append(trainer.train_step(batch, inspect))
+            self._taken.append(trainer.train_step(batch, inspect))
             if clock is not None:
                 clock.mark()
             if after_step is not None:
                 after_step()
-            self._last_step_at = time.time()
             if self._first_step_seconds is None:
-                self._first_step_seconds = self._last_step_at - self._first_step_at
+                self._taken[0].result()
+                self._first_step_seconds = time.time() - self._first_step_at
             beat()
+        if self._taken:
+            self._taken[-1].result()
+            self._last_step_at = time.time()
 
     def record(self, trainer: Trainer, mode: Mode, *, phases: Phases, **found: Any) -> RankRecord:
         """The rank's record; `found` are the fields that the mode adds."""
-        topology, results = trainer.topology, self._results
+        topology, results = trainer.topology, [taken.result() for taken in self._taken]
         is_on_cpu = self.clock.kind == "wall"
         return RankRecord(
             rank=topology.rank,

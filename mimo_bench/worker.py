@@ -249,10 +249,11 @@ def watch_loader(trainer: Trainer, scenario: Scenario) -> RankLoading | None:
     try:
         # The first one is waited for whatever the loader can do: nothing was made ahead of it.
         parts = samples_made(batch := next(batches))
-        trainer.train_step(batch)
+        trainer.train_step(batch).result()
         watch.waited_seconds, began = 0.0, time.perf_counter()
         for _ in range(num_steps):
-            trainer.train_step(next(batches))
+            # Waiting for each step leaves the loader the time that a step takes, and no more.
+            trainer.train_step(next(batches)).result()
             beat()
         seconds = time.perf_counter() - began
     finally:

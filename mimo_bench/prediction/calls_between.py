@@ -1,7 +1,8 @@
-"""Calls between pipeline stages and between modules: activations forward, their gradients back, shapes ahead of both.
+"""Calls between pipeline stages and between modules: activations forward, their gradients back.
 
-A shape is a list of int64, one for each dim. It travels ahead because samples may differ in what they hold
-(`variable_seq_lengths`). Messages count once as sent and once as received.
+Between the stages of an encoder a shape travels ahead of both, a list of int64, one for each dim: samples may differ in
+what they hold (`variable_seq_lengths`). Elsewhere ranks know it (`trainer/pipeline.py`). Messages count once as sent
+and once as received.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from mimo_bench.model import AudioShape, VisionShape
 from mimo_bench.prediction.step import INT64_BYTES, Calls, Step
 
 _STAGE_SHAPE_BYTES = 3 * INT64_BYTES
-_BRIDGE_SHAPE_BYTES = 2 * INT64_BYTES
 _DIRECTIONS = 2
 
 
@@ -38,10 +38,12 @@ def stage_calls(step: Step, module: str) -> Iterator[Calls]:
     num_edges = (grid.pp - 1) * grid.tp
     if not num_edges:
         return
-    payloads = list(_language_payloads(step) if module == LANGUAGE else _encoder_payloads(step, module))
-    num_bytes = sum(_STAGE_SHAPE_BYTES + payload for payload in payloads)
+    if module == LANGUAGE:
+        messages = list(_language_payloads(step))
+    else:
+        messages = [size for payload in _encoder_payloads(step, module) for size in (_STAGE_SHAPE_BYTES, payload)]
     yield from _messages(
-        f"{module}.pp", _DIRECTIONS * 2 * num_edges * len(payloads), _DIRECTIONS * num_edges * num_bytes
+        f"{module}.pp", _DIRECTIONS * num_edges * len(messages), _DIRECTIONS * num_edges * sum(messages)
     )
 
 
@@ -68,21 +70,20 @@ def bridge_calls(step: Step, module: str) -> Iterator[Calls]:
 
 
 def _apart_bridge_calls(step: Step, module: str) -> Iterator[Calls]:
-    """Leaders of replicas send rows and gradients to each other and broadcast what they get (`BridgeCommunicator`)."""
+    """Leaders of replicas send rows and gradients to each other and broadcast what they get (`UnevenBridge`)."""
     role, encoder, language = bridge_role(module), step.layout.modules[module], step.layout.language
     # Each of the smaller number of replicas meets several of the larger one.
     num_edges = step.plan.num_micro_batches * max(encoder.dp, language.dp)
     num_bytes = sum(step.rows(module, sum(items)) for items in step.replicas(module)) * step.row_bytes
-    yield from _messages(role, _DIRECTIONS * 2 * num_edges, _DIRECTIONS * (num_edges * _BRIDGE_SHAPE_BYTES + num_bytes))
+    yield from _messages(role, _DIRECTIONS * num_edges, _DIRECTIONS * num_bytes)
     for grid in (encoder, language):
         # Rows go to the ranks of the language model's first stage, gradients to those of the encoder's last one.
         if grid.tp > 1:
-            num_broadcasts = step.plan.num_micro_batches * grid.dp
             yield Calls(
                 role=role,
                 collective="broadcast",
-                num_calls=grid.tp * 2 * num_broadcasts,
-                num_bytes=grid.tp * (num_broadcasts * _BRIDGE_SHAPE_BYTES + num_bytes),
+                num_calls=grid.tp * step.plan.num_micro_batches * grid.dp,
+                num_bytes=grid.tp * num_bytes,
             )
 
 

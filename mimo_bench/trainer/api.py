@@ -8,6 +8,7 @@ scenario -> layout -> [trainer] -> meters -> record -> parity -> report
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,14 +30,15 @@ from mimo_bench.trainer.metrics import Metrics
 from mimo_bench.trainer.models.mimo import Provider, build_model
 from mimo_bench.trainer.pretraining import Ours, Pretraining, described
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
-from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
+from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
 from mimo_bench.weights.directory import check_shape, read_manifest
 
 Samples = Dataset | Ours
 """A dataset of the user's own, or one of ours."""
 
 OnStep = Callable[[int, StepResult, float], None]
-"""Called on every rank after a step: how many have been taken in all, what it gave, and how many seconds it took."""
+"""Called on every rank after a step, on GPUs when the next is under way: how many had been taken in all, what it gave,
+and how many seconds it took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,21 +129,31 @@ def train(trainer: Trainer, config: Pretraining, *, data: Samples, on_step: OnSt
     metrics = Metrics(config.logging, num_steps=last, first_step=first, is_writer=dist.get_rank() == 0)
     losses: list[float] = []
     scores: dict[Split, EvaluationTotals] = {}
+
+    def tell(num_steps: int, taken: StepTaken, rates: dict[str, float]) -> None:
+        result = taken.result()
+        losses.append(result.loss)
+        seconds = metrics.step(num_steps, result, learning_rates=rates, num_samples=config.global_batch_size)
+        on_step(num_steps, result, seconds)
+        if not math.isfinite(result.loss):
+            if saver is not None:
+                saver.wait()  # so that what was saved before is whole
+            raise TrainingError(f"the loss of step {num_steps} is {result.loss}; lower training.learning_rate")
+
+    untold: deque[tuple[int, StepTaken, dict[str, float]]] = deque()
+    # So that a GPU always has work; on a CPU the step is over when it returns.
+    most_untold = 1 if trainer.loader.device.type == "cuda" else 0
     with closing(metrics), closing(trainer.loader.batches("train", start=first, stop=last)) as batches:
         for num_steps, batch in enumerate(batches, start=first + 1):
             rates = trainer.optimizer.learning_rates
-            result = trainer.train_step(batch)
-            losses.append(result.loss)
-            seconds = metrics.step(num_steps, result, learning_rates=rates, num_samples=config.global_batch_size)
-            on_step(num_steps, result, seconds)
-            if not math.isfinite(result.loss):
-                if saver is not None:
-                    saver.wait()  # so that what was saved before is whole
-                raise TrainingError(f"the loss of step {num_steps} is {result.loss}; lower training.learning_rate")
-            for split, num_batches in config.scored_after(num_steps).items():
+            untold.append((num_steps, trainer.train_step(batch), rates))
+            due, is_saved = config.scored_after(num_steps), config.is_saved_after(num_steps)
+            while len(untold) > (0 if due or is_saved or num_steps == last else most_untold):
+                tell(*untold.popleft())
+            for split, num_batches in due.items():
                 scores[split] = evaluate(trainer, split, num_batches=num_batches)
                 metrics.evaluation(num_steps, split, scores[split])
-            if saver is not None and config.is_saved_after(num_steps):
+            if saver is not None and is_saved:
                 saver.save()
                 metrics.resume_clock()
     if saver is not None:

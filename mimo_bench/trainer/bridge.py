@@ -11,7 +11,6 @@ texts where the language model's is.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +18,6 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.comm.colocated_communicator import ColocatedBridgeCommunicator
 from megatron.core.models.mimo.model.base import MimoModel
-from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
-from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
-
-from mimo_bench.layout import LANGUAGE
 
 
 def rows_by_sample(num_rows: int, items: Sequence[int]) -> list[int]:
@@ -38,99 +33,11 @@ def rows_by_sample(num_rows: int, items: Sequence[int]) -> list[int]:
 
 
 def own_rows(rows: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
-    """What an encoder rank sends over a bridge between ranks: its samples' rows, marked with how many each sample has.
+    """What an encoder rank sends over a bridge between ranks: its samples' rows.
 
     The row of a blank item is left out, and gets a gradient of zero: so every gradient hook of the encoder fires.
     """
-    sizes = rows_by_sample(len(rows), items)
-    kept = rows[: sum(sizes)]
-    # megatron-core's own mark, by which a source deals its rows out to several language replicas.
-    kept._mimo_bridge_split_sizes = sizes  # type: ignore[attr-defined]
-    return kept
-
-
-class UnevenBridge(BridgeCommunicator):
-    """A bridge between disjoint ranks that gives every source the gradient of the rows that it sent.
-
-    Its groups are its own. megatron-core shares one among bridges that join the same ranks, and then nobody can tell
-    which encoder a call was made for.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        """The same as megatron-core's; collective over the world."""
-        super().__init__(**options)
-        self._received: deque[list[int]] = deque()
-        """Rows from each source, by micro-batch; its gradients leave in the same order."""
-
-    def start(self) -> None:
-        """Forget what an evaluation received and never sent back."""
-        self._received.clear()
-
-    @classmethod
-    def _get_or_create_broadcast_pg(cls, ranks_list: list[list[int]]) -> Any:
-        group, _ = dist.new_subgroups_by_enumeration(ranks_list)
-        return group
-
-    @classmethod
-    def _get_or_create_bridge_pg(cls, ranks: list[int]) -> Any:
-        return dist.new_group(sorted(ranks))
-
-    def _communicate_shapes(self, *args: Any, **options: Any) -> Any:
-        forward_shapes, gradient_shapes = super()._communicate_shapes(*args, **options)
-        if forward_shapes:
-            self._received.append([shape[self._batch_dim] for shape in forward_shapes])
-        return forward_shapes, gradient_shapes
-
-    def _split_tensor_at_batch_dim(self, aggregated_tensor: torch.Tensor, num_splits: int) -> list[torch.Tensor]:
-        if self.is_current_rank_in_grid(self.src_grid):
-            parts: list[torch.Tensor] = super()._split_tensor_at_batch_dim(aggregated_tensor, num_splits)
-            return parts
-        sizes = self._received.popleft()
-        return [part.contiguous() for part in aggregated_tensor.split(sizes, dim=self._batch_dim)]
-
-
-class UnevenBridges(MultiModulePipelineCommunicator):
-    """The pipeline over disjoint modules, with bridges that take uneven rows.
-
-    An encoder with fewer stages than another begins later, not earlier.
-    """
-
-    @property
-    def current_stage(self) -> int:
-        """The stage of this rank, counted from the last stage of the language model.
-
-        megatron-core counts from the first stage of each encoder. Of two encoders the shorter one then sends a second
-        micro-batch ahead while the language model sends the first one's gradient, and both wait for ever.
-        """
-        name, module = next(iter(self.rank_module_map.items()))
-        behind = 0 if name == LANGUAGE else self._num_stages(LANGUAGE)
-        stage: int = self.total_stages - (module.pp_size - module.pp_rank) - behind
-        return stage
-
-    def _num_stages(self, module: str) -> int:
-        grid = self.module_to_grid_map[module]
-        size: int = grid.shape[grid.dim_names.index("pp")]
-        return size
-
-    def _build_bridge_comms(self) -> None:
-        self.bridge_comms = [
-            UnevenBridge(
-                src_grid=self.module_to_grid_map[source],
-                dest_grid=self.module_to_grid_map[destination],
-                dim_mapping=self.dim_mapping,
-                comm_dtype=self.config.pipeline_dtype,
-                src_module_name=source,
-                dest_module_name=destination,
-                tensor_ndim=self.module_output_ndim.get(source, 3),
-            )
-            for source, destinations in self.topology.items()
-            for destination in destinations
-        ]
-
-    def start(self) -> None:
-        """A new global batch begins."""
-        for bridge in self.bridge_comms:
-            bridge.start()
+    return rows[: sum(rows_by_sample(len(rows), items))]
 
 
 class ColocatedBridge:
@@ -161,9 +68,9 @@ class ColocatedBridge:
         sizes = rows_by_sample(len(rows), self._items)
         own = rows[: sum(sizes)]
         if self._even.is_fan_in():
-            parts, replica = _parts(self._text_rows, self._even.scale), self._even.rank_to_src_pos
+            parts, replica = parts_of(self._text_rows, self._even.scale), self._even.rank_to_src_pos
         elif self._even.is_fan_out():
-            parts, replica = _parts(sizes, self._even.scale), self._even.rank_to_dest_pos
+            parts, replica = parts_of(sizes, self._even.scale), self._even.rank_to_dest_pos
         else:
             return own.contiguous()
         index = replica[self._even.current_rank][0] % self._even.scale
@@ -182,7 +89,7 @@ def colocated_bridges(model: MimoModel) -> dict[str, ColocatedBridge]:
     return {encoder: bridge for (encoder, _), bridge in model.colocated_comms.items()}
 
 
-def _parts(rows_of_samples: Sequence[int], num_parts: int) -> list[int]:
+def parts_of(rows_of_samples: Sequence[int], num_parts: int) -> list[int]:
     """Rows of each of `num_parts` equal runs of samples."""
     length = len(rows_of_samples) // num_parts
     return [sum(rows_of_samples[i * length : (i + 1) * length]) for i in range(num_parts)]

@@ -27,6 +27,19 @@ from mimo_bench.trainer.weights import Shard, has_expert_replicas
 from mimo_bench.training import Training
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleNorms:
+    """A number for each of some modules, on the device."""
+
+    modules: tuple[str, ...]
+    values: torch.Tensor
+    """float32 [modules]."""
+
+    def read(self) -> dict[str, float]:
+        """The numbers by module; waits for the device."""
+        return dict(zip(self.modules, self.values.tolist(), strict=True))
+
+
 class ScheduledOptimizer(MimoOptimizer):
     """megatron-core's MIMO optimizer with a schedule, and with each module's norm, of which it tells only the sum.
 
@@ -63,9 +76,9 @@ class ScheduledOptimizer(MimoOptimizer):
         return parts[-1 if shard.has_expert_replicas else 0]
 
     @property
-    def module_grad_norms(self) -> dict[str, float]:
-        """Pre-clip gradient norm of the last step, by module that is trained; on every rank. Waits for the device."""
-        return dict(zip(self._trained, self._norms.tolist(), strict=True))
+    def module_grad_norms(self) -> ModuleNorms:
+        """Pre-clip gradient norm of the last step, by module that is trained; on every rank."""
+        return ModuleNorms(modules=tuple(self._trained), values=self._norms)
 
     @property
     def _trained(self) -> list[str]:

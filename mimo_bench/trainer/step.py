@@ -15,11 +15,13 @@ from megatron.core.pipeline_parallel.schedules import (
 )
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
-from mimo_bench.layout import LANGUAGE
-from mimo_bench.trainer.bridge import ColocatedBridge, UnevenBridges, colocated_bridges, own_rows
+from mimo_bench.layout import LANGUAGE, BatchPlan
+from mimo_bench.trainer.bridge import ColocatedBridge, colocated_bridges, own_rows
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.grads import Totals, items_total
+from mimo_bench.trainer.merge import Merge
 from mimo_bench.trainer.models.config import ENCODER
+from mimo_bench.trainer.pipeline import Pipeline
 from mimo_bench.trainer.topology import Topology
 
 
@@ -31,37 +33,40 @@ class Schedule(Protocol):
         ...
 
 
-def build_schedule(model: MimoModel, *, topology: Topology, totals: Totals, seq_length: int) -> Schedule:
+def build_schedule(
+    model: MimoModel, *, topology: Topology, totals: Totals, plan: BatchPlan, seq_length: int
+) -> Schedule:
     """The schedule of this placement: one after the other when colocated, 1F1B over all modules when disjoint."""
-    layout = topology.layout
+    layout, merge = topology.layout, Merge(model)
     extra: dict[str, Any] = {}
     forward_backward: Callable[..., Any] = forward_backward_no_pipelining
-    colocated = colocated_bridges(model)
-    bridges: UnevenBridges | None = None
+    colocated, pipeline = colocated_bridges(model), None
     if layout.placement == "disjoint":
         forward_backward = forward_backward_pipelining_without_interleaving
-        extra["p2p_communicator"] = bridges = UnevenBridges(
+        split = layout.language.tp if model.config.sequence_parallel else 1
+        extra["p2p_communicator"] = pipeline = Pipeline(
             topology.grids,
             {**{name: [LANGUAGE] for name in layout.encoders}, LANGUAGE: []},
             model.config,
             dim_mapping={"s": 0, "b": 1, "h": 2},
             module_output_ndim=dict.fromkeys(layout.encoders, 2),
+            language_shape=(seq_length // split, plan.micro_batch_size[LANGUAGE], model.config.hidden_size),
         )
-        name_bridges({(b.src_module_name, b.dest_module_name): _groups(b) for b in bridges.bridge_comms})
+        name_bridges({(b.src_module_name, b.dest_module_name): _groups(b) for b in pipeline.bridge_comms})
     else:
         name_bridges({ends: [bridge.gather_pg] for ends, bridge in model.colocated_comms.items()})
 
     def run(batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
         step = forward_evaluate if forward_only else forward_train
-        if bridges is not None:
-            bridges.start()
+        if pipeline is not None:
+            pipeline.start(batch)
         forward_backward(
-            forward_step_func=partial(step, topology=topology, totals=totals, bridges=colocated),
+            forward_step_func=partial(step, topology=topology, totals=totals, bridges=colocated, merge=merge),
             data_iterator=iter(batch),
             model=[model],
             num_microbatches=len(batch),
             seq_length=seq_length,
-            # Shapes travel with the tensors; the schedule only hands this number on.
+            # The pipeline knows its shapes; the schedule only hands this number on.
             micro_batch_size=1,
             forward_only=forward_only,
             pg_collection=topology.for_schedule(),
@@ -91,10 +96,11 @@ def forward_train(
     topology: Topology,
     totals: Totals,
     bridges: Mapping[str, ColocatedBridge],
+    merge: Merge,
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
     batch = next(batches)
-    output = _forward(batch, model, topology, bridges, labels=batch.labels)
+    output = _forward(batch, model, topology, bridges, merge, labels=batch.labels)
     _count_items(batch, topology, totals)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -115,10 +121,11 @@ def forward_evaluate(
     topology: Topology,
     totals: Totals,
     bridges: Mapping[str, ColocatedBridge],
+    merge: Merge,
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
     batch = next(batches)
-    output = _forward(batch, model, topology, bridges, labels=None)
+    output = _forward(batch, model, topology, bridges, merge, labels=None)
     _count_items(batch, topology, totals)
 
     def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -141,12 +148,14 @@ def _forward(
     model: MimoModel,
     topology: Topology,
     bridges: Mapping[str, ColocatedBridge],
+    merge: Merge,
     *,
     labels: torch.Tensor | None,
 ) -> Any:
     """What this rank's modules make of a micro-batch: rows by encoder, hidden states, losses or logits."""
     for module, bridge in bridges.items():
         bridge.expect(items=batch.items_per_sample[module], text_rows=batch.rows_per_sample[module])
+    merge.expect(batch.places)
     output, _ = model(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from mimo_bench.trainer.freezing import freeze_weights
 from mimo_bench.trainer.grads import Totals, finish_gradients, items_total
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.mimo import Provider, build_model, compile_layers, wrap_data_parallel
-from mimo_bench.trainer.optimizer import ScheduledOptimizer, build_optimizer
+from mimo_bench.trainer.optimizer import ModuleNorms, ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.stored import StoredWeights
@@ -77,6 +78,26 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepTaken:
+    """A step whose numbers may still be on their way."""
+
+    totals: Totals
+    norms: ModuleNorms
+    encoders: Iterable[str]
+
+    def result(self) -> StepResult:
+        """What the step gave; waits for the device."""
+        totals = self.totals.read()
+        return StepResult(
+            loss=_mean(totals["loss"], totals["scored_tokens"]),
+            grad_norms=self.norms.read(),
+            num_tokens=round(totals["tokens"]),
+            num_token_pairs=round(totals["token_pairs"]),
+            num_items={name: round(totals[items_total(name)]) for name in self.encoders},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trainer:
     """Everything a rank needs to train its part."""
 
@@ -90,9 +111,10 @@ class Trainer:
     start: Start
     """What weights started from."""
 
-    def train_step(self, batch: Sequence[MicroBatch], inspect: Callable[[], None] | None = None) -> StepResult:
+    def train_step(self, batch: Sequence[MicroBatch], inspect: Callable[[], None] | None = None) -> StepTaken:
         """Forward, backward and one optimizer step over a global batch; collective over the world.
 
+        A GPU may still be at it when this returns: ask for the result a step later, and it never stands still.
         `inspect` is called in between: gradients are then reduced and normalised, and not yet clipped.
         """
         self.model.zero_grad_buffer()
@@ -102,13 +124,8 @@ class Trainer:
         if inspect is not None:
             inspect()
         self.optimizer.step()
-        totals = self.totals.read()
-        return StepResult(
-            loss=_mean(totals["loss"], totals["scored_tokens"]),
-            grad_norms=dict(self.optimizer.module_grad_norms),
-            num_tokens=round(totals["tokens"]),
-            num_token_pairs=round(totals["token_pairs"]),
-            num_items={name: round(totals[items_total(name)]) for name in self.config.layout.encoders},
+        return StepTaken(
+            totals=copy(self.totals), norms=self.optimizer.module_grad_norms, encoders=self.config.layout.encoders
         )
 
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> EvaluationTotals:
@@ -169,7 +186,9 @@ def build_trainer(
             background=config.loader,
         ),
         totals=totals,
-        schedule=build_schedule(model, topology=topology, totals=totals, seq_length=config.seq_length),
+        schedule=build_schedule(
+            model, topology=topology, totals=totals, plan=config.plan, seq_length=config.seq_length
+        ),
         start=start,
     )
 

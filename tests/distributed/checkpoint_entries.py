@@ -39,7 +39,7 @@ def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
             trainer, directory, held_fixed=held_fixed, keep_last=2, in_background=arguments.get("in_background", False)
         )
         while (step := trainer.optimizer.num_steps) < arguments["until"]:
-            found["losses"].append(trainer.train_step(trainer.loader.global_batch("train", step)).loss)
+            found["losses"].append(trainer.train_step(trainer.loader.global_batch("train", step)).result().loss)
             if trainer.optimizer.num_steps in arguments["save_after"]:
                 problems.append(_problem(saver.save))
         problems.append(_problem(saver.wait))

@@ -41,7 +41,7 @@ def pass_and_steps(arguments: Mapping[str, Any], *, rank: int, world_size: int) 
         lambda shard: getattr(shard.parameter, "main_grad", None),  # what is frozen has none
     )
     steps = (trainer.loader.global_batch("train", step) for step in range(arguments.get("num_steps", 0)))
-    left["losses"] = [trainer.train_step(batch).loss for batch in steps]
+    left["losses"] = [trainer.train_step(batch).result().loss for batch in steps]
     left["trained"] = _told(trainer, lambda shard: shard.parameter)
     torch.save(left, Path(arguments["folder"]) / f"rank{rank}.pt")
 

@@ -111,6 +111,6 @@ def test_what_is_sent_over_the_bridge_is_what_shapes_say(watched: Watched) -> No
         )
         for rank in watched(None)
     }
-    # 2 micro-batches of 2 images of 16 tokens of width 64 in fp32, and two whole numbers of 8 bytes for each shape.
-    one_way = NUM_MICRO_BATCHES * (2 * 16 * 64 * 4 + 2 * 8)
+    # 2 micro-batches of 2 images of 16 tokens of width 64 in fp32.
+    one_way = NUM_MICRO_BATCHES * 2 * 16 * 64 * 4
     assert sent == {VISION: one_way, PEER: one_way, SLOW: 0}

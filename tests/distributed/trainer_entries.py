@@ -14,6 +14,7 @@ import torch.distributed as dist
 from megatron.core.models.mimo.config.role import MIMO_LANGUAGE_MODULE_KEY
 from torch.distributed import distributed_c10d
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimo_bench.meters.interception import Interceptor
@@ -88,7 +89,7 @@ def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     trainer = build(arguments)
     batch = trainer.loader.global_batch("train", 0)
     mine = [int(part.loss_mask.sum()) for part in batch if part.loss_mask is not None]
-    result = trainer.train_step(batch)
+    result = trainer.train_step(batch).result()
     leave(
         arguments,
         rank,
@@ -102,6 +103,25 @@ def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
             "scored_here": sum(mine),
         },
     )
+
+
+def list_operations(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave the name of every operation on tensors that a step makes."""
+    trainer = build(arguments)
+    batch = trainer.loader.global_batch("train", 0)
+    with _Names() as names:
+        trainer.train_step(batch)
+    leave(arguments, rank, sorted(names.seen))
+
+
+class _Names(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(str(func.overloadpacket).removeprefix("aten."))
+        return func(*args, **(kwargs or {}))
 
 
 def finish_gradients_twice(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

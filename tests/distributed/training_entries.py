@@ -20,7 +20,7 @@ def train_two_steps(arguments: Mapping[str, Any], *, rank: int, world_size: int)
     features: list[bool] = []
     _watch_encoders(trainer, features)
     before = {shard.name: digest(shard.parameter) for shard in shards(trainer.model, trainer.topology)}
-    results = [trainer.train_step(trainer.loader.global_batch("train", step)) for step in range(2)]
+    results = [trainer.train_step(trainer.loader.global_batch("train", step)).result() for step in range(2)]
     held = list(shards(trainer.model, trainer.topology))
     gradients = [shard.parameter.main_grad for shard in held if hasattr(shard.parameter, "main_grad")]
     leave(

@@ -10,7 +10,7 @@ import torch
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
-from mimo_bench.trainer import bridge, step
+from mimo_bench.trainer import bridge, pipeline, step
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.models.mimo import unwrap
 
@@ -62,11 +62,10 @@ def uneven_rows_split_evenly(context: FaultContext) -> None:
 
     A share is cut off or filled up with zeros to the size that its receiver waits for.
     """
-    split, part, join = bridge.UnevenBridge._split_tensor_at_batch_dim, bridge._Part.forward, bridge._Join.backward
+    part, join = bridge._Part.forward, bridge._Join.backward
 
-    def split_evenly(between: Any, rows: torch.Tensor, num_splits: int) -> list[torch.Tensor]:
-        right = split(between, rows, num_splits)
-        return [_fit(share, like) for share, like in zip(rows.tensor_split(num_splits), right, strict=True)]
+    def send_evenly(between: pipeline.UnevenBridge, rows: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+        return [_fit(share, like) for share, like in zip(rows.tensor_split(len(sizes)), rows.split(sizes), strict=True)]
 
     def part_evenly(ctx: Any, rows: torch.Tensor, parts: list[int], index: int, group: Any) -> torch.Tensor:
         return _fit(rows.tensor_split(len(parts))[index], part(ctx, rows, parts, index, group))
@@ -75,7 +74,7 @@ def uneven_rows_split_evenly(context: FaultContext) -> None:
         right, *others = join(ctx, gradient)
         return _fit(gradient.tensor_split(len(ctx.parts))[ctx.index], right), *others
 
-    replace_attribute(context, bridge.UnevenBridge, "_split_tensor_at_batch_dim", split_evenly)
+    replace_attribute(context, pipeline.UnevenBridge, "_parts_to_send", send_evenly)
     replace_attribute(context, bridge._Part, "forward", staticmethod(part_evenly))
     replace_attribute(context, bridge._Join, "backward", staticmethod(join_evenly))
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
-
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
+from mimo_bench.trainer.pipeline import UnevenBridge
 
 DAWDLE_SECONDS = 0.2
 """What a slow rank loses in each micro-batch."""
@@ -16,8 +15,7 @@ DAWDLE_SECONDS = 0.2
 
 def bridge_bytes_doubled(context: FaultContext) -> None:
     """Everything that crosses the bridge between disjoint modules crosses it twice; every number stays right."""
-    sends, receives = ("send_forward", "send_backward"), ("recv_forward", "recv_backward")
-    for name in (*sends, *receives, "send_forward_recv_backward", "send_backward_recv_forward"):
+    for name in ("_send", "_receive", "_exchange", "_shared"):
         _twice(context, name)
 
 
@@ -30,10 +28,10 @@ def slow_rank(context: FaultContext) -> None:
 
 
 def _twice(context: FaultContext, name: str) -> None:
-    method = getattr(BridgeCommunicator, name)
+    method = getattr(UnevenBridge, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         method(*args, **kwargs)
         return method(*args, **kwargs)
 
-    replace_attribute(context, BridgeCommunicator, name, call)
+    replace_attribute(context, UnevenBridge, name, call)

@@ -36,6 +36,9 @@ class MicroBatch:
     """By encoder that this rank holds a stage of: how many items each sample has; a blank one is nobody's."""
     rows_per_sample: dict[str, tuple[int, ...]]
     """By encoder, on ranks that read text: how many positions of each text its rows fill."""
+    places: dict[str, torch.Tensor]
+    """By encoder, and for `TEXT`, on ranks that read text: where its rows stand, sample by sample, as int64
+    [rows of all samples]; place `position * b + sample`, as sequences lie in the language model."""
     input_ids: torch.Tensor | None
     """int64 [b, s]; first and last language stages only, like the rest."""
     position_ids: torch.Tensor | None
@@ -62,7 +65,8 @@ class MicroBatch:
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
         columns = ((name, getattr(self, name)) for name in _COLUMNS)
         changed: dict[str, Any] = {name: None if column is None else change(column) for name, column in columns}
-        changed["encoder_inputs"] = {module: change(inputs) for module, inputs in self.encoder_inputs.items()}
+        for name in ("encoder_inputs", "places"):
+            changed[name] = {module: change(tensor) for module, tensor in getattr(self, name).items()}
         return replace(self, **changed)
 
 
@@ -138,6 +142,7 @@ class Loader:
                 if module != LANGUAGE
             },
             rows_per_sample=rows,
+            places={name: found.to(self.device) for name, found in self._places(columns["input_ids"]).items()},
             sample_ids=ids,
             num_tokens=sum(len(text.tokens) for text in texts),
             num_token_pairs=sum(len(text.tokens) ** 2 for text in texts),
@@ -150,6 +155,14 @@ class Loader:
         if not len(stacked):
             stacked = stacked.new_zeros(1, *self.shape.encoders[module].item_shape)
         return stacked.to(self.input_dtype)
+
+    def _places(self, input_ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Where the rows of each encoder stand among the tokens [b, s], and where none does."""
+        if input_ids is None:
+            return {}
+        found = {module: input_ids == token for module, token in self.shape.special_tokens.items()}
+        found[TEXT] = ~torch.stack(list(found.values())).any(0)
+        return {name: places_of(is_there) for name, is_there in found.items()}
 
     def _rows(self, module: str, split: Split, sample_ids: range, texts: list[Text]) -> tuple[int, ...]:
         """Positions of each text that the encoder's rows fill.
@@ -200,7 +213,16 @@ def build_loader(
     )
 
 
+TEXT = "text"
+"""The modality that no encoder fills, padding included; megatron-core's name for it."""
+
 _COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")
+
+
+def places_of(is_there: torch.Tensor) -> torch.Tensor:
+    """The places of what is marked in [b, s], sample by sample: int64 `position * b + sample`."""
+    samples, positions = is_there.nonzero(as_tuple=True)
+    return positions * len(is_there) + samples
 
 
 def collate(texts: list[Text], *, seq_length: int) -> dict[str, torch.Tensor | None]:
