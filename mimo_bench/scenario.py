@@ -96,6 +96,9 @@ class Settings(Table):
     """Clip and update the weights of a module in one kernel, instead of one for each operation of AdamW."""
     fused_loss: bool = False
     """Compute the loss from logits as they are, in three kernels, and keep no probabilities of all words in fp32."""
+    fused_gradient_accumulation: bool = False
+    """Let the language model's matrix products add each weight gradient to its fp32 buffer, instead of an operation of
+    its own for every micro-batch."""
     recompute_activations: bool = False
     """Recompute every transformer layer in the backward pass instead of keeping its activations."""
     compile_layers: bool = False
@@ -164,7 +167,10 @@ class Settings(Table):
 
     def for_parity(self) -> Settings:
         """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
-        off = ("overlap_grad_reduce", "overlap_param_gather", "fused_optimizer", "fused_loss", "compile_layers")
+        off = (
+            *("overlap_grad_reduce", "overlap_param_gather", "compile_layers"),
+            *("fused_optimizer", "fused_loss", "fused_gradient_accumulation"),
+        )
         return self.model_copy(update={**dict.fromkeys(off, False), "attention": "math"})
 
 

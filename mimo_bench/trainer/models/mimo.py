@@ -9,12 +9,14 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
 from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import Precision, Settings
+from mimo_bench.trainer.models import accumulation
 from mimo_bench.trainer.models.build import Build
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.encoder import encoder_config, encoder_module
@@ -36,6 +38,8 @@ class Provider(Protocol):
 def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, precision: Precision) -> MimoModel:
     """This rank's modules, on its device, unwrapped and with undefined weights."""
     layout = topology.layout
+    if settings.fused_gradient_accumulation:
+        accumulation.install()
     language_groups = topology.groups.get(LANGUAGE)
     model = MimoModel(
         MimoModelConfig(
@@ -71,11 +75,24 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
 
 def compile_layers(model: MimoModel) -> None:
     """Run the forward pass of every transformer layer through `torch.compile`, the rest stays eager."""
-    for _, module in hosted_modules(model):
-        for layer in module.modules():
-            if isinstance(layer, TransformerLayer):
-                # Fixed shapes: or the layers of a second module would turn all into one graph with open shapes.
-                layer.forward = torch.compile(layer.forward, dynamic=False)
+    layers = [
+        layer
+        for _, module in hosted_modules(model)
+        for layer in module.modules()
+        if isinstance(layer, TransformerLayer)
+    ]
+    for layer in layers:
+        if layer.config.gradient_accumulation_fusion:
+            _keep_products_eager(layer)
+        # Fixed shapes: or the layers of a second module would turn all into one graph with open shapes.
+        layer.forward = torch.compile(layer.forward, dynamic=False)
+
+
+def _keep_products_eager(layer: TransformerLayer) -> None:
+    """Compile what lies between a layer's products: a graph loses what their backward does besides a gradient."""
+    for product in layer.modules():
+        if isinstance(product, ColumnParallelLinear | RowParallelLinear):
+            product.forward = torch.compiler.disable(product.forward)
 
 
 def hosted_modules(model: MimoModel) -> Iterator[tuple[str, Any]]:
