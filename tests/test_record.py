@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
 from mimo_bench.record.validate import contradictions, validate
 from mimo_bench.scenario import Scenario
-from tests import golden
+from tests import golden, synthetic
 
 Content = dict[str, Any]
 
@@ -66,6 +67,29 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_run(tmp_path) == golden.record()
 
 
+def test_a_record_is_written_in_parts_and_reads_as_if_at_once(tmp_path: Path) -> None:
+    record = golden.record().model_copy(update={"question": 'two\n  "layouts": []\nlines'})
+    text = write_run(tmp_path, record).read_text(encoding="utf-8")
+    assert text == record.model_dump_json(indent=2) + "\n"
+    assert read_run(tmp_path) == record
+
+
+def test_a_large_record_is_written_and_read_without_its_text_at_once(tmp_path: Path) -> None:
+    record = synthetic.run(num_layouts=300, num_ranks=64)
+    tracemalloc.start()
+    try:
+        size = write_run(tmp_path, record).stat().st_size
+        kept, peak = tracemalloc.get_traced_memory()
+        assert size > 20e6
+        assert peak - kept < size / 10
+        again = read_run(tmp_path)
+        kept, peak = tracemalloc.get_traced_memory()
+        assert peak - kept < size / 2
+    finally:
+        tracemalloc.stop()
+    assert again == record
+
+
 def test_floats_keep_every_bit(tmp_path: Path) -> None:
     awkward = (0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0)
     rank = golden.ranks(golden.WRONG)[0].model_copy(update={"losses": awkward})
@@ -97,7 +121,7 @@ def test_fields_of_a_later_writer_are_passed_over(directory: Path) -> None:
     ("text", "complaint"),
     [
         ("{", "not valid JSON"),
-        ("[]", "holds list where a record is expected"),
+        ("[]", "holds list where an object is expected"),
         ('{"schema_version": 1, "overhead": {"timing": NaN}}', "holds NaN, which is not JSON"),
         ("{}", "schema_version is missing"),
         (
@@ -106,12 +130,16 @@ def test_fields_of_a_later_writer_are_passed_over(directory: Path) -> None:
         ),
         ('{"schema_version": "1"}', 'schema_version = "1" is unknown'),
         ('{"schema_version": true}', "schema_version = true is unknown"),
+        ('{"layouts": [{"name": 1}], "schema_version": 2}', "schema_version = 2 is unknown"),
         ('{"schema_version": 1}', "question: is missing"),
+        ('{"schema_version": 1, "question": ""}', "layouts: is missing"),
+        ('{"schema_version": 1, "layouts": "other"}', 'layouts: "other": input should be a valid array'),
+        ('{"schema_version": 1, "layouts": [], "layouts": []}', "layouts: is there twice; the file was edited"),
     ],
 )
 def test_a_broken_run_file_is_refused_with_its_path(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RecordError, match=rf"run\.json: .*{complaint}"):
+    with pytest.raises(RecordError, match=rf"(?m)^.*run\.json: .*{complaint}"):
         read_run(tmp_path)
 
 
@@ -130,6 +158,38 @@ def test_an_invalid_field_is_named_with_its_value(directory: Path) -> None:
     change(directory, assign("layouts", 1, "status", value="splendid"))
     with pytest.raises(RecordError, match=r'run\.json: layouts\.1\.status: "splendid": input should be'):
         read_run(directory)
+
+
+def test_everything_invalid_is_named_in_and_around_layouts(directory: Path) -> None:
+    change(directory, assign("environment", "num_cpus", value="8"))
+    change(directory, assign("layouts", 1, "losses", value=["5.5", 1.0]))
+    change(directory, assign("layouts", 2, value=3))
+    change(directory, lambda run: run["layouts"][3].pop("reason"))
+    with pytest.raises(RecordError) as refused:
+        read_run(directory)
+    path = directory / "run.json"
+    assert [line.partition(": input")[0] for line in str(refused.value).splitlines()] == [
+        f'{path}: environment.num_cpus: "8"',
+        f'{path}: layouts.1.losses.0: "5.5"',
+        f"{path}: layouts.2: 3",
+        f"{path}: layouts.3.reason: is missing; the record was edited or its writer has a bug, run again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"rank": 0', r"not valid JSON: Expecting ',' or '}'"),
+        ('{"rank": 0, "losses": [NaN]}', "holds NaN, which is not JSON"),
+        ('{"rank": 0}', "mode: is missing"),
+        ('{"rank": 0, "host": "NaN"}', "mode: is missing"),
+        ("[]", "holds list where an object is expected"),
+    ],
+)
+def test_a_broken_rank_file_is_refused_with_its_path(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "rank0.json").write_text(text)
+    with pytest.raises(RecordError, match=rf"rank0\.json: {complaint}"):
+        read_rank(tmp_path / "rank0.json")
 
 
 def test_a_missing_rank_file_points_at_the_log(tmp_path: Path) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
-from typing import Any, Never
+from typing import TextIO
 
 from pydantic import BaseModel, ValidationError
 
 from mimo_bench.errors import RecordError
-from mimo_bench.record.schema import SCHEMA_VERSION, RankRecord, RunRecord
+from mimo_bench.record.pieces import pieces
+from mimo_bench.record.schema import SCHEMA_VERSION, LayoutRecord, RankRecord, RunRecord
 
 RUN_FILE = "run.json"
 
@@ -29,7 +32,7 @@ def series_path(directory: Path, name: str) -> Path:
 
 def write_run(directory: Path, record: RunRecord) -> Path:
     """Write `run.json` into `directory`, replacing an older one, and return its path."""
-    return _write_model(directory / RUN_FILE, record)
+    return write_atomically(directory / RUN_FILE, _text_of(record))
 
 
 def read_run(directory: Path) -> RunRecord:
@@ -39,16 +42,24 @@ def read_run(directory: Path) -> RunRecord:
         RecordError: it is missing, no JSON, of an unknown schema version, or a field is not what the schema says.
     """
     path = directory / RUN_FILE
-    text = _read_text(path, remedy="give the directory that `mimo-bench run` wrote")
+    with _opened(path, remedy="give the directory that `mimo-bench run` wrote") as file:
+        members, layouts, problems = _split(path, file)
     # The version comes first: what another version means by a field is not ours to judge.
-    _check_version(path, _read_head(path, text))
-    return _validate(path, RunRecord, text)
+    _check_version(path, members)
+    head = ", ".join(f"{json.dumps(name)}: {text}" for name, text in members.items())
+    try:
+        record = RunRecord.model_validate_json(f"{{{head}}}")
+    except ValidationError as error:
+        problems = [*_explain(path, error), *problems]
+    if problems:
+        raise RecordError("\n".join(problems))
+    return record.model_copy(update={"layouts": tuple(layouts)})
 
 
 def write_rank(path: Path, record: RankRecord) -> Path:
     """Write what one rank leaves behind, and return its path."""
     # On one line: nobody reads it, and every rank of every launch writes thousands of numbers.
-    return _write_model(path, record, indent=None)
+    return write_atomically(path, (_to_json(record), b"\n"))
 
 
 def read_rank(path: Path) -> RankRecord:
@@ -57,22 +68,29 @@ def read_rank(path: Path) -> RankRecord:
     Raises:
         RecordError: it is missing, no JSON, or a field is not what the schema says.
     """
-    text = _read_text(path, remedy="the rank ended before it could write; read the rank's log beside it")
-    _read_head(path, text)
-    return _validate(path, RankRecord, text)
+    with _opened(path, remedy="the rank ended before it could write; read the rank's log beside it") as file:
+        text = file.read()
+    if "NaN" in text or "Infinity" in text:
+        # Text may say so; a number is refused.
+        _check_json(path, text)
+    try:
+        return RankRecord.model_validate_json(text)
+    except ValidationError as error:
+        _check_json(path, text)
+        raise RecordError("\n".join(_explain(path, error))) from None
 
 
-def write_atomically(path: Path, *content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> Path:
     """Put `content` at `path` in one move, on disk before it shows: a reader meets the old file or the whole new one.
 
-    Folders on the way are made.
+    Large content may come in parts. Folders on the way are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Same folder, so the rename never crosses a file system; own process id, so two writers never share a name.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.writelines(content)
+            file.writelines((content,) if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -92,56 +110,66 @@ def sweep(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_model(path: Path, model: BaseModel, *, indent: int | None = 2) -> Path:
+def _text_of(record: RunRecord) -> Iterator[bytes]:
+    """The text of `run.json`, one layout after the other: as a whole it takes as much memory as the record."""
+    head = _to_json(record.model_copy(update={"layouts": ()}), indent=2)
+    # A line break inside a string is written as an escape, and only the record's own members are two spaces in.
+    before, behind = head.split(b'\n  "layouts": []')
+    yield before + b'\n  "layouts": ['
+    for index, layout in enumerate(record.layouts):
+        yield b",\n    " if index else b"\n    "
+        yield _to_json(layout, indent=2).replace(b"\n", b"\n    ")
+    yield b"\n  ]" + behind + b"\n"
+
+
+def _to_json(model: BaseModel, *, indent: int | None = None) -> bytes:
     # Straight from the objects to bytes, in the shortest digits that read back as the same float.
     content = type(model).__pydantic_serializer__.to_json(model, indent=indent)
     if b"NaN" in content or b"Infinity" in content:
         # Text may say so; a number is our own bug, and raises ValueError.
         json.dumps(model.model_dump(mode="json"), allow_nan=False)
-    return write_atomically(path, content, b"\n")
+    return content
 
 
-def _read_text(path: Path, *, remedy: str) -> str:
+@contextmanager
+def _opened(path: Path, *, remedy: str) -> Iterator[TextIO]:
+    """The file at `path`, for as long as it is read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            yield file
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read: {error}; {remedy}") from None
 
 
-class _Head(BaseModel):
-    """What says how the rest is to be read; the rest is passed over."""
-
-    schema_version: Any = None
-
-
-def _read_head(path: Path, text: str) -> dict[str, Any]:
-    """The head of a record, which is JSON throughout."""
-    if "NaN" not in text and "Infinity" not in text:
-        with suppress(ValidationError):
-            return _Head.model_validate_json(text).model_dump(exclude_unset=True)
-    # Slower, and it says what is wrong.
-    return _parse(path, text)
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    def refuse(constant: str) -> Never:
-        raise RecordError(f"{path}: holds {constant}, which is not JSON; an unknown number is null")
-
-    try:
-        content = json.loads(text, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}: not valid JSON: {error}; the file was cut short or edited, run again") from None
-    if not isinstance(content, dict):
-        raise RecordError(f"{path}: holds {type(content).__name__} where a record is expected; run again")
-    return content
+def _split(path: Path, file: TextIO) -> tuple[dict[str, str], list[LayoutRecord], list[str]]:
+    """The text of each member, without layouts; the layouts, each validated by itself; what is wrong with them."""
+    # As a whole, text and parsed JSON of a thousand layouts on hundreds of ranks take more memory than the record.
+    members, layouts, problems = dict[str, str](), list[LayoutRecord](), list[str]()
+    for place, text in pieces(path, file, split="layouts"):
+        if len(place) > 1:
+            try:
+                layouts.append(LayoutRecord.model_validate_json(text))
+            except ValidationError as error:
+                problems += _explain(path, error, *place)
+        elif place[0] in members:
+            raise RecordError(f"{path}: {place[0]}: is there twice; the file was edited, run again")
+        else:
+            members[place[0]] = text
+    return members, layouts, problems
 
 
-def _check_version(path: Path, content: dict[str, Any]) -> None:
-    if "schema_version" not in content:
+def _check_json(path: Path, text: str) -> None:
+    """Refuse what is no JSON object throughout, and say where."""
+    for _ in pieces(path, StringIO(text), split=""):
+        pass
+
+
+def _check_version(path: Path, members: Mapping[str, str]) -> None:
+    if (text := members.get("schema_version")) is None:
         raise RecordError(f"{path}: schema_version is missing; this is no record of mimo_bench, or it was edited")
-    version = content["schema_version"]
+    version = json.loads(text)
     # `True == 1` in Python, but not in a record.
     if type(version) is not int or version != SCHEMA_VERSION:
         raise RecordError(
@@ -150,19 +178,14 @@ def _check_version(path: Path, content: dict[str, Any]) -> None:
         )
 
 
-def _validate[Record: BaseModel](path: Path, schema: type[Record], text: str) -> Record:
-    try:
-        return schema.model_validate_json(text)
-    except ValidationError as error:
-        raise RecordError("\n".join(_explain(path, problem) for problem in error.errors())) from None
-
-
-def _explain(path: Path, problem: Any) -> str:
-    """One pydantic error in the words of the file: key, value, remedy."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{path}: {key}: is missing; the record was edited or its writer has a bug, run again"
-    shown = problem["input"]
-    value = f"{json.dumps(shown)}: " if not isinstance(shown, dict | list) else ""
-    reason = problem["msg"]
-    return f"{path}: {key}: {value}{reason[:1].lower()}{reason[1:]}; restore the value or run again"
+def _explain(path: Path, error: ValidationError, *place: str | int) -> Iterator[str]:
+    """What pydantic says of the value at `place`, in the words of the file: key, value, remedy."""
+    for problem in error.errors():
+        key = ".".join(map(str, (*place, *problem["loc"])))
+        if problem["type"] == "missing":
+            yield f"{path}: {key}: is missing; the record was edited or its writer has a bug, run again"
+            continue
+        shown = problem["input"]
+        value = f"{json.dumps(shown)}: " if not isinstance(shown, dict | list) else ""
+        reason = problem["msg"]
+        yield f"{path}: {key}: {value}{reason[:1].lower()}{reason[1:]}; restore the value or run again"
