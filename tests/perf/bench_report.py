@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import resource
 import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -26,10 +29,10 @@ from mimo_bench.record.schema import RankAccount, RankMemory, RankRecord, RunRec
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE, render_html, write_report
 from tests import golden, synthetic
 from tests.browser import chromium
-from tests.perf.processors import cost_of
+from tests.perf.processors import Cost, cost_of
 
 MIB = 1024**2
-NUM_LAYOUTS, NUM_RANKS, MANY_SECONDS = 1000, 512, 60.0
+NUM_LAYOUTS, NUM_RANKS, MANY_SECONDS, MANY_BYTES = 1000, 512, 60.0, 2e9
 RENDER_SECONDS, OPEN_SECONDS, PAGE_BYTES, SUMMARY_BYTES, PEAK_BYTES = 10.0, 2.0, 10_000_000, MIB, 256 * MIB
 
 
@@ -81,6 +84,13 @@ def reported_by(num_ranks: int) -> tuple[RankRecord, ...]:
     )
 
 
+def write_many(directory: Path) -> Cost:
+    """Write what very many ranks become; the most memory is that of the record and of writing it."""
+    many = synthetic.run(num_layouts=NUM_LAYOUTS, num_ranks=NUM_RANKS, num_steps=20)
+    seconds = took(lambda: write_run(directory, many))
+    return Cost(seconds=seconds, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
 def test_merging_and_reporting_very_many_ranks(tmp_path: Path) -> None:
     ranks = reported_by(NUM_RANKS)
 
@@ -94,15 +104,18 @@ def test_merging_and_reporting_very_many_ranks(tmp_path: Path) -> None:
             merge_launch(ranks, asked_at=0.0, previous_last_step_at=None)
 
     merging = took(merge)
-    many = synthetic.run(num_layouts=NUM_LAYOUTS, num_ranks=NUM_RANKS, num_steps=20)
-    writing = took(lambda: write_run(tmp_path, many))
-    cost = cost_of("-m", "mimo_bench", "report", str(tmp_path))
+    # In a process of its own: one that is started by a large process counts as large itself.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        writing = pool.submit(write_many, tmp_path).result()
+    reporting = cost_of("-m", "mimo_bench", "report", str(tmp_path))
     page = (tmp_path / HTML_FILE).stat().st_size
     print(
-        f"\n{NUM_LAYOUTS} layouts on {NUM_RANKS} ranks: merged in {merging:.1f} s, written in {writing:.1f} s, read "
-        f"and rendered in {cost.seconds:.1f} s with {cost.peak_bytes / 1e9:.2f} GB at most; page {page / 1e6:.2f} MB"
+        f"\n{NUM_LAYOUTS} layouts on {NUM_RANKS} ranks: merged in {merging:.1f} s, written in {writing.seconds:.1f} s "
+        f"with {writing.peak_bytes / 1e9:.2f} GB at most, read and rendered in {reporting.seconds:.1f} s with "
+        f"{reporting.peak_bytes / 1e9:.2f} GB at most; page {page / 1e6:.2f} MB"
     )
-    assert merging + writing + cost.seconds < MANY_SECONDS
+    assert merging + writing.seconds + reporting.seconds < MANY_SECONDS
+    assert max(writing.peak_bytes, reporting.peak_bytes) < MANY_BYTES
     assert page < PAGE_BYTES
 
 
