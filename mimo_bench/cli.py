@@ -253,7 +253,7 @@ def selftest(
     On GPUs, those faults are planted whose layouts the GPUs at hand can hold.
     """
     from mimo_bench import run_options
-    from mimo_bench.devices import num_gpus
+    from mimo_bench.devices import num_places
     from mimo_bench.errors import UsageError
     from mimo_bench.scenario import load_scenario
 
@@ -262,14 +262,14 @@ def selftest(
     from mimo_bench import selftest as gate  # these only now: bad input is answered at once
     from mimo_bench.report.selftest import describe
 
-    parts = gate.plan(scenario, num_ranks=num_gpus() if kind == "cuda" else None)
+    parts = gate.plan(scenario, num_ranks=num_places() if kind == "cuda" else None)
     if only_list:
         print("\n".join(gate.list_faults(parts)))
         return
     if file is None or scenario is None:
         raise UsageError("selftest: name a FILE, such as scenarios/cpu_smoke.toml, or give --list")
     if kind == "cuda":
-        run_options.check_fits(scenario, file, (scenario.baseline,), available=num_gpus())
+        run_options.check_fits(scenario, file, (scenario.baseline,), available=num_places())
     if too_large := gate.left_out(parts):
         print(f"left out, as their layouts need more GPUs: {', '.join(too_large)}")
     (directory,) = run_options.run_directories(out, [file])
@@ -358,13 +358,13 @@ def alarms(
 ) -> None:
     """Judge clean layouts over many seeds, in parity mode, and count those that fail."""
     from mimo_bench import run_options
-    from mimo_bench.devices import num_gpus
+    from mimo_bench.devices import num_places
     from mimo_bench.scenario import load_scenario
 
     scenario = load_scenario(file)
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
-        run_options.check_fits(scenario, file, (), available=num_gpus())
+        run_options.check_fits(scenario, file, (), available=num_places())
     directory = run_options.account_directory(out, file, resume=resume)
     from mimo_bench.alarms import CleanRun, count_alarms, read_account  # only now: bad input is answered at once
 
@@ -407,7 +407,7 @@ def mutants(
 ) -> None:
     """Break every collective call of a training step in every way, and count what the gate catches."""
     from mimo_bench import run_options
-    from mimo_bench.devices import num_gpus
+    from mimo_bench.devices import num_places
     from mimo_bench.scenario import load_scenario
 
     scenario = load_scenario(file)
@@ -415,7 +415,7 @@ def mutants(
     for name in layout:
         scenario.table(name)
     if kind == "cuda":
-        run_options.check_fits(scenario, file, tuple(layout), available=num_gpus())
+        run_options.check_fits(scenario, file, tuple(layout), available=num_places())
     directory = run_options.account_directory(out, file, resume=resume)
     from mimo_bench.mutation import Trial, read_trials, run_mutants  # only now: bad input is answered at once
 

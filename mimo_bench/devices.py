@@ -1,4 +1,8 @@
-"""How many GPUs this process may use, found without torch: asking torch would cost seconds and a CUDA context."""
+"""How many GPUs this process may use, found without torch: asking torch would cost seconds and a CUDA context.
+
+Ranks may share a GPU, for whoever has fewer of them than a layout has ranks: every kernel and every call of NCCL is
+then the real one, and no time means anything.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,10 @@ from itertools import takewhile
 from pathlib import Path
 
 import pynvml
+
+from mimo_bench.errors import UsageError
+
+RANKS_PER_GPU = "MIMO_BENCH_RANKS_PER_GPU"
 
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 """One folder per GPU, there as soon as the kernel module is, also where NVML's library is missing."""
@@ -19,6 +27,23 @@ def num_gpus() -> int:
         num_installed = len(list(DRIVER_FOLDER.iterdir())) if DRIVER_FOLDER.is_dir() else 0
     entries = _visible()
     return num_installed if entries is None else min(num_installed, len(entries))
+
+
+def ranks_per_gpu() -> int:
+    """How many ranks a GPU may be shared by; 1 unless the environment says more.
+
+    Raises:
+        UsageError: it says no number.
+    """
+    asked = os.environ.get(RANKS_PER_GPU, "1")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(f"{RANKS_PER_GPU}: {asked!r}: give the number of ranks that may share a GPU, such as 4")
+    return int(asked)
+
+
+def num_places() -> int:
+    """How many ranks this machine's visible GPUs have room for."""
+    return num_gpus() * ranks_per_gpu()
 
 
 def is_visible(index: int, uuid: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_bench.attempt import BASELINE, Attempts
+from mimo_bench.devices import ranks_per_gpu
 from mimo_bench.events import LayoutEnded, MatrixEnded, MatrixStarted, OnEvent
 from mimo_bench.history.held import hold_against
 from mimo_bench.history.store import History
@@ -51,7 +52,11 @@ class MatrixOptions:
     @property
     def tainted(self) -> str | None:
         """Why the run's numbers should not be compared."""
-        return f"{self.plant} {PLANTED}" if self.plant is not None else None
+        if self.plant is not None:
+            return f"{self.plant} {PLANTED}"
+        if self.device_kind == "cuda" and (sharers := ranks_per_gpu()) > 1:
+            return f"up to {sharers} ranks shared a GPU"
+        return None
 
 
 def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent) -> RunRecord:

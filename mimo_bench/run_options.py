@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mimo_bench.devices import num_gpus
+from mimo_bench.devices import num_gpus, num_places
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.parity.planting import Planting
 from mimo_bench.record.files import RUN_FILE, is_temporary
@@ -63,7 +63,7 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
     for file, scenario in zip(asked.files, scenarios, strict=True):
         check_names(scenario, file, layouts=asked.layouts, planting=planting)
         if kind == "cuda":
-            check_fits(scenario, file, asked.layouts, available=num_gpus())
+            check_fits(scenario, file, asked.layouts, available=num_places())
 
     # pandas comes with it, so only now: bad input is answered at once.
     from mimo_bench.matrix import MatrixOptions, earlier_record

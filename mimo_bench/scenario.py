@@ -97,8 +97,13 @@ class Settings(Table):
     fused_loss: bool = False
     """Compute the loss from logits as they are, in three kernels, and keep no probabilities of all words in fp32."""
     fused_gradient_accumulation: bool = False
-    """Let the language model's matrix products add each weight gradient to its fp32 buffer, instead of an operation of
-    its own for every micro-batch."""
+    """Let matrix products add each weight gradient to its fp32 buffer, instead of an operation of its own for every
+    micro-batch."""
+    fused_activation: bool = False
+    """Compute the language model's SwiGLU in one kernel forward and one backward."""
+    fused_rope: bool = False
+    """Take queries, keys and values of the language model apart and rotate them in one kernel forward and one
+    backward."""
     recompute_activations: bool = False
     """Recompute every transformer layer in the backward pass instead of keeping its activations."""
     compile_layers: bool = False
@@ -154,6 +159,11 @@ class Settings(Table):
             )
 
     def _check_with_experts(self, tp: int) -> None:
+        if self.fused_activation:
+            raise LayoutError(
+                "settings.fused_activation: experts weigh what their activation gives, which the kernel does not; "
+                "switch it off"
+            )
         if tp > 1 and not self.sequence_parallel:
             raise LayoutError(
                 f"language.tp = {tp}: experts are trained with tensor parallelism only where each rank routes "
@@ -169,7 +179,7 @@ class Settings(Table):
         """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
         off = (
             *("overlap_grad_reduce", "overlap_param_gather", "compile_layers"),
-            *("fused_optimizer", "fused_loss", "fused_gradient_accumulation"),
+            *("fused_optimizer", "fused_loss", "fused_gradient_accumulation", "fused_activation", "fused_rope"),
         )
         return self.model_copy(update={**dict.fromkeys(off, False), "attention": "math"})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimo_bench import devices
+from mimo_bench.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,19 @@ def test_visible_gpus_are_listed_by_index_or_by_uuid(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [devices.is_visible(index, uuid) for index, uuid in enumerate(("GPU-aa11", "GPU-bb22"))] == expected
+
+
+def test_ranks_may_share_gpus_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_num_by_nvml", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv(devices.RANKS_PER_GPU, raising=False)
+    assert devices.num_places() == 2
+    monkeypatch.setenv(devices.RANKS_PER_GPU, "4")
+    assert devices.num_places() == 8
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", ""])
+def test_what_is_no_number_of_sharers_is_refused_by_name(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.RANKS_PER_GPU, asked)
+    with pytest.raises(UsageError, match=f"MIMO_BENCH_RANKS_PER_GPU: '{asked}'"):
+        devices.ranks_per_gpu()

@@ -25,6 +25,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from mimo_bench.devices import ranks_per_gpu
 from mimo_bench.errors import LaunchError
 from mimo_bench.launch.job import Job
 from mimo_bench.launch.rank import supervise
@@ -41,8 +42,10 @@ def run_ranks(job: Job) -> Mapping[int, int]:
     Raises:
         LaunchError: there are fewer GPUs than ranks.
     """
-    if torch.cuda.is_available() and job.world_size > (num_gpus := torch.cuda.device_count()):
-        raise LaunchError(f"{job.world_size} ranks need {job.world_size} GPUs and this machine has {num_gpus}")
+    if torch.cuda.is_available():
+        num_gpus, sharers = torch.cuda.device_count(), ranks_per_gpu()
+        if job.world_size > num_gpus * sharers:
+            raise LaunchError(f"{job.world_size} ranks, {sharers} on a GPU, and this machine has {num_gpus} GPUs")
     try:
         elastic_launch(_config(job), supervise)(job)
     except ChildFailedError as error:

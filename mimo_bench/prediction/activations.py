@@ -7,10 +7,10 @@ In elements for each position of a layer, with hidden size h, MLP width f, TP t:
 
 4h: the layer's input, the outputs of its two norms, the residual between. Then queries, keys and values, before and,
 in a decoder, after rotation; what attention gives; the MLP's products, five where it is gated. q is the width of all
-heads, g of all key-value groups, s is t under sequence parallelism and else 1. Compiled decoder layers recompute the
-cheap products: 3f instead of 5f. Attention kernels keep their output and one number for each head and position; the
-plain one keeps every score. With recomputation a layer leaves only its input, and one layer's worth comes back in the
-backward pass.
+heads, g of all key-value groups, s is t under sequence parallelism and else 1. Compiled decoder layers, and fused
+activations, recompute the cheap products: 3f instead of 5f. Attention kernels keep their output and one number for
+each head and position; the plain one keeps every score. With recomputation a layer leaves only its input, and one
+layer's worth comes back in the backward pass.
 """
 
 from __future__ import annotations
@@ -109,13 +109,15 @@ def _decoder_layer(shape: LanguageShape, tp: int, settings: Settings, *, is_froz
     h, ffn = shape.hidden_size, shape.ffn_hidden_size / tp
     q, g = (n * shape.head_size / tp for n in (shape.num_attention_heads, shape.num_query_groups))
     split = tp if settings.sequence_parallel else 1
-    products = 3 if settings.compile_layers else 5
+    products = 3 if settings.compile_layers or settings.fused_activation else 5
+    # Before rotation and after it; values once, as a part of what is not rotated. In one kernel only what it gives.
+    copies = 2 if settings.fused_rope else 3
     inputs = 4
     if is_frozen:
         # A matrix product whose weights need no gradient keeps no input: norms' outputs, and the last of the MLP.
         products, inputs = products - 1, 2
     return _Layer(
-        kept=inputs * h / split + 3 * q + 3 * g + products * ffn,
+        kept=inputs * h / split + copies * (q + g) + products * ffn,
         entered=h / split,
         widest=5 * ffn,
         heads=shape.num_attention_heads // tp,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
+from mimo_bench.devices import ranks_per_gpu
 from mimo_bench.trainer import cpu
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -39,7 +40,8 @@ class RankDevice:
 def join(kind: Literal["cpu", "cuda"]) -> RankDevice:
     """Take this rank's device and join the world that the launcher's environment describes.
 
-    Ranks are numbered by `RANK` of `WORLD_SIZE`; on a node, `LOCAL_RANK` picks the GPU.
+    Ranks are numbered by `RANK` of `WORLD_SIZE`; on a node, `LOCAL_RANK` picks the GPU. Where ranks share GPUs, they
+    are dealt out in turn.
     """
     device = RankDevice(kind=kind, index=int(os.environ["LOCAL_RANK"]))
     if kind == "cpu":
@@ -47,6 +49,10 @@ def join(kind: Literal["cpu", "cuda"]) -> RankDevice:
         cpu.install()
         dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
     else:
+        if ranks_per_gpu() > 1:
+            device = replace(device, index=device.index % torch.cuda.device_count())
+            # NCCL refuses two ranks on one GPU of a host; those of different hosts it connects over the network.
+            os.environ["NCCL_HOSTID"] = f"rank{os.environ['RANK']}"
         torch.cuda.set_device(device.index)
         # fp32 means fp32: convolutions would round to TF32 by default.
         torch.backends.cudnn.allow_tf32 = False

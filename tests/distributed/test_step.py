@@ -19,7 +19,9 @@ LAYOUTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "disjoint": ({}, {"dp": 2, "rank_offset": 1}),
 }
 # On CPU ranks AdamW counts steps in tensors, and reads them unless it is one kernel.
-FUSED = Settings(fused_optimizer=True, fused_loss=True, fused_gradient_accumulation=True)
+FUSED = Settings(
+    fused_optimizer=True, fused_loss=True, fused_gradient_accumulation=True, fused_activation=True, fused_rope=True
+)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.devices import num_gpus
+from mimo_bench.devices import num_places
 from mimo_bench.record.schema import RunRecord
 from tests.gpu.running import SCENARIO, run
 
@@ -16,7 +16,7 @@ def _enough_gpus(request: pytest.FixtureRequest) -> None:
     marker = request.node.get_closest_marker("gpu")
     assert marker is not None, "mark the test with the number of GPUs it needs: @pytest.mark.gpu(2)"
     needed = marker.args[0]
-    assert num_gpus() >= needed, f"needs {needed} GPUs, {num_gpus()} are visible"
+    assert num_places() >= needed, f"needs {needed} GPUs, or as many ranks on them; there is room for {num_places()}"
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,7 @@ def transformer_config(
         # Weights are drawn by canonical name afterwards, so megatron-core need not draw any.
         perform_initialization=False,
         use_cpu_initialization=on_cpu,
-        # An encoder's weights are few, and its layers are compiled in one piece.
-        gradient_accumulation_fusion=settings.fused_gradient_accumulation and module == LANGUAGE,
+        gradient_accumulation_fusion=settings.fused_gradient_accumulation,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         recompute_granularity="full" if settings.recompute_activations else None,

@@ -15,7 +15,7 @@ from mimo_bench.scenario import Precision, Settings
 from mimo_bench.trainer.models.config import transformer_config
 from mimo_bench.trainer.models.layers import block_spec
 from mimo_bench.trainer.models.loss import FusedCrossEntropy
-from mimo_bench.trainer.models.rope import inverse_frequencies
+from mimo_bench.trainer.models.rope import inverse_frequencies, turn
 from mimo_bench.trainer.topology import Topology
 
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
@@ -37,6 +37,7 @@ class LanguageModel(GPTModel):
         rows_per_rank = -(-shape.vocab_size // num_ranks)
         super().__init__(vocab_size=rows_per_rank * num_ranks, pg_collection=pg_collection, **options)
         self.rotary_pos_emb.inv_freq = inverse_frequencies(shape, device=self.rotary_pos_emb.inv_freq.device)
+        turn(self.rotary_pos_emb, dtype=self.config.params_dtype)
         self._num_words = min(max(shape.vocab_size - pg_collection.tp.rank() * rows_per_rank, 0), rows_per_rank)
         """Real rows of the vocabulary on this rank; those behind them are padding."""
         self._fused_loss = FusedCrossEntropy(pg_collection.tp) if fused_loss else None
@@ -88,6 +89,8 @@ def language_spec(
         normalization="RMSNorm",
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
+        bias_activation_fusion=settings.fused_activation,
+        fused_single_qkv_rope=settings.fused_rope,
         add_bias_linear=False,
         add_qkv_bias=shape.qkv_bias,
         **_routing(shape, ep=layout.language.ep),

@@ -13,11 +13,7 @@ from typing import Any
 import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.layers import (
-    ColumnParallelLinear,
-    RowParallelLinear,
-    set_tensor_model_parallel_attributes,
-)
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
@@ -30,6 +26,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mimo_bench.scenario import AttentionBackend
+from mimo_bench.trainer.models.accumulation import ColumnLinear, RowLinear
 
 _KERNELS = {
     "math": SDPBackend.MATH,
@@ -119,7 +116,7 @@ class Norm:
         return norm
 
 
-class KeylessBiasLinear(ColumnParallelLinear):
+class KeylessBiasLinear(ColumnLinear):
     """Queries, keys and values, head by head, with a bias on queries and values alone: Whisper's keys have none."""
 
     def __init__(
@@ -153,7 +150,7 @@ def fixed(values: torch.Tensor) -> torch.nn.Parameter:
 
 def mlp_submodules() -> MLPSubmodules:
     """The two tensor-parallel projections of an MLP."""
-    return MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return MLPSubmodules(linear_fc1=ColumnLinear, linear_fc2=RowLinear)
 
 
 def _experts() -> partial[MoELayer]:
@@ -188,9 +185,9 @@ def block_spec(
                 module=SelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal if causal else AttnMaskType.no_mask},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear if key_bias else KeylessBiasLinear,
+                    linear_qkv=ColumnLinear if key_bias else KeylessBiasLinear,
                     core_attention=partial(SdpaCoreAttention, backend=attention),
-                    linear_proj=RowParallelLinear,
+                    linear_proj=RowLinear,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,

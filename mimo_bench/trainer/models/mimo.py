@@ -9,14 +9,14 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
 from megatron.core.models.mimo.model.base import MimoModel
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import Precision, Settings
-from mimo_bench.trainer.models import accumulation
+from mimo_bench.trainer.models import accumulation, rope, swiglu
+from mimo_bench.trainer.models.accumulation import Replica
 from mimo_bench.trainer.models.build import Build
 from mimo_bench.trainer.models.config import DTYPES
 from mimo_bench.trainer.models.encoder import encoder_config, encoder_module
@@ -40,6 +40,9 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
     layout = topology.layout
     if settings.fused_gradient_accumulation:
         accumulation.install()
+    if settings.fused_activation:
+        swiglu.install()
+    rope.install()
     language_groups = topology.groups.get(LANGUAGE)
     model = MimoModel(
         MimoModelConfig(
@@ -75,24 +78,11 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
 
 def compile_layers(model: MimoModel) -> None:
     """Run the forward pass of every transformer layer through `torch.compile`, the rest stays eager."""
-    layers = [
-        layer
-        for _, module in hosted_modules(model)
-        for layer in module.modules()
-        if isinstance(layer, TransformerLayer)
-    ]
-    for layer in layers:
-        if layer.config.gradient_accumulation_fusion:
-            _keep_products_eager(layer)
-        # Fixed shapes: or the layers of a second module would turn all into one graph with open shapes.
-        layer.forward = torch.compile(layer.forward, dynamic=False)
-
-
-def _keep_products_eager(layer: TransformerLayer) -> None:
-    """Compile what lies between a layer's products: a graph loses what their backward does besides a gradient."""
-    for product in layer.modules():
-        if isinstance(product, ColumnParallelLinear | RowParallelLinear):
-            product.forward = torch.compiler.disable(product.forward)
+    parts = [part for _, module in hosted_modules(model) for part in module.modules()]
+    for layer in parts:
+        if isinstance(layer, TransformerLayer):
+            # Fixed shapes: or the layers of a second module would turn all into one graph with open shapes.
+            layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
 def hosted_modules(model: MimoModel) -> Iterator[tuple[str, Any]]:
@@ -110,7 +100,7 @@ def unwrap(module: torch.nn.Module) -> torch.nn.Module:
 def wrap_data_parallel(model: MimoModel, *, topology: Topology, settings: Settings) -> None:
     """Give each hosted module its gradient buffers and reduction over its own data-parallel group."""
     for name, module in dict(hosted_modules(model)).items():
-        wrapped = DistributedDataParallel(
+        wrapped = Replica(
             config=module.config if name == LANGUAGE else encoder_config(module),
             # A fresh one for each module: the wrapper writes its bucket size into it.
             ddp_config=DistributedDataParallelConfig(
