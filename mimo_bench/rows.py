@@ -10,9 +10,15 @@ from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
+from mimo_bench.columns import wrong_columns
 from mimo_bench.data_section import HuggingFaceData, Split
 from mimo_bench.errors import DataError
 from mimo_bench.suggest import choices
+
+
+class BadSample(Exception):  # noqa: N818  # a finding about one sample; who reads it makes an error of it or passes on
+    """Why a sample cannot be trained on; the one who knows its name adds it."""
+
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -32,10 +38,11 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
     """The rows of one split, as a `datasets.Dataset` whose images are not decoded.
 
     Raises:
-        DataError: the source cannot be read, lacks the split or a column, or is empty.
+        DataError: the source cannot be read, lacks the split or a column, is empty, or holds something else.
     """
     # Imported here: it brings pandas along, which ranks that train on anything else should not pay for.
     import datasets
+    import pyarrow as pa
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs about a broken file, we raise
@@ -45,6 +52,8 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
         rows = datasets.load_dataset(**_source(data), split=wanted)
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{where}: cannot be read: {_first_line(error.__cause__ or error)}; mend the file") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{where}: cannot be read: {_first_line(error)}; mend the file") from None
     except StopIteration:
         raise DataError(f"{where}: holds no samples; give a file that does") from None
     except (ValueError, OSError, ArithmeticError, LookupError) as error:
@@ -55,6 +64,8 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
         if column not in rows.column_names:
             remedy = _column_remedy(key, column, others=set(rows.column_names) - set(data.columns.values()))
             raise DataError(f"{where}: has no column {column!r}, which data.{key} names; {remedy}")
+    for reason in wrong_columns(data, rows.features):
+        raise DataError(f"{where}: {reason}")
     return _undecoded(rows, data.images)
 
 
@@ -85,6 +96,9 @@ def image_sources(value: Any, *, beside: Path | None) -> list[Path | bytes]:
     Args:
         value: what the column holds.
         beside: the folder that relative paths start from.
+
+    Raises:
+        BadSample: it holds something else.
     """
     values: Iterable[Any] = value if isinstance(value, list) else [] if value is None else [value]
     return [_image_source(one, beside=beside) for one in values]
@@ -95,7 +109,9 @@ def _image_source(value: Any, *, beside: Path | None) -> Path | bytes:
         if value.get("bytes") is not None:
             content: bytes = value["bytes"]
             return content
-        value = value["path"]
+        value = value.get("path")
+    if not isinstance(value, str) or not value:
+        raise BadSample(f"has {value!r} among its images; give the path of an image, or an empty list for none")
     return Path(value) if beside is None else beside / value
 
 

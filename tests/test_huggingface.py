@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -125,6 +126,47 @@ def test_a_folder_of_images_with_questions_and_answers_is_read(shared: Path, tmp
     assert text.tokens[text.is_answer].tolist() == [14 + list(PICTURES).index("moon"), END]
 
 
+@pytest.mark.parametrize(("answer", "expected"), [(5, "5"), ("5", "5")])
+def test_an_answer_may_be_a_whole_number(own: Path, answer: int | str, expected: str) -> None:
+    write_rows(own, [{"images": [], "question": "what ?", "answer": answer}])
+    dataset = in_order(own, question="question", answer="answer")
+    assert dataset.open("validation") == 1
+    assert dataset._messages("validation", 0)[1]["content"] == expected
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(5.0, "double|float64"), (True, "bool"), ([5], "lists")])
+def test_answers_that_may_be_written_in_several_ways_are_refused(own: Path, answer: Any, kind: str) -> None:
+    write_rows(own, [{"images": [], "question": "what ?", "answer": answer}])
+    with pytest.raises(DataError, match=rf"column 'answer', which data\.answer names, holds ({kind}); give it text"):
+        in_order(own, question="question", answer="answer").open("validation")
+
+
+def test_a_table_that_was_cut_short_is_named_before_anything_starts(own: Path) -> None:
+    datasets.Dataset.from_list([{"images": [], "messages": row(2)["messages"]}]).to_parquet(own / "whole.parquet")
+    assert in_order(own, path="whole.parquet").open("validation") == 1
+    (own / "train.parquet").write_bytes((own / "whole.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"train\.parquet, split 'train': cannot be read: .*; mend the file"):
+        in_order(own, path="train.parquet").open("validation")
+
+
+def test_a_photograph_is_turned_as_the_camera_says_it_was_held(own: Path, shared: Path) -> None:
+    upright = Image.open(shared / "pictures" / "cat.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held so that the sensor's rows run downwards
+    upright.transpose(Image.Transpose.ROTATE_90).save(own / "turned.png", exif=exif)
+    upright.save(own / "upright.png")
+    write_rows(own, [{**row(0), "images": [name]} for name in ("upright.png", "turned.png")])
+    expected, found = (in_order(own).encoder_inputs("vision", "validation", index) for index in range(2))
+    assert torch.equal(found, expected)
+
+
+def test_an_image_of_more_than_eight_bits_is_refused_and_not_cut_to_white(own: Path) -> None:
+    Image.new("I;16", (32, 32), 30000).save(own / "deep.png")
+    write_rows(own, [{**row(0), "images": ["deep.png"]}])
+    with pytest.raises(DataError, match=r"row 0 .*deep\.png has more than 8 bits a channel, .*; convert it to 8"):
+        in_order(own).encoder_inputs("vision", "validation", 0)
+
+
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     (folder / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
 
@@ -140,10 +182,14 @@ def own(shared: Path, tmp_path: Path) -> Path:
 NO_ANSWER = {**row(0), "messages": row(0)["messages"][:1]}
 MISSING = {**row(0), "images": ["pictures/nothing.png"]}
 ONE_TOO_MANY = {**row(0), "images": row(1)["images"]}
-TOO_LONG = {
-    **row(0),
-    "messages": [{"role": "user", "content": "<image> what " + "is " * 60}, row(0)["messages"][1]],
-}
+
+
+def asks(content: Any, **changes: Any) -> dict[str, Any]:
+    """The first conversation, asked otherwise."""
+    return {**row(0), "messages": [{"role": "user", "content": content, **changes}, row(0)["messages"][1]]}
+
+
+TOO_LONG = asks("<image> what " + "is " * 60)
 
 
 @pytest.mark.parametrize(
@@ -153,14 +199,32 @@ TOO_LONG = {
         (MISSING, r"image .*nothing\.png does not exist"),
         (ONE_TOO_MANY, "places 1 images in its messages and has 2"),
         (TOO_LONG, r"has \d+ tokens, 16 of them for its images, and seq_length is 64"),
+        ({**row(0), "messages": None}, "has images and no message of the role 'user' to stand in"),
+        ({**row(0), "messages": "what is this ?"}, "has a str for a list of messages"),
+        ({**row(0), "messages": ["what is this ?"]}, "has a message without a role, 'what is this"),
+        (asks("what is this ?", role=None), "has a message without a role, {'content': 'what is this"),
+        (asks(5), "has 5 as content of a message; make it text"),
+        (asks([{"type": "video"}]), "has {'type': 'video'} as part of a message, which is neither text nor an image"),
+        (asks([{"type": "text", "text": "what <image> ?"}]), "is rendered with 2 of <image> and has 1 images"),
+        ({**row(0), "images": [None]}, "has None among its images; give the path of an image, or an empty list"),
+        ({**row(0), "images": ""}, "has '' among its images"),
+        ({**row(0), "images": 5}, "has 5 among its images"),
+        ({**row(0), "images": ["pictures"]}, "image .*pictures is a folder; name the image in it"),
     ],
 )
 def test_a_bad_sample_is_told_by_file_row_and_id(own: Path, bad: dict[str, Any], expected: str) -> None:
     write_rows(own, [row(1), bad])
     dataset = in_order(own)
-    read = dataset.encoder_inputs if bad is MISSING else lambda _, *which: dataset.text(*which)
+
+    def read() -> None:
+        dataset.text("validation", 1)
+        dataset.encoder_inputs("vision", "validation", 1)
+
     with pytest.raises(DataError, match=rf"train\.jsonl, split 'train', row 1 \('sample-0'\): {expected}"):
-        read("vision", "validation", 1)
+        read()
+    # And so it can be left out.
+    assert re.search(expected, dataset.bad("validation", 1) or "")
+    assert dataset.bad("validation", 0) is None
 
 
 @pytest.mark.parametrize(("cut", "expected"), [(20, "cannot be decoded"), (None, "is no image that Pillow knows")])
@@ -197,6 +261,15 @@ def write_scenario(folder: Path, **changes: Any) -> Path:
         (
             json.dumps({"images": []}),
             "has no column 'messages', .* names; and no column that another key does not name already; add it$",
+        ),
+        (
+            json.dumps({"images": [], "messages": [{"from": "human", "value": "what ?"}]}),
+            r"column 'messages', which data\.messages names, holds messages of from and value, without role and",
+        ),
+        (json.dumps({"images": [], "messages": "what ?"}), "column 'messages', .*, holds string; give it lists"),
+        (
+            json.dumps({"images": [5], "messages": row(0)["messages"]}),
+            "column 'images', .*, holds int64; give it paths",
         ),
     ],
 )

@@ -6,20 +6,18 @@ turn adds to the rendered conversation before it. So it holds for any template t
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import torch
 
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
+from mimo_bench.rows import BadSample
 from mimo_bench.tokens import Tokens
 from mimo_bench.trainer.data.sample import Text
 
 Message = dict[str, Any]
-
-
-class BadSample(Exception):  # noqa: N818  # a finding about one sample; who reads it makes an error of it or passes on
-    """Why a sample cannot be trained on; the one who knows its name adds it."""
 
 
 class Chat:
@@ -49,7 +47,8 @@ class Chat:
         """The tokens of a conversation, image tokens repeated for every position that an image takes.
 
         Raises:
-            BadSample: it has no answer, names another number of images than it has, or does not fit.
+            BadSample: it is no conversation, has no answer, names another number of images than it has, or does not
+                fit.
         """
         conversation = self._with_images(messages, num_images)
         rendered = self._render(conversation)
@@ -63,6 +62,11 @@ class Chat:
         is_answer = [
             any(start < last and first < end for first, last in answers) for start, end in encoded["offset_mapping"]
         ]
+        if (found := encoded["input_ids"].count(self._image_token_id)) != num_images:
+            raise BadSample(
+                f"is rendered with {found} of {self._image_token} and has {num_images} images; place each as a part of "
+                "the type 'image', not within a part of text"
+            )
         text = self._expanded(encoded["input_ids"], is_answer)
         if (length := len(text.tokens)) > self._seq_length:
             raise BadSample(
@@ -75,7 +79,7 @@ class Chat:
 
     def _with_images(self, messages: list[Message], num_images: int) -> list[Message]:
         """The messages in parts; images that no message places stand before the first of the user."""
-        conversation = [{"role": message["role"], "content": self._parts(message["content"])} for message in messages]
+        conversation = [self._with_parts(message) for message in messages]
         placed = sum(part["type"] == "image" for message in conversation for part in message["content"])
         if not placed and num_images:
             first = next((message for message in conversation if message["role"] == "user"), None)
@@ -86,13 +90,20 @@ class Chat:
             raise BadSample(f"places {placed} images in its messages and has {num_images}; make both the same")
         return conversation
 
+    def _with_parts(self, message: Any) -> Message:
+        """A message whose content is text and images in order."""
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise BadSample(f"has a message without a role, {_short(message)}; give each one role and content")
+        return {"role": message["role"], "content": self._parts(message.get("content"))}
+
     def _parts(self, content: Any) -> list[Message]:
         """Text and images in order, from a string with image tokens or from parts already."""
+        if content is None:
+            return []
+        if isinstance(content, list):
+            return [_part(part) for part in content]
         if not isinstance(content, str):
-            return [
-                {"type": "image"} if part["type"] == "image" else {"type": "text", "text": part["text"] or ""}
-                for part in content or ()
-            ]
+            raise BadSample(f"has {_short(content)} as content of a message; make it text, or a list of parts")
         first, *others = content.split(self._image_token)
         parts = [{"type": "text", "text": first}]
         for other in others:
@@ -126,3 +137,17 @@ class Chat:
         is_image = ids == self._image_token_id
         times = torch.where(is_image, self._tokens_per_image, 1)
         return Text(tokens=ids.repeat_interleave(times), is_answer=(answer & ~is_image).repeat_interleave(times))
+
+
+def _part(part: Any) -> Message:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "image":
+        return {"type": "image"}
+    if kind == "text" and isinstance(text := part.get("text") or "", str):
+        return {"type": "text", "text": text}
+    raise BadSample(f"has {_short(part)} as part of a message, which is neither text nor an image; make it one of them")
+
+
+def _short(value: Any) -> str:
+    """What stands there, cut where it is long."""
+    return reprlib.repr(value)

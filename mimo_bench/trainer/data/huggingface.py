@@ -6,6 +6,8 @@ through them in the order of the file. Text is made without opening an image, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,8 +15,8 @@ import torch
 from mimo_bench.data_section import HuggingFaceData, Split
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import ModelShape
-from mimo_bench.rows import image_sources, open_rows
-from mimo_bench.trainer.data.chat import BadSample, Chat, Message
+from mimo_bench.rows import BadSample, image_sources, open_rows
+from mimo_bench.trainer.data.chat import Chat, Message
 from mimo_bench.trainer.data.order import shuffled
 from mimo_bench.trainer.data.pictures import pixels
 from mimo_bench.trainer.data.sample import CPU, Text
@@ -79,8 +81,13 @@ class HuggingFaceDataset:
         return shuffled(f"{self._seed}/rows/{epoch}", num_rows)[place] if split == "train" else place
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
-        """How many images a sample has; nothing else is read of it."""
-        return len(self._sources(split, self._row(split, sample_id)))
+        """How many images a sample has; nothing else is read of it.
+
+        Raises:
+            DataError: something else than images stands there; the message names the sample.
+        """
+        with self._naming(split, row := self._row(split, sample_id)):
+            return len(self._sources(split, row))
 
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """float32 [images, 3, height, width], as the image processor makes them.
@@ -88,23 +95,17 @@ class HuggingFaceDataset:
         Raises:
             DataError: an image is missing or broken; the message names the sample.
         """
-        row = self._row(split, sample_id)
-        try:
+        with self._naming(split, row := self._row(split, sample_id)):
             return self._make_images(split, row).to(device)
-        except BadSample as reason:
-            raise DataError(f"{self._name(split, row)} {reason}") from None
 
     def text(self, split: Split, sample_id: int) -> Text:
         """The conversation, with what the assistant says as the answer.
 
         Raises:
-            DataError: it does not fit or has no answer; the message names the sample.
+            DataError: it is no conversation, does not fit or has no answer; the message names the sample.
         """
-        row = self._row(split, sample_id)
-        try:
+        with self._naming(split, row := self._row(split, sample_id)):
             return self._make_text(split, row)
-        except BadSample as reason:
-            raise DataError(f"{self._name(split, row)} {reason}") from None
 
     def _make_text(self, split: Split, row: int) -> Text:
         return self._chat.text(self._messages(split, row), num_images=len(self._sources(split, row)))
@@ -117,10 +118,12 @@ class HuggingFaceDataset:
 
     def _messages(self, split: Split, row: int) -> list[Message]:
         if self._data.question is None or self._data.answer is None:
-            messages: list[Message] = self._column(split, row, self._data.messages) or []
+            messages = self._column(split, row, self._data.messages) or []
+            if not isinstance(messages, list):
+                raise BadSample(f"has a {type(messages).__name__} for a list of messages; give each role and content")
             return messages
         question, answer = (self._column(split, row, name) for name in (self._data.question, self._data.answer))
-        return [{"role": "user", "content": question or ""}, {"role": "assistant", "content": answer or ""}]
+        return [{"role": "user", "content": _written(question)}, {"role": "assistant", "content": _written(answer)}]
 
     def _column(self, split: Split, row: int, column: str) -> Any:
         return self._rows[split].select_columns([column])[row][column]
@@ -128,11 +131,25 @@ class HuggingFaceDataset:
     def _row(self, split: Split, sample_id: int) -> int:
         return self.row_at(split, self._kept[split][sample_id] if split in self._kept else sample_id)
 
+    @contextmanager
+    def _naming(self, split: Split, row: int) -> Iterator[None]:
+        """Make what is wrong with a row an error that names it."""
+        try:
+            yield
+        except BadSample as reason:
+            raise DataError(f"{self._name(split, row)} {reason}") from None
+
     def _name(self, split: Split, row: int) -> str:
         """How a user finds the sample: file, split, row, and its id where there is one."""
         rows = self._rows[split]
-        own = f" ({self._column(split, row, 'id')!r})" if "id" in rows.column_names else ""
-        return f"{self._data.path}, split {getattr(self._data, split)!r}, row {row}{own}:"
+        own = self._column(split, row, "id") if "id" in rows.column_names else None
+        named = "" if own is None else f" ({own!r})"
+        return f"{self._data.path}, split {getattr(self._data, split)!r}, row {row}{named}:"
+
+
+def _written(value: str | int | None) -> str:
+    """A question or an answer as text; of numbers, only whole ones come here."""
+    return "" if value is None else str(value)
 
 
 def _load_processor(data: HuggingFaceData) -> Any:

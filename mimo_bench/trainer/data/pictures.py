@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from mimo_bench.errors import ScenarioError
-from mimo_bench.trainer.data.chat import BadSample
+from mimo_bench.rows import BadSample
+
+_WIDE = ("I", "F")
+"""How Pillow's modes of 16 and 32 bits begin."""
 
 
 def pixels(sources: list[Path | bytes], image_processor: Any, *, item_shape: tuple[int, ...]) -> torch.Tensor:
     """float32 [images, *item_shape], normalised as the processor says.
 
     Raises:
-        BadSample: an image is missing or cannot be decoded.
+        BadSample: an image is missing, cannot be decoded, or has more than 8 bits a channel.
         ScenarioError: the processor makes images of another size than the model reads.
     """
     if not sources:
@@ -33,14 +36,19 @@ def pixels(sources: list[Path | bytes], image_processor: Any, *, item_shape: tup
 
 def _open(source: Path | bytes) -> Any:
     # Imported here: only ranks that decode images need it.
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     name = f"image {source}" if isinstance(source, Path) else f"an image of {len(source)} bytes"
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
+            if image.mode.startswith(_WIDE):
+                raise BadSample(f"{name} has more than 8 bits a channel, which would be cut to white; convert it to 8")
+            # As `transformers` opens images: a camera that was held upright says so beside the pixels.
+            return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise BadSample(f"{name} does not exist; put it there or drop the sample") from None
+    except IsADirectoryError:
+        raise BadSample(f"{name} is a folder; name the image in it") from None
     except UnidentifiedImageError:
         raise BadSample(f"{name} is no image that Pillow knows; replace it or drop the sample") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
