@@ -1,4 +1,4 @@
-"""The example of one's own images trains alike in two layouts, with bad samples left out."""
+"""Images of one's own train alike in two layouts: those of the example, with bad samples left out, and photographs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,34 @@ from mimo_bench.cli import main
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario import load_scenario
 from tests.distributed.gate import Gate
+from tests.pictures import write_folder
 
 REPOSITORY = Path(__file__).parents[2]
+PHOTOGRAPHS = """
+question = "Do photographs train alike?"
+model = "llava-tiny"
+global_batch_size = 8
+global_micro_batch_size = 4
+seq_length = 64
+baseline = "one-rank"
+steps = { parity = 3 }
+
+[data]
+provider = "huggingface"
+path = "train.jsonl"
+validation = "train[75%:]"
+processor = "processor"
+
+[[layout]]
+name = "one-rank"
+vision = {}
+language = {}
+
+[[layout]]
+name = "vision-dp2--language-tp2"
+vision = { dp = 2 }
+language = { tp = 2, rank_offset = 2 }
+"""
 
 
 def test_images_of_the_example_train_alike_in_two_layouts_and_bad_samples_are_counted(
@@ -46,3 +72,13 @@ def test_images_of_the_example_train_alike_in_two_layouts_and_bad_samples_are_co
     for rank in (*gate.baseline.ranks, *account.ranks):
         assert rank.skipped_samples == {"train": 1, "validation": 1}
     assert "nothing.png does not exist" in (tmp_path / "run/layouts/fan-in/parity/rank2.log").read_text()
+
+
+def test_photographs_train_alike_in_two_layouts(launcher: Launcher, tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "photographs.toml").write_text(PHOTOGRAPHS, encoding="utf-8")
+    gate = Gate(launcher, load_scenario(tmp_path / "photographs.toml"), tmp_path / "run", hang_seconds=120.0)
+    account = gate.judge("vision-dp2--language-tp2")
+    assert (account.status, account.reason.split(":")[0]) == ("passed", "3 steps agree")
+    # Three steps are an epoch: 24 conversations of one image, two, none and one.
+    assert sum(gate.baseline.ranks[0].items["vision"]) == 24 // 4 * (1 + 2 + 0 + 1)
