@@ -20,13 +20,25 @@ from mimo_bench.record.schema import (
     Energy,
     Held,
     HeldAgainst,
+    Loading,
     Memory,
     ModuleMemory,
+    ModuleTiming,
     RankAccountOf,
     RankMemoryOf,
     RunRecord,
 )
-from mimo_bench.report import Change, Changes, plots, render_html, render_markdown, step_parts, words, write_report
+from mimo_bench.report import (
+    Change,
+    Changes,
+    plots,
+    render_html,
+    render_markdown,
+    skew,
+    step_parts,
+    words,
+    write_report,
+)
 from mimo_bench.report.changes import changes_of
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS, of_functions
@@ -207,6 +219,28 @@ def test_skipped_samples_are_counted_once_for_all_layouts_beside_the_verdicts() 
     assert said in Page(render_html(record)).text.partition("Verdicts")[2].partition("Layouts")[0]
     assert said in render_markdown(record)
     assert "skipped" not in Page(render_html(golden.record())).text.partition("What the numbers mean")[0]
+
+
+def test_what_uneven_replicas_cost_is_the_surplus_of_the_busiest_one_in_the_encoders_time() -> None:
+    vision = ModuleTiming(compute_seconds=None, idle_share=None, forward_seconds=0.02, backward_seconds=0.03)
+    timing = golden.record().layouts[0].timing
+    assert timing is not None
+    loading = Loading(num_workers=2, samples_per_second_per_worker=50.0, stall_share=0.0)
+    timed = {"timing": timing.model_copy(update={"modules": {"vision": vision}}), "loading": loading}
+    uneven = with_layout(0, **timed, imbalance={"vision": 1.5})
+    assert skew.skew_seconds(uneven.layouts[0], "vision") == pytest.approx(0.5 * (0.02 + 0.03))
+    # Of a step of 205 ms, and 640 of 16 x 64 positions are text or images.
+    for report in (Page(render_html(uneven)).text, render_markdown(uneven)):
+        assert "1.50 x" in report
+        assert "vision 25.0 ms, 12.2 %" in report
+        assert "37.5 % of all positions are padding" in report
+    assert "### Samples" in render_markdown(uneven)
+
+    even = with_layout(0, **timed, imbalance={"vision": 1.0})
+    assert skew.cost(even.layouts[0]) == "nothing"
+    assert "<summary>Samples" in render_markdown(even)
+    untimed = with_layout(0, loading=loading, imbalance={"vision": 1.5})
+    assert skew.cost(untimed.layouts[0]) == f"vision {words.DASH}"
 
 
 def test_an_unfinished_run_says_so() -> None:

@@ -29,6 +29,7 @@ from mimo_bench.record.schema import (
     RankMemory,
     Timing,
 )
+from mimo_bench.report.skew import skew_seconds
 
 Definition = tuple[str, str]
 """A name as the record spells it, and what it means."""
@@ -59,7 +60,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     *of_fields("memory.ranks", RankMemory),
     *of_fields("memory.ranks.parts", MemoryParts),
     *of_fields("loading", Loading),
-    *of_functions([imbalance]),
+    *of_functions([imbalance, skew_seconds]),
     *of_fields("communication", Communication),
     *of_fields("account.ranks", RankAccount),
     *of_fields("energy", Energy),

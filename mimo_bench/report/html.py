@@ -18,7 +18,7 @@ from markupsafe import Markup
 from mimo_bench.plural import counted
 from mimo_bench.ranking import advice
 from mimo_bench.record.schema import RunRecord
-from mimo_bench.report import details, plots, trade, words
+from mimo_bench.report import details, plots, skew, trade, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
@@ -49,6 +49,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         details=details.of_layouts(record, shown.in_full),
         settings=details.settings,
         shown=shown,
+        skew=skew,
         rank_data=rank_data(record, shown.drawn),
         definitions=DEFINITIONS,
         words=words,

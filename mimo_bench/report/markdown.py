@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from mimo_bench.plural import counted
 from mimo_bench.ranking import advice
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
-from mimo_bench.report import proof, words
+from mimo_bench.report import proof, skew, words
 from mimo_bench.report.changes import Changes
 
 SIZE_LIMIT = 1024 * 1024
@@ -47,7 +47,7 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         _folded("Each difference, and its bound", _rows(proof.DIFFERENCES, proof.differences(record))),
         _folded("Noise: the baseline once more, equal but for rounding", _rows(proof.NOISE, proof.noise(record))),
         _folded("Ranking", _ranking(record)),
-        _folded("Samples", _samples(record)),
+        (_section if skew.is_uneven(record) else _folded)("Samples", _samples(record)),
         _folded("Start-up", _launches(record)),
         _folded("Environment", _environment(record.environment)),
     )
@@ -130,15 +130,15 @@ def _samples(record: RunRecord) -> str:
     rows = [
         (
             layout.name,
-            ", ".join(f"{module} {words.ratio(busiest)}" for module, busiest in layout.imbalance.items()) or words.DASH,
+            skew.busiest(layout),
+            skew.cost(layout),
             words.rate(layout.loading.samples_per_second_per_worker),
             words.percent(layout.loading.stall_share),
         )
         for layout in record.layouts
         if layout.loading is not None
     ]
-    heads = ("layout", "busiest replica over the mean", "samples/s per loader worker", "stalled by the loader")
-    return table(heads, rows) if rows else ""
+    return f"{table(skew.HEADS, rows)}\n\n{skew.padding(record)}" if rows else ""
 
 
 def _launches(record: RunRecord) -> str:
