@@ -106,6 +106,16 @@ def test_an_epoch_trains_on_every_row_once_and_the_next_in_another_order(shared:
     assert epochs[0] != epochs[1]
 
 
+def test_columns_are_taken_apart_once_and_not_for_every_sample(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = in_order(shared)
+    dataset.open("validation")
+    # Each view costs a millisecond of Python, which training would wait for.
+    monkeypatch.delattr(datasets.Dataset, "select_columns")
+    assert dataset.num_items("vision", "validation", 0) == len(row(0)["images"])
+    assert dataset.text("validation", 0).is_answer.any()
+    assert dataset.encoder_inputs("vision", "validation", 0).shape == (1, 3, 16, 16)
+
+
 def test_parts_of_a_split_can_be_held_out(shared: Path) -> None:
     dataset = build(section(shared, train="train[:50%]", validation="train[50%:75%]", test="train[75%:]"))
     assert [dataset.open(split) for split in ("train", "validation", "test")] == [12, 6, 6]

@@ -36,7 +36,8 @@ class HuggingFaceDataset:
         processor = _load_processor(data)
         self._image_processor = processor.image_processor
         self._chat = Chat(processor, shape=shape, seq_length=seq_length, where=f"data.processor: {data.processor!r}")
-        self._rows: dict[Split, Any] = {}
+        self._rows: dict[Split, int] = {}
+        self._columns: dict[Split, dict[str, Any]] = {}
         self._kept: dict[Split, list[int]] = {}
         place = data.place("path")
         self._folder = None if place is None else place if place.is_dir() else place.parent
@@ -48,8 +49,14 @@ class HuggingFaceDataset:
             DataError: it cannot be read, or has no rows or not the columns.
         """
         if split not in self._rows:
-            self._rows[split] = open_rows(self._data, split)
-        return len(self._rows[split])
+            rows = open_rows(self._data, split)
+            # A view of a column costs a millisecond, a value in it a tenth, and no other column is read with it.
+            self._columns[split] = {
+                name: rows.select_columns([name])
+                for name in {*self._data.columns.values(), "id"}.intersection(rows.column_names)
+            }
+            self._rows[split] = len(rows)
+        return self._rows[split]
 
     @property
     def skips_bad_samples(self) -> bool:
@@ -126,7 +133,7 @@ class HuggingFaceDataset:
         return [{"role": "user", "content": _written(question)}, {"role": "assistant", "content": _written(answer)}]
 
     def _column(self, split: Split, row: int, column: str) -> Any:
-        return self._rows[split].select_columns([column])[row][column]
+        return self._columns[split][column][row][column]
 
     def _row(self, split: Split, sample_id: int) -> int:
         return self.row_at(split, self._kept[split][sample_id] if split in self._kept else sample_id)
@@ -141,8 +148,7 @@ class HuggingFaceDataset:
 
     def _name(self, split: Split, row: int) -> str:
         """How a user finds the sample: file, split, row, and its id where there is one."""
-        rows = self._rows[split]
-        own = self._column(split, row, "id") if "id" in rows.column_names else None
+        own = self._column(split, row, "id") if "id" in self._columns[split] else None
         named = "" if own is None else f" ({own!r})"
         return f"{self._data.path}, split {getattr(self._data, split)!r}, row {row}{named}:"
 
