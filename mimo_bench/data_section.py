@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.errors import ScenarioError
+from mimo_bench.image_size import check_image_size, saved_image_size
 from mimo_bench.model import ModelShape
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeFloat, Share, Table
@@ -195,6 +196,8 @@ class HuggingFaceData(Table):
         where = f"data.processor: {self.processor!r}"
         if (tokens := saved_tokens(processor, where=where)) is not None:
             tokens.check(shape, where=where)
+        if (size := saved_image_size(processor, where=where)) is not None:
+            check_image_size((3, *size), shape.encoders["vision"].item_shape)
 
 
 def locate(data: Any, *, beside: Path) -> Any:

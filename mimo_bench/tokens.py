@@ -53,7 +53,7 @@ def saved_tokens(processor: Path, *, where: str) -> Tokens | None:
         ScenarioError: a file is broken; the message begins with `where`.
     """
     content, config, own = (
-        _read(processor / name, where=where)
+        read_saved(processor / name, where=where)
         for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
     )
     # As `transformers` has it: a tokenizer that knows its image token comes first.
@@ -72,8 +72,12 @@ def _vocabulary(content: dict[str, Any], config: dict[str, Any]) -> dict[str, in
     return known | {token["content"]: int(index) for index, token in config.get("added_tokens_decoder", {}).items()}
 
 
-def _read(file: Path, *, where: str) -> dict[str, Any]:
-    """What a file holds; nothing where there is none, as not every tokenizer has all of them."""
+def read_saved(file: Path, *, where: str) -> dict[str, Any]:
+    """What a file holds; nothing where there is none, as not every processor has all of them.
+
+    Raises:
+        ScenarioError: it is broken; the message begins with `where`.
+    """
     if not file.is_file():
         return {}
     try:

@@ -21,6 +21,7 @@ from transformers import AutoProcessor
 from mimo_bench.cli import main
 from mimo_bench.data_section import HuggingFaceData, locate
 from mimo_bench.errors import DataError, ScenarioError
+from mimo_bench.image_size import saved_image_size
 from mimo_bench.model import PRESETS
 from mimo_bench.tokens import Tokens, saved_tokens
 from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
@@ -380,10 +381,35 @@ def test_a_processor_of_another_model_is_refused_from_its_files_and_on_ranks(
         HuggingFaceDataset(data, shape=shape, seq_length=SEQ_LENGTH, seed=0)
 
 
-def test_a_processor_with_images_of_another_size_is_refused(shared: Path, tmp_path: Path) -> None:
+def test_a_processor_with_images_of_another_size_is_refused_from_its_files_and_on_ranks(
+    shared: Path, tmp_path: Path
+) -> None:
     write_processor(tmp_path / "large", size=32)
-    with pytest.raises(ScenarioError, match=r"makes images of 3 x 32 x 32, and the model reads 3 x 16 x 16"):
-        in_order(shared, processor=str(tmp_path / "large")).encoder_inputs("vision", "validation", 0)
+    data = section(shared, processor=str(tmp_path / "large"), validation="train")
+    expected = r"data\.processor: makes images of 3 x 32 x 32, and the model reads 3 x 16 x 16; use the processor that"
+    with pytest.raises(ScenarioError, match=expected):
+        data.check(SHAPE, seq_length=SEQ_LENGTH)
+    with pytest.raises(ScenarioError, match=expected):
+        build(data).encoder_inputs("vision", "validation", 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "size"),
+    [
+        ("preprocessor_config.json", {"do_center_crop": True, "crop_size": 336, "size": 400}, (336, 336)),
+        ("preprocessor_config.json", {"do_resize": True, "size": {"height": 384, "width": 336}}, (384, 336)),
+        ("processor_config.json", {"image_processor": {"do_center_crop": True, "crop_size": 336}}, (336, 336)),
+        # The shortest edge alone leaves the other one open.
+        ("preprocessor_config.json", {"do_resize": True, "size": {"shortest_edge": 336}}, None),
+        ("preprocessor_config.json", {"do_center_crop": False, "crop_size": 336}, None),
+        ("processor_config.json", {"image_token": "<image>"}, None),
+    ],
+)
+def test_the_size_of_images_is_read_as_old_and_new_processors_say_it(
+    tmp_path: Path, file: str, said: dict[str, Any], size: tuple[int, int] | None
+) -> None:
+    (tmp_path / file).write_text(json.dumps(said), encoding="utf-8")
+    assert saved_image_size(tmp_path, where="here") == size
 
 
 @pytest.mark.parametrize(

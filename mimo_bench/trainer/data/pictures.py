@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mimo_bench.errors import ScenarioError
+from mimo_bench.image_size import check_image_size
 from mimo_bench.rows import BadSample
 
 _WIDE = ("I", "F")
@@ -26,11 +26,7 @@ def pixels(sources: list[Path | bytes], image_processor: Any, *, item_shape: tup
         return torch.zeros(0, *item_shape)
     images = [_open(source) for source in sources]
     values: torch.Tensor = image_processor(images=images, return_tensors="pt")["pixel_values"]
-    if (made := tuple(values.shape[1:])) != item_shape:
-        raise ScenarioError(
-            f"data.processor: makes images of {_size(made)}, and the model reads {_size(item_shape)}; use the "
-            "processor that belongs to the model"
-        )
+    check_image_size(tuple(values.shape[1:]), item_shape)
     return values.to(torch.float32)
 
 
@@ -53,7 +49,3 @@ def _open(source: Path | bytes) -> Any:
         raise BadSample(f"{name} is no image that Pillow knows; replace it or drop the sample") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadSample(f"{name} cannot be decoded: {error}; replace it or drop the sample") from None
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
