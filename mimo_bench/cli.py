@@ -637,7 +637,7 @@ def import_(
     source: Annotated[Path, typer.Argument(metavar="HF_DIR", help="What save_pretrained of `transformers` wrote.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New directory of weights.")],
 ) -> None:
-    """Make a directory of weights of a LLaVA checkpoint of `transformers`: config.json and safetensors."""
+    """Make a directory of weights of a LLaVA or a Voxtral of `transformers`: config.json and safetensors."""
     from mimo_bench.weights.convert import import_weights
 
     converted = import_weights(source, target)

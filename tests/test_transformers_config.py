@@ -70,9 +70,9 @@ def read(tmp_path: Path) -> Read:
     return write_and_read
 
 
-def changed(place: str, value: Any) -> dict[str, Any]:
-    """LLaVA's configuration with one place changed."""
-    config = copy.deepcopy(LLAVA_7B)
+def changed(place: str, value: Any, whole: dict[str, Any] = LLAVA_7B) -> dict[str, Any]:
+    """A configuration, LLaVA's where none is given, with one place changed."""
+    config = copy.deepcopy(whole)
     *tables, key = place.split(".")
     table = config
     for name in tables:
@@ -115,6 +115,94 @@ def test_what_a_file_leaves_out_has_the_default_of_transformers(
     written = json.loads((tmp_path / "whole" / "config.json").read_text(encoding="utf-8"))
     assert len(written["text_config"]) > 10
     assert read(sparse) == read(written)
+
+
+# As it is published for mistralai/Voxtral-Mini-3B-2507.
+VOXTRAL_3B: dict[str, Any] = {
+    "architectures": ["VoxtralForConditionalGeneration"],
+    "audio_config": {
+        "activation_dropout": 0.0,
+        "activation_function": "gelu",
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "head_dim": 64,
+        "hidden_size": 1280,
+        "initializer_range": 0.02,
+        "intermediate_size": 5120,
+        "layerdrop": 0.0,
+        "max_source_positions": 1500,
+        "model_type": "voxtral_encoder",
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 20,
+        "num_mel_bins": 128,
+        "scale_embedding": False,
+        "vocab_size": 51866,
+    },
+    "audio_token_id": 24,
+    "hidden_size": 3072,
+    "model_type": "voxtral",
+    "projector_hidden_act": "gelu",
+    "text_config": {
+        "head_dim": 128,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "max_position_embeddings": 131072,
+        "model_type": "llama",
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 100000000.0,
+        "sliding_window": None,
+        "vocab_size": 131072,
+    },
+    "torch_dtype": "bfloat16",
+    "vocab_size": 131072,
+}
+
+
+def test_a_voxtral_is_whispers_encoder_and_a_llama(read: Read, tmp_path: Path) -> None:
+    from transformers import VoxtralConfig
+
+    shape = read(VOXTRAL_3B)
+    assert shape.audio == PRESETS["llava-audio-7b-8of32"].audio
+    assert list(shape.modules) == ["audio", "language"]
+    assert (shape.special_tokens, shape.language.rotary_base) == ({"audio": 24}, 1e8)
+    # Its file says what is default; one that leaves all of it out is the same model.
+    sparse = {"model_type": "voxtral", "audio_token_id": 24, "audio_config": {}, "text_config": {}}
+    VoxtralConfig.from_dict(copy.deepcopy(sparse)).save_pretrained(tmp_path / "whole")
+    written = json.loads((tmp_path / "whole" / "config.json").read_text(encoding="utf-8"))
+    assert len(written["text_config"]) > 10
+    assert read(sparse) == read(written) == shape
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        ("audio_token_id", 131072, "audio_token_id = 131072: samples need words below it, .* use 2 to 131071"),
+        ("audio_token_id", None, "audio_token_id = null: use a whole number"),
+        ("projector_hidden_act", "relu", 'projector_hidden_act = "relu": is not built; use "gelu"'),
+        ("vision_config", {}, "vision_config = {}: is not known here"),
+        (
+            "audio_config.model_type",
+            "whisper",
+            'audio_config.model_type = "whisper": is not built; use "voxtral_encoder',
+        ),
+        ("audio_config.activation_function", "relu", 'audio_config.activation_function = "relu": is not built'),
+        ("audio_config.scale_embedding", True, "audio_config.scale_embedding = true: is not built; use false"),
+        ("audio_config.layerdrop", 0.1, "audio_config.layerdrop = 0.1: is not built; use 0"),
+        ("audio_config.activation_dropout", 0.1, "audio_config.activation_dropout = 0.1: is not built; use 0"),
+        ("audio_config.num_key_value_heads", 4, "audio_config.num_key_value_heads = 4: is not built; use 20"),
+        ("audio_config.num_attention_heads", 19, "audio_config.num_attention_heads = 19: does not divide the hidden"),
+        ("audio_config.intermediate_size", 5000, "intermediate_size = 5000: the projector .* use a multiple of 1280"),
+        ("audio_config.max_source_positions", 1501, "max_source_positions = 1501: 4 positions become one token; use a"),
+        ("audio_config.encoder_layers", 4, "audio_config.encoder_layers = 4: is not known here"),
+        ("text_config.sliding_window", 4096, "text_config.sliding_window = 4096: is not built; use null"),
+    ],
+)
+def test_a_voxtral_that_is_not_built_is_refused(place: str, value: Any, expected: str, read: Read) -> None:
+    with pytest.raises(ScenarioError, match=expected):
+        read(changed(place, value, VOXTRAL_3B))
 
 
 @pytest.mark.parametrize(

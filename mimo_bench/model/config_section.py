@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from mimo_bench.errors import ScenarioError
@@ -35,6 +36,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False,),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
+    "sliding_window": (None,),
     "tie_encoder_decoder": (False,),
 }
 """What every table may say, as long as it asks for nothing."""
@@ -94,12 +96,12 @@ class Section:
             self.refuse(key, f"{why}; use {' or '.join(map(_shown, built))}", default)
         return value
 
-    def section(self, key: str) -> Section:
-        """The table under a key."""
+    def section(self, key: str, *, defaults: Mapping[str, Any] = MappingProxyType({})) -> Section:
+        """The table under a key, with `defaults` for what it leaves out."""
         value = self.take(key)
         if not isinstance(value, dict):
             self.refuse(key, "use a table, as save_pretrained of `transformers` writes it")
-        return Section(self._path, value, f"{self._prefix}{key}")
+        return Section(self._path, {**defaults, **value}, f"{self._prefix}{key}")
 
     def finish(self) -> None:
         """Refuse whatever was not asked for and might change the model."""

@@ -1,4 +1,4 @@
-"""A model's shape from the config.json that `transformers` writes: `LlavaConfig` in JSON in, ModelShape out.
+"""A model's shape from the config.json that `transformers` writes: `LlavaConfig` or `VoxtralConfig` in, ModelShape out.
 
 config.json -> [shape] -> trainer. Neither torch nor `transformers` is imported. What a file leaves out has the default
 of `transformers` 5; what it asks for and we do not build is refused with file, key, value and remedy.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.errors import ScenarioError
+from mimo_bench.model.audio_config import read_audio
 from mimo_bench.model.config_section import Section
 from mimo_bench.model.shape import Experts, LanguageShape, LinearRope, Llama3Rope, ModelShape, VisionShape
 
@@ -53,6 +54,19 @@ _LANGUAGE_DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 """Where model types differ; what they share is written where it is read."""
+_VOXTRAL_TEXT: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 131072,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e8,
+    "head_dim": 128,
+}
+"""What a Voxtral's language model has unless its file says otherwise."""
 
 
 def read_model_shape(path: Path) -> ModelShape:
@@ -62,24 +76,46 @@ def read_model_shape(path: Path) -> ModelShape:
         ScenarioError: the file cannot be read, or asks for what is not built.
     """
     top = Section(path, _read(path))
-    top.only("model_type", "llava")
+    shape = _llava(top) if top.only("model_type", "llava", "voxtral") == "llava" else _voxtral(top)
+    top.finish()
+    return shape
+
+
+def _llava(top: Section) -> ModelShape:
     vision, text = top.section("vision_config"), top.section("text_config")
     top.only("projector_hidden_act", "gelu", default="gelu")
     top.only("multimodal_projector_bias", True, default=True)
     top.take("vocab_size", None)  # of old files: the language model's own counts
     tied = top.flag("tie_word_embeddings", default=False)
-    shape = ModelShape(
-        vision=_vision(vision, top),
-        language=_language(text, tied=tied, image_token_id=(image_token := _image_token(top))),
-    )
-    if not 2 <= image_token < shape.language.vocab_size:
-        raise ScenarioError(
-            f"{path}: image_token_index = {image_token}: samples need words below it, and the "
-            f"vocabulary ends at {shape.language.vocab_size}; use 2 to {shape.language.vocab_size - 1}"
-        )
-    for section in (vision, text, top):
+    key = "image_token_id" if "image_token_id" in top else "image_token_index"
+    image_token = top.integer(key, default=32000)
+    language = _language(text, tied=tied, image_token_id=image_token)
+    _check_token(top, key, image_token, vocab_size=language.vocab_size)
+    shape = ModelShape(vision=_vision(vision, top), language=language)
+    for section in (vision, text):
         section.finish()
     return shape
+
+
+def _voxtral(top: Section) -> ModelShape:
+    audio, text = top.section("audio_config"), top.section("text_config", defaults=_VOXTRAL_TEXT)
+    top.only("projector_hidden_act", "gelu", default="gelu")
+    for key in ("hidden_size", "vocab_size"):
+        top.take(key, None)  # the language model's own count
+    tied = top.flag("tie_word_embeddings", default=False)
+    audio_token = top.integer("audio_token_id")
+    language = _language(text, tied=tied, audio_token_id=audio_token)
+    _check_token(top, "audio_token_id", audio_token, vocab_size=language.vocab_size)
+    shape = ModelShape(audio=read_audio(audio), language=language)
+    for section in (audio, text):
+        section.finish()
+    return shape
+
+
+def _check_token(top: Section, key: str, token: int, *, vocab_size: int) -> None:
+    if not 2 <= token < vocab_size:
+        remedy = f"samples need words below it, and the vocabulary ends at {vocab_size}; use 2 to {vocab_size - 1}"
+        top.refuse(key, remedy, token)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -92,11 +128,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ScenarioError(f"{path}: holds no table; use what save_pretrained of `transformers` writes")
     return content
-
-
-def _image_token(top: Section) -> int:
-    key = "image_token_id" if "image_token_id" in top else "image_token_index"
-    return top.integer(key, default=32000)
 
 
 def _vision(section: Section, top: Section) -> VisionShape:
@@ -148,7 +179,9 @@ def _keeps_class_token(top: Section, kind: str) -> bool:
     return False
 
 
-def _language(section: Section, *, tied: bool, image_token_id: int) -> LanguageShape:
+def _language(
+    section: Section, *, tied: bool, image_token_id: int | None = None, audio_token_id: int | None = None
+) -> LanguageShape:
     kind = section.only("model_type", *_LANGUAGE_DEFAULTS)
     defaults = _LANGUAGE_DEFAULTS[kind]
     section.only("hidden_act", "silu", default="silu")
@@ -180,6 +213,7 @@ def _language(section: Section, *, tied: bool, image_token_id: int) -> LanguageS
         # As `transformers` does: either table may ask for it.
         tied_embeddings=section.flag("tie_word_embeddings", default=False) or tied,
         image_token_id=image_token_id,
+        audio_token_id=audio_token_id,
         experts=_experts(section) if kind == "mixtral" else None,
     )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.model import AudioShape, LanguageShape, ModelShape, VisionShape
 from mimo_bench.model.shape import LinearRope, Llama3Rope
 
 
 def config_of(shape: ModelShape) -> dict[str, Any] | None:
     """What `transformers` reads as this model, and what `read_model_shape` reads as this shape.
 
-    Only the layers that are built: the feature layer is the last. None for a model that is no LLaVA.
+    Only the layers that are built: the feature layer is the last. None for a model that is neither LLaVA nor Voxtral.
     """
+    if shape.audio is not None and set(shape.modules) == {"audio", LANGUAGE}:
+        return _voxtral(shape.audio, shape.language)
     if shape.vision is None or set(shape.modules) != {"vision", LANGUAGE}:
         return None
     drops_class_token = shape.vision.has_class_token and not shape.vision.keep_class_token
@@ -27,6 +29,26 @@ def config_of(shape: ModelShape) -> dict[str, Any] | None:
         "tie_word_embeddings": shape.language.tied_embeddings,
         "vision_config": _vision(shape.vision),
         "text_config": _text(shape.language),
+    }
+
+
+def _voxtral(audio: AudioShape, language: LanguageShape) -> dict[str, Any]:
+    return {
+        "architectures": ["VoxtralForConditionalGeneration"],
+        "model_type": "voxtral",
+        "audio_token_id": language.audio_token_id,
+        "projector_hidden_act": "gelu",
+        "tie_word_embeddings": language.tied_embeddings,
+        "audio_config": {
+            "model_type": "voxtral_encoder",
+            "num_mel_bins": audio.num_mels,
+            "max_source_positions": audio.num_positions,
+            "hidden_size": audio.hidden_size,
+            "intermediate_size": audio.ffn_hidden_size,
+            "num_hidden_layers": audio.num_layers,
+            "num_attention_heads": audio.num_attention_heads,
+        },
+        "text_config": _text(language),
     }
 
 

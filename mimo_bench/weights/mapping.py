@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mimo_bench.errors import WeightsError
-from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.model import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
 from mimo_bench.weights.spelling import EMBEDDING, Component, Spelling
 
 
@@ -49,18 +49,23 @@ def parameters(shape: ModelShape) -> list[Parameter]:
     """Every parameter of a model of this shape, in the order of its modules and layers.
 
     Raises:
-        WeightsError: a module is not one of a LLaVA.
+        WeightsError: `transformers` has no model of these modules.
     """
+    # A LLaVA sees, a Voxtral hears.
+    if set(shape.encoders) not in ({"vision"}, {"audio"}):
+        others = sorted(set(shape.encoders) - {"vision"})
+        raise WeightsError(f"module {others[0]!r} has no place in a checkpoint of a LLaVA; leave it out")
     rows: list[Parameter] = []
     for module, inner in shape.modules.items():
         match inner:
             case VisionShape():
                 rows += _vision(module, inner)
-                rows += _projector(module, inner.hidden_size, shape.language.hidden_size)
+                rows += _projector(module, inner, shape.language.hidden_size)
+            case AudioShape():
+                rows += _audio(module, inner)
+                rows += _projector(module, inner, shape.language.hidden_size)
             case LanguageShape():
                 rows += _language(module, inner)
-            case _:
-                raise WeightsError(f"module {module!r} has no place in a checkpoint of a LLaVA; leave it out")
     return rows
 
 
@@ -93,9 +98,47 @@ def _vision(module: str, shape: VisionShape) -> Iterator[Parameter]:
         )
 
 
-def _projector(module: str, width: int, language_width: int) -> Iterator[Parameter]:
-    for ours, theirs, into in (("linear_fc1", "linear_1", width), ("linear_fc2", "linear_2", language_width)):
-        for kind, dims in (("weight", (language_width, into)), ("bias", (language_width,))):
+def _audio(module: str, shape: AudioShape) -> Iterator[Parameter]:
+    width, ours = shape.hidden_size, f"{module}.encoder"
+
+    def row(name: str, *theirs: str, dims: tuple[int, ...], groups: int = 1) -> Parameter:
+        parts = tuple(Part(component="audio_tower", name=part, shape=dims) for part in theirs)
+        whole = (dims[0] * len(parts), *dims[1:])
+        return Parameter(module=module, name=f"{ours}.{name}", shape=whole, parts=parts, groups=groups)
+
+    for name, into in (("conv1", shape.num_mels), ("conv2", width)):
+        yield row(f"{name}.weight", f"{name}.weight", dims=(width, into, 3))
+        yield row(f"{name}.bias", f"{name}.bias", dims=(width,))
+    yield row("embed_positions", "embed_positions.weight", dims=(shape.num_positions, width))
+    for index in range(shape.num_layers):
+        layer, attention = f"decoder.layers.{index}", f"layers.{index}.self_attn"
+        yield from _layer(
+            f"{ours}.{layer}",
+            module=module,
+            component="audio_tower",
+            theirs=f"layers.{index}",
+            names=_WHISPER_NAMES,
+            width=width,
+            heads=(shape.num_attention_heads,) * 2 + (width // shape.num_attention_heads,),
+            ffn=(shape.ffn_hidden_size,),
+            biased=frozenset(_WHISPER_NAMES) - {"self_attention.linear_qkv"},
+        )
+        # Keys have none: query and value, head by head.
+        yield row(
+            f"{layer}.self_attention.linear_qkv.query_value_bias",
+            f"{attention}.q_proj.bias",
+            f"{attention}.v_proj.bias",
+            dims=(width,),
+            groups=shape.num_attention_heads,
+        )
+    for kind in ("weight", "bias"):
+        yield row(f"decoder.final_layernorm.{kind}", f"layer_norm.{kind}", dims=(width,))
+
+
+def _projector(module: str, encoder: EncoderShape, width: int) -> Iterator[Parameter]:
+    for ours, theirs, into in (("linear_fc1", "linear_1", encoder.output_size), ("linear_fc2", "linear_2", width)):
+        kinds = (("weight", (width, into)), ("bias", (width,)))
+        for kind, dims in kinds if encoder.projector_bias else kinds[:1]:
             part = Part(component="projector", name=f"{theirs}.{kind}", shape=dims)
             yield Parameter(module=module, name=f"{module}.projector.{ours}.{kind}", shape=dims, parts=(part,))
 
@@ -135,6 +178,14 @@ _VIT_NAMES = {
     "pre_mlp_layernorm": ("layer_norm2",),
     "mlp.linear_fc1": ("mlp.fc1",),
     "mlp.linear_fc2": ("mlp.fc2",),
+}
+_WHISPER_NAMES = {
+    "input_layernorm": ("self_attn_layer_norm",),
+    "self_attention.linear_qkv": _QKV,
+    "self_attention.linear_proj": ("self_attn.out_proj",),
+    "pre_mlp_layernorm": ("final_layer_norm",),
+    "mlp.linear_fc1": ("fc1",),
+    "mlp.linear_fc2": ("fc2",),
 }
 _LLAMA_ATTENTION = {
     "input_layernorm": ("input_layernorm",),

@@ -9,12 +9,13 @@ from typing import Literal
 from mimo_bench.errors import WeightsError
 from mimo_bench.model import ModelShape
 
-Component = Literal["vision_tower", "projector", "language_model", "lm_head"]
+Component = Literal["vision_tower", "audio_tower", "projector", "language_model", "lm_head"]
 
 PREFIXES: dict[Component, tuple[str, ...]] = {
     "vision_tower": (
         "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.", "model.vision_tower.vision_model.",
     ),
+    "audio_tower": ("audio_tower.", "model.audio_tower."),
     "projector": ("multi_modal_projector.", "model.multi_modal_projector."),
     "language_model": ("language_model.model.", "model.language_model."),
     "lm_head": ("language_model.lm_head.", "lm_head."),
@@ -40,7 +41,7 @@ def is_known_beyond(name: str, *, shape: ModelShape, spelling: Spelling) -> bool
         if name.startswith(prefix := spelling[component]):
             inner = name.removeprefix(prefix)
             if component == "vision_tower" and (match := _VISION_LAYER.fullmatch(inner)):
-                return shape.vision is None or int(match[1]) >= shape.vision.num_layers
+                return shape.vision is not None and int(match[1]) >= shape.vision.num_layers
             return _NOT_BUILT.fullmatch(inner) is not None
     return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mimo_bench.trainer.checkpoint.files import CheckpointManifest, saved_in, wr
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.weights.directory import read_manifest
 from tests import oracle
-from tests.checkpoints import save_random
+from tests.checkpoints import CONFIGS, load, save_random
 
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
@@ -119,6 +120,63 @@ def test_a_checkpoint_is_imported_trained_apart_and_exported_and_transformers_ge
     aside = set(load_file(ours / "aside.safetensors"))
     assert len(aside) == 16 + 2  # one layer behind the feature layer, and the last norm
     assert unchanged == aside
+
+
+SPOKEN = """
+question = "Does a Voxtral go through?"
+model = "ours/config.json"
+weights = "ours"
+global_batch_size = 4
+global_micro_batch_size = 2
+seq_length = 32
+baseline = "one"
+
+[[layout]]
+name = "one"
+audio = {}
+language = {}
+
+[[layout]]
+name = "apart"
+audio = { dp = 2 }
+language = { tp = 2, rank_offset = 2 }
+"""
+
+
+def spoken_loss(scenario: Scenario, checkpoint: Path) -> float:
+    """What `transformers` gets on the first global batch of clips from the weights that it loads itself."""
+    dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
+    ids = range(scenario.global_batch_size)
+    texts = [dataset.text("train", k) for k in ids]
+    labels = [text.tokens.where(text.is_answer, oracle.NOT_SCORED) for text in texts]
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    model = load(checkpoint).double()
+    output = model(
+        input_ids=pad([text.tokens for text in texts]),
+        input_features=torch.cat([dataset.encoder_inputs("audio", "train", k) for k in ids]).double(),
+        labels=pad(labels, padding_value=oracle.NOT_SCORED),
+    )
+    loss: float = output.loss.item()
+    return loss
+
+
+def test_a_voxtral_is_imported_trained_apart_and_exported_and_transformers_gets_the_next_loss(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    save_random(CONFIGS / "voxtral.json", tmp_path / "theirs", scale=0.1)
+    (tmp_path / "case.toml").write_text(SPOKEN, encoding="utf-8")
+    assert cli.main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
+    arguments = ["--layout", "apart", "--steps", "3", "--device", "cpu", "--save", str(tmp_path / "trained")]
+    assert cli.main(["train", str(tmp_path / "case.toml"), *arguments, "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["export", str(tmp_path / "trained"), str(tmp_path / "exported")]) == 0
+    scenario = load_scenario(tmp_path / "case.toml")
+    seen = losses(tmp_path / "out" / "train.jsonl")
+    assert seen[0] == pytest.approx(spoken_loss(scenario, tmp_path / "theirs"), rel=1e-6)
+    trained = options(scenario, "one", tmp_path / "next", start=tmp_path / "trained")
+    run_training(trained, launcher=launcher, on_step=lambda _: None)
+    (following,) = losses(tmp_path / "next" / "train.jsonl")
+    assert following == pytest.approx(spoken_loss(scenario, tmp_path / "exported"), rel=1e-6)
+    assert following < seen[0] - 0.01
 
 
 def test_what_overlap_leaves_to_the_next_forward_is_gathered_before_it_is_written(
