@@ -95,6 +95,11 @@ def test_a_call_whose_peers_are_silent_is_not_split() -> None:
     assert transfers([message(0, 1, 1.0, own=0)], [], rank=0) == [None]
 
 
+def test_a_call_that_nobody_timed_on_one_rank_is_unknown_and_one_without_any_kernel_took_no_time() -> None:
+    assert transfers([call("all_reduce", (0, 5))], [call("all_reduce")], rank=0) == [None]
+    assert transfers([call("all_reduce")], [call("all_reduce")], rank=0) == [0.0]
+
+
 def test_the_transfer_is_the_last_part_of_a_call() -> None:
     # Blocked for 1 s in the call and for 4 s in the wait for it.
     assert transfer_spans(call("all_reduce", (0, 1), (5, 9)), 4.5) == [(0.5, 1), (5, 9)]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from mimo_bench.errors import RecordError
 from mimo_bench.meters.account import summarise
 from mimo_bench.meters.calls import Signature, transfer_seconds
-from mimo_bench.meters.recorder import calls_of
+from mimo_bench.meters.recorder import calls_of, entries_behind
 
 
 def entry(
@@ -112,6 +113,17 @@ def test_a_collective_without_a_duration_still_counts(unknown: dict[str, Any]) -
         entry("all_reduce", sizes=[[1]], dtypes=["Float"], milliseconds=500),
     )
     assert found == {("language.tp", "all_reduce"): (2.0, 8.0, 0.5)}
+
+
+def test_calls_that_the_recorder_forgot_are_missed_and_not_taken_for_none() -> None:
+    kept = [{"record_id": number} for number in (7, 8, 9)]
+    assert entries_behind(kept, 6) == kept
+    assert entries_behind(kept, 8) == kept[2:]
+    assert entries_behind(kept, 9) == []
+    with pytest.raises(
+        RecordError, match="holds 3 calls and forgot the first 4 of this window; take fewer timed steps"
+    ):
+        entries_behind(kept, 2)
 
 
 def test_a_collective_without_tensors_is_a_call_of_no_bytes() -> None:

@@ -84,7 +84,8 @@ def transfer_seconds(by_rank: Sequence[Sequence[Signature]], rank: int) -> list[
         rank: whose calls to split.
 
     A collective is known again on other ranks by its group and its number within the group: all ranks of a group call
-    in the same order, or they would hang. A message is known by its two ends and its number between them.
+    in the same order, or they would hang. A message is known by its two ends and its number between them. Where some
+    ranks of a group have no duration of a call and others do, it is unknown, not instantaneous.
     """
     shortest: dict[tuple[object, ...], list[float]] = {}
     for calls in by_rank:
@@ -95,7 +96,7 @@ def transfer_seconds(by_rank: Sequence[Sequence[Signature]], rank: int) -> list[
     for call, keys in _numbered(by_rank[rank]):
         num_sides = 2 if call.messages else len(call.ranks)
         sides = [shortest[key] for key in keys]
-        is_known = bool(sides) and all(len(side) == num_sides for side in sides)
+        is_known = bool(sides) and all(len(side) == num_sides and (all(side) or not any(side)) for side in sides)
         # A batch ends with its last message.
         found.append(max(min(side) for side in sides) if is_known else None)
     return found

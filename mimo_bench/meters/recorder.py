@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import _dump_nccl_trace_json  # type: ignore[attr-defined]  # not in the stubs
 
+from mimo_bench.errors import RecordError
 from mimo_bench.meters.calls import BATCH, Call, Part
 
 _SETTLE_SECONDS = 5.0
@@ -44,17 +45,36 @@ def last_record_id() -> int:
 
 
 def read_calls(after: int) -> list[Call]:
-    """This rank's calls behind the entry `after`. Waits for the device to finish them."""
+    """This rank's calls behind the entry `after`. Waits for the device to finish them.
+
+    Raises:
+        RecordError: the recorder no longer has all of them.
+    """
     torch.cuda.synchronize()
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         dump = _dump()
-        entries = [entry for entry in dump.get("entries", []) if entry["record_id"] > after]
+        entries = entries_behind(dump.get("entries", []), after)
         # The recorder's own thread fills durations in; messages of a batch never get one.
         waiting = [entry for entry in entries if entry["state"] == "scheduled" and not entry.get("is_p2p")]
         if not waiting or time.monotonic() > deadline:
             return calls_of(entries, groups=dump.get("pg_config") or {})
         time.sleep(0.2)
+
+
+def entries_behind(entries: Sequence[Mapping[str, Any]], after: int) -> list[Mapping[str, Any]]:
+    """The entries behind `after`, all of them: the recorder is a ring, and forgets its oldest entries first.
+
+    Raises:
+        RecordError: the first of them is gone.
+    """
+    found = [entry for entry in entries if entry["record_id"] > after]
+    if found and (first := min(entry["record_id"] for entry in found)) > after + 1:
+        raise RecordError(
+            f"the flight recorder holds {len(entries)} calls and forgot the first {first - after - 1} of this window; "
+            f"take fewer timed steps"
+        )
+    return found
 
 
 def calls_of(entries: Sequence[Mapping[str, Any]], *, groups: Mapping[str, Any]) -> list[Call]:
