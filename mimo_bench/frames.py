@@ -115,7 +115,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "role": "group, such as language.tp or bridge.vision->language",
         "collective": "what the group did",
         "group_size": "ranks of the group",
-        "spans_hosts": "whether the group has ranks on more than one host",
+        "spans_hosts": "whether data goes between hosts",
         "calls_per_step": "over all ranks",
         "bytes_per_step": "over all ranks",
         "seconds_per_step": "on the rank that spends most in it",

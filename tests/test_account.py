@@ -175,3 +175,27 @@ def test_groups_within_a_host_and_across_are_kept_apart() -> None:
     rows = summarise(calls, [1.0, 1.0], num_steps=1, ranks_per_host=2)
     assert [row.spans_hosts for row in rows] == [False, True]
     assert total([(0, 1), (2, 4)]) == 3
+
+
+def test_a_message_between_ranks_of_one_host_does_not_span_hosts_because_its_group_does() -> None:
+    # Ranks 0 and 1 on one host, 2 on another, all in one group.
+    calls = [message(0, 1, 1.0, own=0), message(0, 2, 1.0, own=0)]
+    rows = summarise(calls, [1.0, 1.0], num_steps=1, ranks_per_host=2)
+    assert [(row.spans_hosts, row.calls_per_step, row.bytes_per_step) for row in rows] == [(False, 1, 8), (True, 1, 8)]
+
+
+def test_a_batch_of_messages_spans_hosts_if_one_of_them_does() -> None:
+    batch = Call(
+        role="bridge.vision->language",
+        collective=BATCH,
+        ranks=(0, 1, 2),
+        parts=(Part(collective="send", num_bytes=8), Part(collective="send", num_bytes=4)),
+        spans=((0.0, 6.0),),
+        messages=((0, 1), (0, 2)),
+    )
+    rows = summarise([batch], [5.0], num_steps=1, ranks_per_host=2)
+    assert [(row.collective, row.spans_hosts, row.bytes_per_step, row.seconds_per_step) for row in rows] == [
+        (BATCH, True, 0, 6.0),
+        ("send", False, 8, 0.0),
+        ("send", True, 4, 0.0),
+    ]

@@ -75,7 +75,7 @@ def summarise(
     ranks_per_host: int | None = None,
     compute: Mapping[str | None, Sequence[Interval]] | None = None,
 ) -> tuple[RankCommunication, ...]:
-    """One rank's calls as totals per step, by group role, collective and whether the group spans hosts.
+    """One rank's calls as totals per step, by group role, collective and whether data goes between hosts.
 
     Messages that were launched together appear as themselves, with calls and bytes, and once as a batch, with time.
 
@@ -83,7 +83,7 @@ def summarise(
         calls: of this rank.
         transfers: seconds of transfer of each; None where nothing was compared with the other ranks.
         num_steps: over how many steps.
-        ranks_per_host: tells groups that span hosts from those that do not; None for one host.
+        ranks_per_host: tells what goes between hosts from what does not; None for one host.
         compute: when something was computed; None where that was not observed.
     """
     rows: dict[tuple[str, str, bool], _Row] = defaultdict(_Row)
@@ -91,12 +91,14 @@ def summarise(
     for index, call in enumerate(calls):
         if len(call.ranks) == 1:
             continue  # a group of one talks to nobody
-        across = len({rank // ranks_per_host for rank in call.ranks}) > 1 if ranks_per_host else False
-        for part in call.parts:
-            row = rows[call.role, part.collective, across]
+        # A message goes between its two ends, wherever the rest of its group is.
+        ends = call.messages if len(call.messages) == len(call.parts) else (call.ranks,) * len(call.parts)
+        for part, ranks in zip(call.parts, ends, strict=True):
+            row = rows[call.role, part.collective, _span_hosts(ranks, ranks_per_host)]
             row.num_calls += 1
             row.num_bytes += part.num_bytes
             row.group_size = len(call.ranks)
+        across = any(_span_hosts(ranks, ranks_per_host) for ranks in call.messages or (call.ranks,))
         row = rows[call.role, call.collective, across]
         row.num_calls += call.collective == BATCH
         row.group_size = len(call.ranks)
@@ -146,6 +148,10 @@ class _Row:
             exposed_seconds=None if self.exposed is None or not is_timed else self.exposed / num_steps,
             bus_bytes_per_second=self.bus_bytes / transfer if transfer and self.bus_bytes else None,
         )
+
+
+def _span_hosts(ranks: Sequence[int], ranks_per_host: int | None) -> bool:
+    return ranks_per_host is not None and len({rank // ranks_per_host for rank in ranks}) > 1
 
 
 def _all(spans: Mapping[str | None, Sequence[Interval]]) -> Intervals:

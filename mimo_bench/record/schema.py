@@ -244,7 +244,7 @@ class Communication(_Entry):
     group_size: Count = 0
     """Ranks of the group."""
     spans_hosts: bool = False
-    """Whether the group has ranks on more than one host."""
+    """Whether data goes between hosts: a message by its two ends, a collective if its group is on more than one."""
     calls_per_step: Finite
     """Over all ranks: a collective of a group of four counts four times."""
     bytes_per_step: Finite
