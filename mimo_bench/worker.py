@@ -81,14 +81,15 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     phases = Phases()
     # Through JSON, whose lists may fill a tuple even where types are strict.
     asked = WorkerArguments.model_validate_json(json.dumps(arguments))
-    device = join(asked.device_kind)
     if asked.mode == "parity":
         be_deterministic()
+    device = join(asked.device_kind)
     phases.end("join")
     dataset, skipped = open_dataset(asked.scenario)
     for line in in_words(skipped):
         print(line)
-    trainer = build(asked, dataset, device)
+    with snapshot_if_out_of_memory(None, asked.directory):
+        trainer = build(asked, dataset, device)
     phases.end("build")
     beat()
     run = run_trace if asked.is_traced else _RUNS[asked.mode]

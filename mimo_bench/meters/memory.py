@@ -132,25 +132,32 @@ def _parts_of_rank(held: Mapping[str, Held], watch: MemoryWatch) -> MemoryParts:
 
 
 @contextmanager
-def snapshot_if_out_of_memory(trainer: Trainer, directory: Path) -> Iterator[None]:
+def snapshot_if_out_of_memory(trainer: Trainer | None, directory: Path) -> Iterator[None]:
     """Where the device runs out of memory, leave what held it before the failure goes its way.
 
     `rank<k>.memory.json` has the bytes of each module, `rank<k>.memory.pickle` every block of the allocator for torch's
     memory viewer.
+
+    Args:
+        trainer: None while it is being built, when no module is known yet.
+        directory: takes both files.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         rank = torch.distributed.get_rank()
         with suppress(Exception):  # the failure to be told is the one of memory
-            (directory / f"rank{rank}.memory.json").write_text(json.dumps(_held_now(trainer), indent=2))
-            torch.cuda.memory._dump_snapshot(str(directory / f"rank{rank}.memory.pickle"))
+            held, blocks = (directory / f"rank{rank}.memory.{suffix}" for suffix in ("json", "pickle"))
+            held.write_text(json.dumps(_held_now(trainer), indent=2))
+            torch.cuda.memory._dump_snapshot(str(blocks))
+            print(f"out of memory: {held.name} says what was held, {blocks.name} opens in torch's memory viewer")
         raise
 
 
-def _held_now(trainer: Trainer) -> dict[str, Any]:
+def _held_now(trainer: Trainer | None) -> dict[str, Any]:
+    modules = {} if trainer is None else held_by_module(trainer)
     return {
-        "modules": {name: asdict(held) for name, held in held_by_module(trainer).items()},
+        "modules": {name: asdict(held) for name, held in modules.items()},
         "allocated_bytes": torch.cuda.memory_allocated(),
         "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
         "reserved_bytes": torch.cuda.memory_reserved(),

@@ -1,16 +1,24 @@
-"""For the test of memory's parts: ranks train on batches that differ in images, and count what autograd keeps."""
+"""For the tests of memory: ranks that count what autograd keeps of batches that differ in images, or run out of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 
+from mimo_bench import worker
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.memory_watch import Allocator, PeakStep, watch_peak
 from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.rank_log import RankLog
+from mimo_bench.trainer.device import RankDevice, join
+from mimo_bench.trainer.trainer import Trainer
 from tests.distributed.trainer_entries import build, leave
 
 
@@ -59,3 +67,29 @@ def watch_memory(arguments: Mapping[str, Any], *, rank: int, world_size: int) ->
         "during": watch.busiest.during,
     }
     leave(arguments, rank, found | {"unmeasured": unmeasured.reasons})
+
+
+def run_out_while_building(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Be a worker whose device has no room for the trainer; leave whether it was deterministic before it had one."""
+    place = Path(arguments["directory"])
+
+    def note_and_join(kind: Literal["cpu", "cuda"]) -> RankDevice:
+        (place / f"deterministic{rank}.json").write_text(json.dumps(torch.are_deterministic_algorithms_enabled()))
+        return join(kind)
+
+    def run_out(*_: Any) -> Trainer:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with ExitStack() as undo:
+        for target, name, value in (
+            (worker, "join", note_and_join),
+            (worker, "build", run_out),
+            *((torch.cuda, name, lambda: 7) for name in _COUNTERS),
+            (torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=10)),
+            (torch.cuda.memory, "_dump_snapshot", lambda path: Path(path).write_bytes(b"blocks")),
+        ):
+            undo.enter_context(patch.object(target, name, value))
+        worker.main(arguments, rank=rank, world_size=world_size)
+
+
+_COUNTERS = ("memory_allocated", "max_memory_allocated", "memory_reserved")

@@ -1,10 +1,13 @@
-"""The parts of memory belong to the step that held the peak, whichever of the window's steps that was."""
+"""The parts of memory belong to the step that held the peak, and whoever runs out of it says what held it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pytest
+
+from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
 from tests.distributed.trainer_job import run_entry, scenario
 
@@ -28,3 +31,24 @@ def test_the_watched_step_is_the_one_that_held_the_peak_of_a_window_of_uneven_im
     for found in (encoder, language):
         assert found["unmeasured"] == {}
         assert found["watched"] == found["peak"] > 0
+
+
+def test_a_trainer_that_does_not_fit_leaves_what_was_held_and_a_snapshot(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimo_bench.attempt.WORKER", "tests.distributed.memory_entries:run_out_while_building")
+    attempts = Attempts(launcher, scenario=SCENARIO, directory=tmp_path, device_kind="cpu", hang_seconds=60)
+    attempt = attempts.run("colocated", "parity", fault=None)
+    place = tmp_path / "layouts" / "colocated" / "parity"
+    assert attempt.outcome.ended == "oom"
+    assert json.loads((place / "rank0.memory.json").read_text()) == {
+        "modules": {},
+        "allocated_bytes": 7,
+        "peak_allocated_bytes": 7,
+        "reserved_bytes": 7,
+        "device_bytes": 10,
+    }
+    assert (place / "rank0.memory.pickle").read_bytes() == b"blocks"
+    assert "out of memory: rank0.memory.json says what was held" in (place / "rank0.log").read_text()
+    # Before its first call to a device, as libraries look at the setting only once.
+    assert json.loads((place / "deterministic0.json").read_text()) is True
