@@ -21,6 +21,7 @@ def glimpse(point: str, direction: str, item: str, *, scale: float = 1.0, like: 
         item=item,
         norm=scale * 2.0,
         sketch=sketch,
+        sums=sketch[:2],
     )
 
 
@@ -79,6 +80,21 @@ def test_items_that_changed_places_are_told_as_permuted() -> None:
     )
 
 
+def test_rows_that_went_to_other_items_are_told_where_all_items_together_have_all_of_them() -> None:
+    def taken(item: str, norm: float, *sums: float) -> Glimpse:
+        odd = (9.0 * norm, 1.0, 0.0, 0.0)
+        known = glimpse("vision.output", "forward", item)
+        return known.model_copy(update={"micro_batch": 0, "norm": norm, "sketch": odd, "sums": sums})
+
+    # Of the baseline's two, norms are 2 and 2, sums (1, -1) and (2, 1).
+    dealt = trace(taken("0", 1.0, 0.0, 0.5), taken("1", 7.0**0.5, 3.0, -0.5))
+    assert first_difference(dealt, BASELINE).endswith(
+        "item 0, while its micro-batch holds the baseline's rows all in all: rows are dealt to other items"
+    )
+    for other in (taken("1", 7.0**0.5, 3.0, 0.0), taken("1", 2.0, 3.0, -0.5)):
+        assert "dealt" not in first_difference(trace(taken("0", 1.0, 0.0, 0.5), other), BASELINE)
+
+
 def test_a_layer_that_never_ran_is_named() -> None:
     assert first_difference(trace(without="vision.layer 0"), BASELINE) == (
         "first activation that differs: the output of layer 0 of vision in micro-batch 0, item 0 never came to be"
@@ -95,6 +111,7 @@ def test_parts_of_a_sequence_add_up_and_copies_do_not() -> None:
     part = glimpse("language.loss", "forward", "0")
     (whole,) = add_parts([[(part, True)], [(part, True)]]).glimpses
     assert whole.sketch == (2.0, -2.0, 2.0, 2.0)
+    assert whole.sums == (2.0, -2.0)
     assert whole.norm == pytest.approx(2.0 * 2.0**0.5)
     (copy,) = add_parts([[(part, False)], [(part, False)]]).glimpses
     assert copy == part

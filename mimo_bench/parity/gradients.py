@@ -92,9 +92,11 @@ def _explain_module(
     judged = [one for one in telling(gradients) if one.module == module]
     missing = [one for one in judged if one.norm == 0.0]
     if missing:
-        count = "every gradient" if len(missing) == len(judged) else f"{len(missing)} of {len(judged)} gradients"
-        where = place.concentrated(missing, gradients) if len(missing) < len(judged) else ""
-        return f"{count} of {module} is zero, first {missing[0].parameter}{where}"
+        if len(missing) == len(judged):
+            return f"every gradient of {module} is zero, first {missing[0].parameter}"
+        where = place.concentrated(missing, gradients)
+        count = f"{len(missing)} of {len(judged)} gradients of {module}"
+        return f"{count} {'is' if len(missing) == 1 else 'are'} zero, first {missing[0].parameter}{where}"
     if (scale := _uniform_scale(judged)) is not None:
         return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{place.as_ratio(scale, module)}"
     worst = max(ours, key=lambda one: errors[one.parameter] or math.inf)

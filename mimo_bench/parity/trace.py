@@ -40,6 +40,8 @@ class Glimpse(BaseModel):
     norm: float
     sketch: tuple[float, ...]
     """Random projections, each with the tensor's norm as its root mean square."""
+    sums: tuple[float, ...]
+    """Random projections of the sum of its rows, which items together keep wherever their rows went."""
 
     @property
     def module(self) -> str:
@@ -69,8 +71,12 @@ def add_parts(ranks: Iterable[Sequence[tuple[Glimpse, bool]]]) -> TraceRecord:
         if known is None:
             whole[key] = glimpse
         elif is_part:
-            sketch = tuple(a + b for a, b in zip(known.sketch, glimpse.sketch, strict=True))
-            whole[key] = known.model_copy(update={"sketch": sketch, "norm": math.hypot(known.norm, glimpse.norm)})
+            added = {
+                "sketch": _add(known.sketch, glimpse.sketch),
+                "sums": _add(known.sums, glimpse.sums),
+                "norm": math.hypot(known.norm, glimpse.norm),
+            }
+            whole[key] = known.model_copy(update=added)
     return TraceRecord(glimpses=tuple(whole.values()))
 
 
@@ -78,27 +84,32 @@ def first_difference(found: TraceRecord, baseline: TraceRecord) -> str:
     """Where a layout first leaves the baseline: module, layer, micro-batch and item; or that nothing does."""
     expected = {_key(glimpse): glimpse for glimpse in baseline.glimpses}
     scale = _largest_norms(baseline)
-    seen = {_key(glimpse) for glimpse in found.glimpses}
+    seen = {_key(glimpse): glimpse for glimpse in found.glimpses}
     for glimpse in sorted(baseline.glimpses, key=_order):
-        if _key(glimpse) not in seen:
+        if (mine := seen.get(_key(glimpse))) is None:
             return f"{_said(glimpse)} never came to be"
-        mine = next(one for one in found.glimpses if _key(one) == _key(glimpse))
         off = _distance(mine, glimpse) / (scale[glimpse.point, glimpse.direction] or 1.0)
         if not off <= SAME:
-            return f"{_said(mine)}, {_how(mine, glimpse, expected, off)}"
+            together = [one for one in found.glimpses if _place(one) == _place(mine)]
+            return f"{_said(mine)}, {_how(mine, together, expected, off)}"
     return (
         "every activation of the first step and every gradient that reaches one is the baseline's, so it goes wrong "
         "behind the backward pass: where gradients are reduced, normalised or applied"
     )
 
 
-def _how(mine: Glimpse, theirs: Glimpse, expected: Mapping[tuple[str, str, str], Glimpse], off: float) -> str:
-    """In which way two glimpses of the same item differ."""
+def _how(
+    mine: Glimpse, together: Sequence[Glimpse], expected: Mapping[tuple[str, str, str], Glimpse], off: float
+) -> str:
+    """In which way an item, of those that were `together` in a micro-batch, differs from what the baseline has."""
+    theirs = expected[_key(mine)]
     for key, other in expected.items():
         if key[:2] == _key(mine)[:2] and other.item != mine.item and _distance(mine, other) <= SAME * other.norm:
             return f"which holds what the baseline has for item {other.item}: items are permuted"
     if not math.isfinite(mine.norm):
         return "which is not finite"
+    if _is_dealt(together, [expected[_key(one)] for one in together if _key(one) in expected]):
+        return "while its micro-batch holds the baseline's rows all in all: rows are dealt to other items"
     if mine.norm == 0.0:
         return "which is zero"
     square = sum(one * one for one in theirs.sketch)
@@ -107,6 +118,20 @@ def _how(mine: Glimpse, theirs: Glimpse, expected: Mapping[tuple[str, str, str],
     if rest <= SAME * mine.norm:
         return f"which is {scale:.4g} x the baseline's"
     return f"off by {off:.2g} of its norm"
+
+
+def _is_dealt(mine: Sequence[Glimpse], theirs: Sequence[Glimpse]) -> bool:
+    """Whether items have the same rows all together that the baseline's have."""
+    if not len(mine) == len(theirs) > 1:
+        return False
+    norms = [math.hypot(*(one.norm for one in some)) for some in (mine, theirs)]
+    sums = [[math.fsum(column) for column in zip(*(one.sums for one in some), strict=True)] for some in (mine, theirs)]
+    off = max(abs(norms[0] - norms[1]), math.dist(*sums) / math.sqrt(len(sums[0])))
+    return off <= SAME * norms[1]
+
+
+def _add(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 def _said(glimpse: Glimpse) -> str:
@@ -132,6 +157,10 @@ def _order(glimpse: Glimpse) -> tuple[int, int, int, int, tuple[int, ...]]:
 def _key(glimpse: Glimpse) -> tuple[str, str, str]:
     # Not the micro-batch: a layout may cut the same samples into other ones.
     return glimpse.point, glimpse.direction, glimpse.item
+
+
+def _place(glimpse: Glimpse) -> tuple[str, str, int]:
+    return glimpse.point, glimpse.direction, glimpse.micro_batch
 
 
 def _largest_norms(trace: TraceRecord) -> dict[tuple[str, str], float]:

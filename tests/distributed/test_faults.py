@@ -61,7 +61,7 @@ CAUGHT = [
     (
         "gradient-of-one-slice-lost",
         "sequence-parallel",
-        "of the gradients of language differ, most language.",
+        "linear_proj.weight by 1 of its norm, all in the slice of tensor-parallel rank 1",
     ),
     (
         "gradient-of-one-stage-doubled",
@@ -100,7 +100,7 @@ CAUGHT = [
         "before the first step: step 0, micro-batch 0: vision.inputs reads samples 4",
     ),
     ("encoder-reads-other-pixels", "fan-out", "first sample 0 of step 0 (vision.inputs)"),
-    ("encoder-stages-skipped", "encoder-stages", "gradients of vision is zero, first vision.encoder.vit"),
+    ("encoder-stages-skipped", "encoder-stages", "gradients of vision are zero, first vision.encoder.vit"),
     ("image-patches-dealt-to-other-samples", "fan-in", "of the gradients of vision differ"),
     (
         "layer-norm-gradients-not-reduced",
@@ -121,6 +121,9 @@ PLACES = {
     ),
     ("bridge-gradient-doubled", "equal"): (
         "first gradient that differs: the gradient at the output of vision in micro-batch 0, item 0.0, which is 2"
+    ),
+    ("image-patches-dealt-to-other-samples", "fan-in"): (
+        "the output of vision in micro-batch 0, item 0.0, while its micro-batch holds the baseline's rows all in all"
     ),
     ("micro-batches-averaged", "sequence-parallel"): "so it goes wrong behind the backward pass",
 }

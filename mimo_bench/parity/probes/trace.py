@@ -9,7 +9,7 @@ sequence add theirs up. So a trace takes kilobytes where activations take gigaby
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -114,8 +114,7 @@ class Trace:
         tensor = shaped(tensor, len(items))
         is_part = module == LANGUAGE and depth != _LAST and self._trainer.config.settings.sequence_parallel
         first = tensor.shape[0] * self._trainer.topology.groups[module].tp.rank() if is_part else 0
-        sketches, norms = sketch(tensor, first=first)
-        for item, numbers, norm in zip(items, sketches, norms, strict=False):
+        for item, (numbers, sums, norm) in zip(items, sketch(tensor, first=first), strict=False):
             glimpse = Glimpse(
                 point=point,
                 depth=depth,
@@ -124,6 +123,7 @@ class Trace:
                 item=item,
                 norm=norm,
                 sketch=tuple(numbers),
+                sums=tuple(sums),
             )
             # A layer's input is hooked twice where the layer is computed twice.
             self._glimpses.setdefault((point, direction, micro_batch, item), (glimpse, is_part))
@@ -152,22 +152,24 @@ def _rows_of_items(rows: torch.Tensor, num_items: int) -> torch.Tensor:
     return rows.reshape(num_items, -1, rows.shape[-1]).transpose(0, 1)
 
 
-def sketch(tensor: torch.Tensor, *, first: int = 0) -> tuple[list[list[float]], list[float]]:
-    """Random projections and norm of every item.
+def sketch(tensor: torch.Tensor, *, first: int = 0) -> Iterable[tuple[list[float], list[float], float]]:
+    """Random projections of every item and of the sum of its rows, and its norm.
 
     Args:
         tensor: [s, items, h].
         first: where in the whole sequence its first position stands.
 
     Returns:
-        `NUM_PROJECTIONS` numbers for each item, each with the item's norm as its root mean square; and the norms.
+        For each item `NUM_PROJECTIONS` numbers with its norm as their root mean square, as many with the norm of the
+        sum of its rows, and the norm.
     """
     length, _, width = tensor.shape
     rows = _signs("rows", torch.arange(first, first + length, device=tensor.device))
     columns = _signs("columns", torch.arange(width, device=tensor.device))
     items = tensor.double().transpose(0, 1)
-    projected = ((items @ columns) * rows).sum(dim=1)
-    return projected.tolist(), items.flatten(1).norm(dim=1).tolist()
+    projected = items @ columns
+    whole, sums, norms = (projected * rows).sum(dim=1), projected.sum(dim=1), items.flatten(1).norm(dim=1)
+    return zip(whole.tolist(), sums.tolist(), norms.tolist(), strict=True)
 
 
 def _signs(what: str, positions: torch.Tensor) -> torch.Tensor:
