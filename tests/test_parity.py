@@ -89,6 +89,19 @@ def test_rounding_passes_and_is_recorded_at_its_worst() -> None:
     assert parity.grad_norm_rel == {"vision": pytest.approx(5e-5), "language": 0.0}
 
 
+def test_a_drift_to_one_side_is_recorded_beside_the_spread() -> None:
+    # Of losses 4, 3, 2: +2e-6, +1e-6 and 0 of themselves, or the last of the three below instead of above.
+    norms = {"vision": (0.5, 0.25, 0.125 * (1 - 3e-5)), "language": BASELINE.grad_norms["language"]}
+    one_side = judge(replace(BASELINE, losses=(4.000008, 3.000003, 2.0), grad_norms=norms), BASELINE, ASKED)
+    assert one_side.verdict == "passed"
+    assert one_side.loss_rel_mean == pytest.approx(1e-6)
+    assert one_side.grad_norm_rel_mean == {"vision": pytest.approx(-1e-5), "language": 0.0}
+    both_sides = judge(replace(BASELINE, losses=(4.000008, 3.0, 1.999996)), BASELINE, ASKED)
+    assert both_sides.loss_rel_max == pytest.approx(2e-6)
+    assert both_sides.loss_rel_mean == pytest.approx(0.0, abs=1e-12)
+    assert judge(replace(BASELINE, losses=(4.0, 3.0, None)), BASELINE, ASKED).loss_rel_mean is None
+
+
 def test_a_layout_whose_gradients_were_not_compared_fails() -> None:
     parity = judge(replace(BASELINE, gradients=None), BASELINE, ASKED)
     assert (parity.verdict, parity.reason) == ("failed", "no gradient was compared")
@@ -399,6 +412,8 @@ def test_a_training_within_the_band_passes_as_timed() -> None:
     assert (as_timed.verdict, as_timed.reason) == ("passed", "3 steps as timed lie within the noise band")
     assert as_timed.loss_rel_max == pytest.approx(3e-3)
     assert as_timed.grad_norm_rel == {"vision": pytest.approx(0.01), "language": 0.0}
+    assert as_timed.loss_rel_mean == pytest.approx(1e-3)
+    assert as_timed.grad_norm_rel_mean == {"vision": pytest.approx(0.01 / 3), "language": 0.0}
     assert (as_timed.num_steps, as_timed.band) == (3, BAND)
 
 

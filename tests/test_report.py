@@ -627,6 +627,27 @@ def test_a_grid_reads_by_its_degrees_and_ranks() -> None:
     assert grids[1:3] == ["vision dp2 @0-1 | language tp2 @2-3", "vision tp1 @0 | language dp2 @1-2"]
 
 
+def test_a_drift_to_one_side_stands_beside_the_spread() -> None:
+    known = golden.record().layouts[1].parity
+    assert known is not None
+    assert known.as_timed is not None
+    parity = known.model_copy(
+        update={
+            "loss_rel_mean": -1e-8,
+            "grad_norm_rel_mean": {"vision": 3e-7, "language": 0.0},
+            "as_timed": known.as_timed.model_copy(update={"loss_rel_mean": 2e-7}),
+        }
+    )
+    record = with_layout(1, parity=parity)
+    page, markdown = Page(render_html(record)).text, render_markdown(record)
+    for said in ("2.0e-07 of 1.0e-06, mean -1.0e-08", "3.0e-07 of 1.0e-06, mean +2.0e-07"):
+        assert said in page
+        assert said in markdown
+    assert "4.0e-07 of 1.0e-05, mean +3.0e-07" in page
+    assert "mean 0" in page
+    assert ", mean " not in render_markdown(golden.record())
+
+
 def test_a_long_reason_is_cut_for_a_summary() -> None:
     assert words.first_line("one\ntwo") == "one"
     assert words.first_line("x" * 300) == "x" * 237 + "..."

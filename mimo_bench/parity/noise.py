@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from mimo_bench.parity.differences import largest, step_errors
+from mimo_bench.parity.differences import drifts, largest, step_errors
 from mimo_bench.parity.gradients import worst_of
 from mimo_bench.parity.outcome import worst_moment, worst_update
 from mimo_bench.record.merge import Trained
@@ -73,6 +73,7 @@ def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_step
     return Noise(
         variant=name,
         loss_rel_max=largest(losses),
+        loss_rel_mean=drifts(variant, baseline, num_steps)[0],
         grad_norm_rel_max=largest([largest(errors) for errors in norms.values()]),
         gradient_rel_max=_rel(worst_of(variant.gradients or ())),
         moment_rel_max=_rel(worst_moment(outcome)) if outcome else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mimo_bench.parity.differences import largest, relative, step_errors
+from mimo_bench.parity.differences import drifts, largest, relative, step_errors
 from mimo_bench.parity.gradients import explain, worst_of
 from mimo_bench.parity.noise import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
 from mimo_bench.parity.outcome import explain_outcome, worst_moment, worst_update
@@ -88,6 +88,7 @@ def judge(trained: Trained, baseline: Trained, asked: Asked, tolerance: Toleranc
             _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline, tolerance),
         ),
     )
+    loss_drift, norm_drifts = drifts(trained, baseline, asked.num_steps)
     agreement = f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}" if failed is None else ""
     check, reason = failed or (None, agreement + _right_answers(trained, asked.min_answer_accuracy))
     return Parity(
@@ -95,8 +96,10 @@ def judge(trained: Trained, baseline: Trained, asked: Asked, tolerance: Toleranc
         reason=reason,
         failed_check=check,
         loss_rel_max=largest(losses),
+        loss_rel_mean=loss_drift,
         first_divergence_step=diverged[0] if diverged else None,
         grad_norm_rel={module: largest(errors) for module, errors in norms.items()},
+        grad_norm_rel_mean=norm_drifts,
         worst_gradient=worst_of(gradients),
         worst_weight=worst_update(trained.optimizer) if trained.optimizer else None,
         worst_moment=worst_moment(trained.optimizer) if trained.optimizer else None,
@@ -161,12 +164,15 @@ def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_
     diverged = _diverged_steps(losses, norms, band)
     problem = trained.disagreement or _unsound(trained)
     problem = problem or _diverged(trained, baseline, losses, norms, diverged, band)
+    loss_drift, norm_drifts = drifts(trained, baseline, num_steps)
     return AsTimed(
         verdict="failed" if problem else "passed",
         reason=f"as timed, {problem}" if problem else f"{num_steps} steps as timed lie within the noise band",
         num_steps=num_steps,
         loss_rel_max=largest(losses),
+        loss_rel_mean=loss_drift,
         grad_norm_rel={module: largest(errors) for module, errors in norms.items()},
+        grad_norm_rel_mean=norm_drifts,
         band=band,
     )
 

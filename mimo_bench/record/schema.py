@@ -118,6 +118,8 @@ class Noise(_Entry):
 
     variant: VariantName
     loss_rel_max: Finite | None
+    loss_rel_mean: Finite | None = None
+    """Mean over the steps of the signed difference; null in older records."""
     grad_norm_rel_max: Finite | None
     gradient_rel_max: Finite | None = None
     """Of any parameter in the first step; null as timed, like those below."""
@@ -134,7 +136,10 @@ class AsTimed(_Entry):
     reason: str
     num_steps: Count
     loss_rel_max: Finite | None = None
+    loss_rel_mean: Finite | None = None
+    """Mean of the signed differences, which rounding does not drive to one side; null in older records."""
     grad_norm_rel: dict[str, Finite | None] = {}
+    grad_norm_rel_mean: dict[str, Finite | None] = {}
     band: Tolerance | None = None
     """Bounds from the spread of mathematically equal variants of the baseline, measured in this run."""
     noise: tuple[Noise, ...] = ()
@@ -158,10 +163,14 @@ class Parity(_Entry):
     """What of the first step is not the baseline's first of all, by a second pass; null where none was made."""
     loss_rel_max: Finite | None = None
     """Largest relative loss difference over the parity steps."""
+    loss_rel_mean: Finite | None = None
+    """Mean of the signed differences over the same steps: a drift to one side. Null in older records."""
     first_divergence_step: Count | None = None
     """First step (from 0) whose loss or gradient norm is out of tolerance."""
     grad_norm_rel: dict[str, Finite | None] = {}
     """Largest relative difference of the pre-clip gradient norm, by module."""
+    grad_norm_rel_mean: dict[str, Finite | None] = {}
+    """Mean of the signed differences of the same."""
     worst_gradient: Difference | None = None
     worst_weight: Difference | None = None
     """After the second step, relative to how far two steps took the parameter."""

@@ -69,9 +69,10 @@ def _verdict(parity: Parity, reason: str) -> Iterator[tuple[str, str]]:
     if parity.reason != reason:
         yield "verdict", parity.reason
     bounds = parity.tolerance
-    yield "loss", words.within(parity.loss_rel_max, bounds.loss_rel if bounds else None)
+    yield "loss", words.within(parity.loss_rel_max, bounds.loss_rel if bounds else None, mean=parity.loss_rel_mean)
     for module, rel in parity.grad_norm_rel.items():
-        yield f"{module} gradient norm", words.within(rel, bounds.grad_norm_rel if bounds else None)
+        mean = parity.grad_norm_rel_mean.get(module)
+        yield f"{module} gradient norm", words.within(rel, bounds.grad_norm_rel if bounds else None, mean=mean)
     gradient_rel = bounds.gradient_rel if bounds else None
     yield "worst gradient", _difference(parity.worst_gradient, gradient_rel)
     if parity.worst_weight is not None:
@@ -83,7 +84,8 @@ def _verdict(parity: Parity, reason: str) -> Iterator[tuple[str, str]]:
     if parity.first_divergence_step is not None:
         yield "first divergence", f"step {parity.first_divergence_step}"
     if (timed := parity.as_timed) is not None:
-        loss = words.within(timed.loss_rel_max, timed.band.loss_rel if timed.band else None)
+        bound = timed.band.loss_rel if timed.band else None
+        loss = words.within(timed.loss_rel_max, bound, mean=timed.loss_rel_mean)
         yield "as timed", f"{timed.verdict}: {timed.reason}; {timed.num_steps} steps, loss {loss}{_band(timed.band)}"
 
 

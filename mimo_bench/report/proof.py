@@ -46,9 +46,9 @@ def noise(record: RunRecord) -> Iterator[tuple[str, ...]]:
         as_timed = layout.parity.as_timed.noise if layout.parity.as_timed is not None else ()
         for mode, some in (("parity", layout.parity.noise), ("as timed", as_timed)):
             for one in some:
-                steps = (one.loss_rel_max, one.grad_norm_rel_max)
-                parameters = (one.gradient_rel_max, one.moment_rel_max, one.update_rel_max)
-                yield f"{one.variant}, {mode}", *map(words.relative, steps + parameters), one.differs or "nothing"
+                loss = words.relative(one.loss_rel_max) + words.drift(one.loss_rel_mean)
+                others = (one.grad_norm_rel_max, one.gradient_rel_max, one.moment_rel_max, one.update_rel_max)
+                yield f"{one.variant}, {mode}", loss, *map(words.relative, others), one.differs or "nothing"
 
 
 def _row(layout: LayoutRecord) -> tuple[str, ...]:
@@ -59,12 +59,13 @@ def _row(layout: LayoutRecord) -> tuple[str, ...]:
     band = timed.band if timed is not None else None
     return (
         layout.name,
-        _of(parity.loss_rel_max, bounds.loss_rel),
+        _of(parity.loss_rel_max, bounds.loss_rel) + words.drift(parity.loss_rel_mean),
         _of(_largest(parity.grad_norm_rel), bounds.grad_norm_rel),
         _of(_rel(parity.worst_gradient), bounds.gradient_rel),
         _of(_rel(parity.worst_moment), bounds.moment_rel),
         _of(_rel(parity.worst_weight), bounds.update_rel),
-        _of(timed.loss_rel_max if timed is not None else None, band.loss_rel if band is not None else None),
+        _of(timed.loss_rel_max if timed is not None else None, band.loss_rel if band is not None else None)
+        + words.drift(timed.loss_rel_mean if timed is not None else None),
         _of(
             _largest(timed.grad_norm_rel) if timed is not None else None,
             band.grad_norm_rel if band is not None else None,

@@ -69,9 +69,18 @@ def relative(value: float | None) -> str:
     return f"{value:.1e}" if value else "0"
 
 
-def within(value: float | None, bound: float | None) -> str:
-    """A relative difference beside the bound that it was judged by: `2.0e-07 of 1.0e-05`."""
-    return relative(value) if value is None or bound is None else f"{relative(value)} of {relative(bound)}"
+def within(value: float | None, bound: float | None, *, mean: float | None = None) -> str:
+    """A relative difference beside the bound that it was judged by: `2.0e-07 of 1.0e-05`.
+
+    With a `mean` of signed differences, also that: `..., mean +1.0e-08`.
+    """
+    said = relative(value) if value is None or bound is None else f"{relative(value)} of {relative(bound)}"
+    return said + drift(mean)
+
+
+def drift(mean: float | None) -> str:
+    """A mean of signed differences behind their largest: `, mean +1.0e-08`; nothing where it is unknown."""
+    return "" if mean is None else f", mean {mean:+.1e}" if mean else ", mean 0"
 
 
 def seconds(value: float | None) -> str:
