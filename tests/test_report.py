@@ -17,6 +17,7 @@ from mimo_bench.ranking import advice
 from mimo_bench.record.schema import (
     Account,
     Communication,
+    DeviceState,
     Energy,
     Held,
     HeldAgainst,
@@ -25,6 +26,7 @@ from mimo_bench.record.schema import (
     ModuleMemory,
     ModuleTiming,
     RankAccountOf,
+    RankEnergy,
     RankMemoryOf,
     RunRecord,
 )
@@ -366,8 +368,22 @@ def test_energy_and_what_no_meter_could_tell_are_said() -> None:
     text = Page(render_html(with_layout(1, energy=energy, unmeasured={"memory": "no breakdown"}))).text
     assert "the window is shorter than 10 s" in text
     assert "not measured: memory" in text
-    known = Energy(joules_per_step=512.0, average_watts=1024.0)
-    assert "512 J a step, 1,024 W over all devices" in Page(render_html(with_layout(1, energy=known))).text
+    cool = DeviceState(temperature_celsius=34, sm_clock_mhz=1980, throttle_reasons=())
+    hot = DeviceState(temperature_celsius=61, sm_clock_mhz=1755, throttle_reasons=("power cap by software",))
+    devices = tuple(
+        RankEnergy(device_uuid=f"GPU-{number}", window_seconds=12.0, joules=6144.0, before=cool, after=after)
+        for number, after in enumerate((hot, cool))
+    )
+    known = Energy(joules_per_step=512.0, average_watts=1024.0, devices=devices)
+    text = Page(render_html(with_layout(1, energy=known))).text
+    assert "512 J a step, 1,024 W over all devices" in text
+    assert "hottest 34 \N{DEGREE SIGN}C, slowest SM clock 1980 MHz, clocks held down by nothing" in text
+    held = "clocks held down by power cap by software (1 of 2)"
+    assert f"hottest 61 \N{DEGREE SIGN}C, slowest SM clock 1755 MHz, {held}" in text
+    silent = devices[0].model_copy(update={"before": DeviceState(), "after": DeviceState()})
+    text = Page(render_html(with_layout(1, energy=known.model_copy(update={"devices": (silent,)})))).text
+    assert f"hottest {words.DASH} \N{DEGREE SIGN}C" in text
+    assert f"clocks held down by {words.DASH}" in text
 
 
 def test_only_ranked_layouts_are_drawn_for_speed_against_memory() -> None:

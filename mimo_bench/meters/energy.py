@@ -86,14 +86,14 @@ def _read(device_uuid: str) -> _Reading:
 
 
 def _state(handle: Any) -> DeviceState:
-    reasons = _asked(lambda: int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))) or 0
+    reasons = _asked(lambda: int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
     milliwatts = _asked(lambda: int(pynvml.nvmlDeviceGetPowerUsage(handle)))
     return DeviceState(
         temperature_celsius=_asked(lambda: int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))),
         sm_clock_mhz=_asked(lambda: int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))),
         memory_clock_mhz=_asked(lambda: int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM))),
         power_watts=None if milliwatts is None else milliwatts / 1e3,
-        throttle_reasons=tuple(name for bit, name in _THROTTLES.items() if reasons & bit),
+        throttle_reasons=None if reasons is None else tuple(name for bit, name in _THROTTLES.items() if reasons & bit),
     )
 
 

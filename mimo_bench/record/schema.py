@@ -404,8 +404,8 @@ class DeviceState(_Entry):
     sm_clock_mhz: Count | None = None
     memory_clock_mhz: Count | None = None
     power_watts: Finite | None = None
-    throttle_reasons: tuple[str, ...] = ()
-    """Why clocks are below what was asked for; idle and settings by users left out."""
+    throttle_reasons: tuple[str, ...] | None = None
+    """Why clocks are below what was asked for, but for idleness and settings; null where the driver does not say."""
 
 
 class RankEnergy(_Entry):

@@ -5,11 +5,11 @@ record -> [report]: rows of words for the template.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mimo_bench.record.schema import Difference, Energy, LayoutRecord, Parity, RunRecord, Timing, Tolerance
+from mimo_bench.record.schema import DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing, Tolerance
 from mimo_bench.report import words
 from mimo_bench.report.tables import StepDrawing, Table, tables_of
 from mimo_bench.scenario import Settings
@@ -58,6 +58,9 @@ def _facts(layout: LayoutRecord) -> Iterator[tuple[str, str]]:
         yield from _pace(layout.timing)
     if (energy := layout.energy) is not None:
         yield "energy", _energy(energy)
+        if energy.devices:
+            yield "devices before", _state([device.before for device in energy.devices])
+            yield "devices after", _state([device.after for device in energy.devices])
     for meter, why in layout.unmeasured.items():
         yield f"not measured: {meter}", why
     if (evaluation := layout.evaluation) is not None:
@@ -115,3 +118,17 @@ def _energy(energy: Energy) -> str:
     if energy.joules_per_step is None:
         return words.text(energy.reason)
     return f"{words.rate(energy.joules_per_step)} J a step, {words.rate(energy.average_watts)} W over all devices"
+
+
+def _state(devices: Sequence[DeviceState]) -> str:
+    """How devices were at one edge of the timed window: the hottest, the slowest, and what held any of them down."""
+    heat = max((one.temperature_celsius for one in devices if one.temperature_celsius is not None), default=None)
+    clock = min((one.sm_clock_mhz for one in devices if one.sm_clock_mhz is not None), default=None)
+    told = [reason for one in devices for reason in one.throttle_reasons or ()]
+    held = ", ".join(f"{reason} ({told.count(reason)} of {len(devices)})" for reason in dict.fromkeys(told))
+    if not held and any(one.throttle_reasons is None for one in devices):
+        held = words.DASH
+    return (
+        f"hottest {words.text(heat)} \N{DEGREE SIGN}C, slowest SM clock {words.text(clock)} MHz, "
+        f"clocks held down by {held or 'nothing'}"
+    )
