@@ -297,7 +297,8 @@ def _parity_rank(directory: Path, layout: LayoutRecord) -> RankRecord | None:
 
 
 def _communication(layout: LayoutRecord, links: Sequence[LinkSpeed]) -> Iterator[dict[str, Any]]:
-    yield from ({**part.model_dump(), "link_share": share_of_links(part, links)} for part in layout.communication)
+    rows = layout.communication
+    yield from ({**row.model_dump(), "link_share": share_of_links(row, rows, links)} for row in rows)
 
 
 def _ranks(layout: LayoutRecord) -> Iterator[dict[str, Any]]:

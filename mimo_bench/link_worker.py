@@ -19,7 +19,7 @@ from mimo_bench.meters.calls import bus_bytes
 from mimo_bench.record.files import write_atomically
 from mimo_bench.trainer.device import RankDevice, join
 
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "send")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
 NUM_WARMUP = 3
 LEAST_SECONDS = 0.05
 """For so long each size is repeated at least, by what a single call took."""
@@ -56,6 +56,10 @@ def _operation(collective: str, size: int, device: RankDevice, rank: int, world_
             numbers = torch.ones(size // 4 // world_size * world_size, device=device.torch_device)
             part = torch.empty(len(numbers) // world_size, device=device.torch_device)
             return lambda: dist.reduce_scatter_tensor(part, numbers)
+        case "all_to_all":
+            parts = own[: size // world_size * world_size]
+            exchanged = torch.empty_like(parts)
+            return lambda: dist.all_to_all_single(exchanged, parts)
         case "broadcast":
             return lambda: dist.broadcast(own, src=0)
         case _:

@@ -50,6 +50,8 @@ def row(collective: str, *, num_bytes: float, bus: float | None, ranks: int = 2,
         (row("all_reduce", num_bytes=1e9, bus=500.0), 0.5),
         (row("all_reduce", num_bytes=1, bus=1.0), 0.1),
         (row("recv", num_bytes=100, bus=25.0), 0.5),
+        # Between two ranks, of a group of five.
+        (row("send", num_bytes=100, bus=25.0, ranks=5), 0.5),
         (row("all_reduce", num_bytes=100, bus=5.0, ranks=4), None),
         (row("broadcast", num_bytes=100, bus=5.0), None),
         (row("all_reduce", num_bytes=100, bus=None), None),
@@ -60,7 +62,21 @@ def row(collective: str, *, num_bytes: float, bus: float | None, ranks: int = 2,
 def test_a_share_is_of_the_same_collective_ranks_and_message_size(
     communication: Communication, share: float | None
 ) -> None:
-    assert share_of_links(communication, LINKS) == pytest.approx(share)
+    assert share_of_links(communication, [communication], LINKS) == pytest.approx(share)
+
+
+def test_a_batchs_share_is_at_the_size_of_the_messages_that_its_role_sent() -> None:
+    links = (link("send", 2, 100, 10.0), link("send", 2, 10_000, 1000.0))
+    batch = row("coalesced", num_bytes=0, bus=25.0, ranks=3)
+    others = row("send", num_bytes=100, bus=None).model_copy(update={"role": "bridge.audio->language"})
+    rows = (others, batch, row("send", num_bytes=1000, bus=None), row("recv", num_bytes=10, bus=None))
+    assert share_of_links(batch, rows, links) == pytest.approx(0.25)
+    assert share_of_links(batch, (others, batch), links) is None
+
+
+def test_what_goes_between_hosts_is_no_share_of_the_links_of_one() -> None:
+    across = row("all_reduce", num_bytes=100, bus=5.0).model_copy(update={"spans_hosts": True})
+    assert share_of_links(across, [across], LINKS) is None
 
 
 def test_links_and_overhead_come_onto_the_page_of_a_run(tmp_path: Path) -> None:

@@ -11,28 +11,43 @@ from collections.abc import Iterable
 
 from mimo_bench.record.schema import Communication, LinkSpeed
 
-_SAME_ROAD = {"recv": "send"}
-"""What is measured under another name: a message has two ends."""
+BATCH = "coalesced"
+"""Messages that were launched together; their sizes are on the rows of the messages."""
+
+_MESSAGES = ("send", "recv", BATCH)
+"""What is measured as `send`: between two ranks, however many their group has."""
 
 
-def share_of_links(row: Communication, links: Iterable[LinkSpeed]) -> float | None:
+def share_of_links(row: Communication, rows: Iterable[Communication], links: Iterable[LinkSpeed]) -> float | None:
     """Bus bandwidth of a row over that of the same collective among as many ranks, measured alone at its message size.
 
-    The size is the mean over the row's calls. Between the sizes that were measured the bandwidth is interpolated, both
-    on a logarithmic scale; beyond them it is that of the nearest. None where one of the two is not known.
+    Messages go between two ranks, of whatever group. The size is the mean over the row's calls, of a batch that over
+    the messages which its role sends, found among `rows`. Between the sizes that were measured the bandwidth is
+    interpolated, both on a logarithmic scale; beyond them it is that of the nearest. None where one of the two is not
+    known, as between hosts: links are measured on one.
     """
-    if row.bus_bytes_per_second is None or not row.calls_per_step:
+    size = _message_bytes(row, rows)
+    if row.bus_bytes_per_second is None or row.spans_hosts or not size:
         return None
-    collective = _SAME_ROAD.get(row.collective, row.collective)
+    is_message = row.collective in _MESSAGES
+    wanted = "send" if is_message else row.collective
     measured = sorted(
         (link.num_bytes, link.bus_bytes_per_second)
         for link in links
-        if (link.collective, link.num_ranks) == (collective, row.group_size) and link.bus_bytes_per_second
+        if link.collective == wanted and (is_message or link.num_ranks == row.group_size) and link.bus_bytes_per_second
     )
-    size = row.bytes_per_step / row.calls_per_step
-    if not measured or not size:
-        return None
-    return row.bus_bytes_per_second / _at(size, measured)
+    return row.bus_bytes_per_second / _at(size, measured) if measured else None
+
+
+def _message_bytes(row: Communication, rows: Iterable[Communication]) -> float | None:
+    """Mean bytes of a call; of a batch, of the messages that ranks of its role sent."""
+    if row.collective == BATCH:
+        row = next((other for other in rows if other.collective == "send" and _group(other) == _group(row)), row)
+    return row.bytes_per_step / row.calls_per_step if row.calls_per_step else None
+
+
+def _group(row: Communication) -> tuple[str, bool]:
+    return row.role, row.spans_hosts
 
 
 def _at(size: float, measured: list[tuple[int, float]]) -> float:

@@ -127,7 +127,8 @@ def _communication(parts: Sequence[Communication], links: Sequence[LinkSpeed]) -
         title="Communication per step, by group",
         heads=heads if links else heads[:-1],
         rows=tuple(
-            (*_communicated(part), *((words.percent(share_of_links(part, links)),) if links else ())) for part in parts
+            (*_communicated(part), *((words.percent(share_of_links(part, parts, links)),) if links else ()))
+            for part in parts
         ),
         note=f"{note} Of link: against this machine's bandwidth at that message size, measured alone."
         if links
