@@ -23,6 +23,7 @@ from mimo_bench.record.schema import (
     HeldAgainst,
     Loading,
     Memory,
+    ModuleGrid,
     ModuleMemory,
     ModuleTiming,
     RankAccountOf,
@@ -353,6 +354,23 @@ def test_a_step_is_told_by_rank_and_by_module() -> None:
     assert "Where a step goes, by module" in text
     assert "vision, wait: 0.45 s" in text
     assert "Where a step goes" not in Page(render_html(golden.record())).text
+
+
+def test_the_stages_of_a_pipeline_have_steps_of_their_own() -> None:
+    ranks = (
+        rank_account(0, ("vision",), compute=0.2, exposed_communication=0.1, idle=0.7, wait=0.6),
+        rank_account(1, ("language",), compute=0.6, exposed_communication=0.1, idle=0.3, wait=0.25),
+        rank_account(2, ("language",), compute=0.8, exposed_communication=0.1, idle=0.1, wait=0.05),
+    )
+    grids = {
+        "vision": ModuleGrid(tp=1, cp=1, pp=1, dp=1, ranks=(0,)),
+        "language": ModuleGrid(tp=1, cp=1, pp=2, dp=1, ranks=(1, 2)),
+    }
+    text = Page(render_html(with_layout(1, account=Account(ranks=ranks), modules=grids))).text
+    assert "language, wait: 0.15 s" in text
+    assert "language, stage 0, wait: 0.25 s" in text
+    assert "language, stage 1, wait: 0.05 s" in text
+    assert "vision, stage" not in text
 
 
 def test_colocated_modules_share_a_step() -> None:

@@ -67,18 +67,29 @@ def tables_of(layout: LayoutRecord, draw: StepDrawing, links: Sequence[LinkSpeed
 
 def _steps(layout: LayoutRecord, account: Account, draw: StepDrawing) -> Table:
     rows = []
-    for module in layout.modules:
-        parts = step_parts.of_module(account, module)
-        if parts is not None:
-            rows.append((module, draw.strip(parts, module), *map(words.seconds, parts)))
+    for name, parts in _by_module_and_stage(layout, account):
+        rows.append((name, draw.strip(parts, name), *map(words.seconds, parts)))
     return Table(
         title="Where a step goes, by module",
         heads=("module", Markup("seconds {}").format(draw.axis()), *step_parts.MODULE_PARTS),
         rows=tuple(rows),
-        note="Mean over the ranks that host the module, in comm mode; a wait is for a late peer, inside a call.",
+        note="Mean over the ranks of the module or stage, in comm mode; a wait is for a late peer, inside a call. "
+        "What a stage waits and idles is its share of the pipeline's bubble.",
         num_names=2,
         keys=tuple(step_parts.LOOKS.items()),
     )
+
+
+def _by_module_and_stage(layout: LayoutRecord, account: Account) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Every module's step, and under one that is cut into stages, every stage's."""
+    for module, grid in layout.modules.items():
+        places = {module: None} | {
+            f"{module}, stage {stage}": ranks
+            for stage, ranks in enumerate(step_parts.stages(grid) if grid.pp > 1 else ())
+        }
+        for name, ranks in places.items():
+            if (parts := step_parts.of_module(account, module, ranks)) is not None:
+                yield name, parts
 
 
 def _has_phases(module: ModuleTiming) -> bool:
