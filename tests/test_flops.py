@@ -122,6 +122,15 @@ def test_utilisation_is_over_all_allocated_devices() -> None:
     assert mfu(flops_per_second=989.4e12, num_devices=2, device="NVIDIA H200", precision="bf16") == 0.5
 
 
+def test_cards_of_one_name_differ_in_their_peak_by_how_they_are_built() -> None:
+    # 100 Tflop/s of one device: by exact name, as the PCIe card of the same chip is slower.
+    shares = [
+        mfu(flops_per_second=100e12, num_devices=1, device=f"NVIDIA {name}", precision="bf16")
+        for name in ("H100 80GB HBM3", "H100 NVL", "H100 PCIe", "A100-SXM4-80GB")
+    ]
+    assert shares == [pytest.approx(share, abs=1e-4) for share in (0.1011, 0.1197, 0.1323, 0.3205)]
+
+
 @pytest.mark.parametrize(
     ("device", "precision"),
     [("cpu", "bf16"), ("NVIDIA H100", "bf16"), ("nvidia h200", "bf16"), ("NVIDIA H200", "fp32")],

@@ -18,8 +18,17 @@ from mimo_bench.model.provider import EncoderProvider
 from mimo_bench.training import Training
 
 DENSE_BF16_PEAK_FLOPS = {
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835.5e12,
     "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA GH200 480GB": 989.4e12,
+    "NVIDIA H200 NVL": 835.5e12,
     "NVIDIA H200": 989.4e12,
+    "NVIDIA B200": 2250e12,
 }
 """Operations per second of the tensor cores without sparsity, by the driver's exact device name; from the vendor's data
 sheets. A device that is not listed has no MFU."""
