@@ -102,5 +102,25 @@ def test_a_process_on_a_device_that_is_no_rank_is_named_with_what_it_holds(drive
     assert foreign_processes([rank(7, *seen), rank(9, *seen)]) is None
 
 
-def test_where_the_driver_numbers_processes_otherwise_nobody_is_a_stranger(driver: Driver) -> None:
-    assert foreign_processes([rank(1, *processes_on("GPU-0"))]) is None
+def test_where_the_driver_numbers_processes_otherwise_more_of_them_than_ranks_tell(driver: Driver) -> None:
+    seen = processes_on("GPU-0")
+    assert foreign_processes([rank(1, seen[0])]) is None
+    assert foreign_processes([rank(1, *seen), rank(2, *seen)]) is None
+    assert foreign_processes([rank(1, *seen)]) == (
+        "GPU-0 has 2 processes and ours are 1 of them, as the driver numbers them: 7 with 3 MiB, 9 with memory"
+    )
+
+
+def test_each_device_is_judged_by_its_own_processes(driver: Driver) -> None:
+    # Where the one host numbers as we do, and the other does not.
+    far = [one.model_copy(update={"device_uuid": "GPU-1", "pid": one.pid + 70}) for one in processes_on("GPU-1")]
+    elsewhere = rank(8, *far).model_copy(update={"host": "bench-2"})
+    said = foreign_processes([rank(7, *processes_on("GPU-0")), elsewhere])
+    assert said is not None
+    assert said.startswith("process 9 holds memory of GPU-0; GPU-1 has 2 processes and ours are 1 of them")
+
+
+def test_a_number_that_a_rank_has_on_another_host_is_no_excuse(driver: Driver) -> None:
+    seen = processes_on("GPU-0")
+    elsewhere = rank(9).model_copy(update={"host": "bench-2"})
+    assert foreign_processes([rank(7, *seen), elsewhere]) == "process 9 holds memory of GPU-0"

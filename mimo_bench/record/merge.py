@@ -5,7 +5,7 @@ scenario -> layout -> trainer -> meters -> [record] -> parity -> report
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median, quantiles
@@ -13,6 +13,7 @@ from statistics import median, quantiles
 from mimo_bench.record.schema import (
     Account,
     Communication,
+    DeviceProcess,
     Energy,
     EvaluationResult,
     Launch,
@@ -243,24 +244,38 @@ def merge_energy(ranks: Sequence[RankRecord]) -> Energy | None:
 
 
 def foreign_processes(ranks: Sequence[RankRecord]) -> str | None:
-    """Who else held memory of the devices, in words; None where nobody did, or the driver names nobody we know.
+    """Who else held memory of the devices, in words; None where nobody did.
 
-    A driver may number processes otherwise than we do, as outside of a container: then ours are not among them.
+    A driver may number processes otherwise than we do, as outside of a container: then ours are not among those of
+    their device, and what tells is that there are more of them than ranks.
     """
-    ours = {rank.pid for rank in ranks}
-    seen = {process for rank in ranks for process in rank.processes}
-    if not ours & {process.pid for process in seen}:
-        return None
-    strangers = sorted((process for process in seen if process.pid not in ours), key=lambda process: process.pid)
-    if not strangers:
-        return None
-    held = (
-        f"process {process.pid} holds "
-        + ("memory" if process.used_bytes is None else f"{process.used_bytes / (1 << 20):.0f} MiB")
-        + f" of {process.device_uuid}"
-        for process in strangers
+    by_device: dict[tuple[str, str], list[RankRecord]] = {}
+    for rank in ranks:
+        for device in {process.device_uuid for process in rank.processes}:
+            by_device.setdefault((rank.host, device), []).append(rank)
+    found = []
+    for (host, device), watching in sorted(by_device.items()):
+        processes = {process.pid: process for rank in watching for process in rank.processes}
+        ours = {rank.pid for rank in ranks if rank.host == host and rank.pid is not None}
+        found.append(_strangers(device, processes, ours, len(watching)))
+    return "; ".join(filter(None, found)) or None
+
+
+def _strangers(device: str, processes: Mapping[int, DeviceProcess], ours: Set[int], num_ranks: int) -> str:
+    """Who of the processes on one device is none of our ranks; empty where nobody is."""
+    if ours & processes.keys():
+        others = [process for pid, process in sorted(processes.items()) if pid not in ours]
+        return "; ".join(f"process {one.pid} holds {_held(one)} of {device}" for one in others)
+    if len(processes) <= num_ranks:
+        return ""
+    held = ", ".join(f"{pid} with {_held(process)}" for pid, process in sorted(processes.items()))
+    return (
+        f"{device} has {len(processes)} processes and ours are {num_ranks} of them, as the driver numbers them: {held}"
     )
-    return "; ".join(held)
+
+
+def _held(process: DeviceProcess) -> str:
+    return "memory" if process.used_bytes is None else f"{process.used_bytes / (1 << 20):.0f} MiB"
 
 
 def settled_after(warmup_seconds: Sequence[float], reserved_bytes: Sequence[int], timed: Sequence[float]) -> int | None:
