@@ -12,6 +12,7 @@ from mimo_bench.launch import Job, progress
 from mimo_bench.launch.failure import Failure, exit_failure, root_cause
 from mimo_bench.launch.launcher import starter_environment
 from mimo_bench.launch.starter import explain
+from mimo_bench.launch.watchdog import Place
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:4242")
 
@@ -134,3 +135,11 @@ def test_gpu_ranks_keep_what_the_user_set_but_for_what_breaks_machines() -> None
     assert environment["NCCL_NVLS_ENABLE"] == "0"
     assert environment["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
     assert "TORCHDYNAMO_DISABLE" not in environment
+
+
+def test_a_place_in_a_package_is_told_without_where_the_package_is_installed() -> None:
+    installed = Place(file="/home/somebody/env/lib/python3.12/site-packages/torch/random.py", line=7, function="fork")
+    assert str(installed) == "torch/random.py, line 7 in fork"
+    assert (
+        str(Place(file="/home/somebody/train.py", line=7, function="main")) == "/home/somebody/train.py, line 7 in main"
+    )

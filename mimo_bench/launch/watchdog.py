@@ -42,7 +42,8 @@ class Place:
         return "/torch/distributed/" in self.file or ".wait()" in linecache.getline(self.file, self.line)
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line} in {self.function}"
+        # Where packages are installed is nobody's business, and as long as what matters.
+        return f"{self.file.rpartition('/site-packages/')[2]}, line {self.line} in {self.function}"
 
 
 class Watchdog:
