@@ -135,15 +135,26 @@ def mutants(session: nox.Session) -> None:
     """Break every collective call of a training step in every way; `-- ...` is handed to `mimo-bench mutants`."""
     directory = Path("reports", "local", datetime.now(UTC).strftime("mutants-%Y%m%dT%H%M%SZ"))
     # Between them these make every collective there is, on every group role.
-    layouts = (
-        "colocated-vision-dp2-language-tp2",
-        "colocated-tp2-dp2",
-        "vision-dp1--language-dp2",
-        "vision-dp2--language-tp2-pp2",
-        "vision-tp2-dp2--language-tp2-pp2",
-    )
-    chosen = ("--device", "cpu", "--out", str(directory), *(word for name in layouts for word in ("--layout", name)))
-    _python(session, "-m", "mimo_bench", "mutants", "scenarios/cpu_smoke.toml", *chosen, *session.posargs)
+    layouts = {
+        Path("scenarios", "cpu_smoke.toml"): (
+            "colocated-vision-dp2-language-tp2",
+            "colocated-tp2-dp2",
+            "vision-dp1--language-dp2",
+            "vision-dp2--language-tp2-pp2",
+            "vision-tp2-dp2--language-tp2-pp2",
+        ),
+        Path("scenarios", "experts.toml"): (
+            "colocated-ep2",
+            "colocated-tp2-ep2",
+            "colocated-tp2-dp2-ep2",
+            "vision-dp2--language-dp4-ep2",
+        ),
+        Path("mimo_bench", "companion.toml"): ("vision-pp2--language-pp2",),
+    }
+    for scenario, names in layouts.items():
+        chosen = ("--device", "cpu", *(word for name in names for word in ("--layout", name)))
+        place = ("--out", str(directory / scenario.stem))
+        _python(session, "-m", "mimo_bench", "mutants", str(scenario), *chosen, *place, *session.posargs)
 
 
 def _scenario_for(num_gpus: int) -> tuple[Path, str]:

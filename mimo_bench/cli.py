@@ -417,15 +417,15 @@ def mutants(
     if kind == "cuda":
         run_options.check_fits(scenario, file, tuple(layout), available=num_places())
     directory = run_options.account_directory(out, file, resume=resume)
-    from mimo_bench.mutation import Trial, read_trials, run_mutants  # only now: bad input is answered at once
+    from mimo_bench import mutation  # only now: bad input is answered at once
 
-    known = read_trials(directory) if resume else []
+    known = mutation.read_trials(directory) if resume else []
 
-    def show(trial: Trial) -> None:
+    def show(trial: mutation.Trial) -> None:
         call = trial.mutant.call
         print(f"{trial.ended}: {trial.mutant.how} {call.collective} of {call.role} at {call.site}", flush=True)
 
-    trials = run_mutants(
+    trials = mutation.run_mutants(
         scenario,
         tuple(layout),
         device_kind=kind,
@@ -436,8 +436,9 @@ def mutants(
         on_trial=show,
         known=known,
     )
-    num_caught = sum(not trial.survived for trial in trials)
-    print(f"{num_caught} of {len(trials)} mutants caught; account: {directory / 'mutants.md'}")
+    num_tried = mutation.count(trials)
+    num_caught = num_tried - mutation.count(mutation.survivors_of(trials))
+    print(f"{num_caught} of {num_tried} mutants caught; account: {directory / 'mutants.md'}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -49,6 +49,10 @@ class Trial(BaseModel):
         return self.ended == "passed"
 
 
+Places = tuple[tuple[str, Mutant], ...]
+"""One mutant in each of the layouts that make its call, in the order in which they are tried."""
+
+
 def run_mutants(
     scenario: Scenario,
     layouts: Sequence[str],
@@ -63,8 +67,9 @@ def run_mutants(
 ) -> list[Trial]:
     """Plant every mutant of every collective call of `layouts`; leave `mutants.md` and `mutants.json` in `directory`.
 
-    A call that several layouts make alike is broken in the first of them. After `seconds` no further one is begun.
-    Mutants whose trial is `known` are not run again; of those known, what is no longer planned is dropped.
+    A call that several layouts make alike is broken in the first of them, and where it survives there, in the next.
+    After `seconds` no further one is begun. Mutants whose trial is `known` are not run again; of those known, what is
+    no longer planned is dropped.
     """
     short = scenario.steps.model_copy(update={"parity": NUM_STEPS, "learning": 0})
     scenario = Scenario.model_validate({**dict(scenario), "steps": short, "evaluation": Evaluation(num_batches=0)})
@@ -74,13 +79,11 @@ def run_mutants(
             launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=hang_seconds
         )
         reference = _run(scenario, attempts, scenario.baseline, None, None).reference
-        planned = list(_plan(scenario, layouts, attempts, reference, directory))
+        planned = plan((name, _calls_of(scenario, name, attempts, reference, directory)) for name in layouts)
         trials = still_planned(known, planned)
         _write(directory, trials, len(planned), command)
-        done = {(trial.layout, trial.mutant) for trial in trials}
-        for layout, mutant in (each for each in planned if each not in done):
-            if until is not None and time.monotonic() > until:
-                break
+        while (place := next_place(planned, trials)) is not None and (until is None or time.monotonic() < until):
+            layout, mutant = place
             trial = _trial(layout, mutant, _run(scenario, attempts, layout, mutant.place, reference))
             on_trial(trial)
             trials.append(trial)
@@ -90,10 +93,42 @@ def run_mutants(
     return trials
 
 
-def still_planned(known: Iterable[Trial], planned: Iterable[tuple[str, Mutant]]) -> list[Trial]:
+def plan(calls: Iterable[tuple[str, Iterable[Call]]]) -> list[Places]:
+    """Every mutant of the calls of each layout, with the layouts to plant it in."""
+    places: dict[tuple[str, ...], list[tuple[str, Mutant]]] = {}
+    for layout, made in calls:
+        for mutant in mutants_of(made):
+            places.setdefault(mutant.bug, []).append((layout, mutant))
+    return [tuple(found) for found in places.values()]
+
+
+def next_place(planned: Iterable[Places], trials: Iterable[Trial]) -> tuple[str, Mutant] | None:
+    """The next mutant to run, and the layout to plant it in; None if each was caught or has survived everywhere."""
+    survived = {(trial.layout, trial.mutant): trial.survived for trial in trials}
+    for places in planned:
+        if not any(survived.get(place) is False for place in places):
+            untried = [place for place in places if place not in survived]
+            if untried:
+                return untried[0]
+    return None
+
+
+def still_planned(known: Iterable[Trial], planned: Iterable[Places]) -> list[Trial]:
     """Of the trials that are known, those whose mutant is still planned in their layout, in the order of the plan."""
-    by_mutant = {(trial.layout, trial.mutant): trial for trial in known}
-    return [by_mutant[each] for each in planned if each in by_mutant]
+    by_place = {(trial.layout, trial.mutant): trial for trial in known}
+    return [by_place[place] for places in planned for place in places if place in by_place]
+
+
+def survivors_of(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials of those mutants that no layout caught."""
+    trials = list(trials)
+    caught = {trial.mutant.bug for trial in trials if not trial.survived}
+    return [trial for trial in trials if trial.mutant.bug not in caught]
+
+
+def count(trials: Iterable[Trial]) -> int:
+    """How many mutants were tried, each of them in one layout or in several."""
+    return len({trial.mutant.bug for trial in trials})
 
 
 def read_trials(directory: Path) -> list[Trial]:
@@ -109,24 +144,19 @@ def read_trials(directory: Path) -> list[Trial]:
         raise UsageError(f"--resume: {path}: is no account to go on from: {error}") from None
 
 
-def _plan(
-    scenario: Scenario, layouts: Sequence[str], attempts: Attempts, reference: Reference | None, directory: Path
-) -> Iterator[tuple[str, Mutant]]:
-    """Every mutant with the layout that it is planted in; each layout first passes under the survey, unbroken."""
-    known: set[tuple[str, str, str]] = set()
-    for layout in layouts:
-        place = directory / "calls" / layout
-        place.mkdir(parents=True, exist_ok=True)
-        account = _run(scenario, attempts, layout, f"{SURVEY}:{place.absolute()}", reference)
-        assert account.status == "passed", f"{layout} does not pass unbroken: {account.reason}"
-        calls = {
-            Call.model_validate(call)
-            for path in place.glob("calls*.json")
-            for call in json.loads(path.read_text(encoding="utf-8"))
-        }
-        new = {call for call in calls if (call.collective, call.role, call.site) not in known}
-        known |= {(call.collective, call.role, call.site) for call in new if call.size > 1}
-        yield from ((layout, mutant) for mutant in mutants_of(new))
+def _calls_of(
+    scenario: Scenario, layout: str, attempts: Attempts, reference: Reference | None, directory: Path
+) -> set[Call]:
+    """Every call of a training step in `layout`, which first passes under the survey, unbroken."""
+    place = directory / "calls" / layout
+    place.mkdir(parents=True, exist_ok=True)
+    account = _run(scenario, attempts, layout, f"{SURVEY}:{place.absolute()}", reference)
+    assert account.status == "passed", f"{layout} does not pass unbroken: {account.reason}"
+    return {
+        Call.model_validate(call)
+        for path in place.glob("calls*.json")
+        for call in json.loads(path.read_text(encoding="utf-8"))
+    }
 
 
 def _run(
@@ -157,35 +187,40 @@ def _write(directory: Path, trials: list[Trial], num_planned: int, command: tupl
 
 def render(trials: Sequence[Trial], num_planned: int, command: Sequence[str]) -> str:
     """The account as Markdown: how many were caught, by what, and which were not."""
-    survivors = [trial for trial in trials if trial.survived]
-    ended = Counter(trial.ended for trial in trials)
-    rows = [
-        (trial.mutant.call.role, trial.mutant.call.collective, trial.mutant.call.site, trial.mutant.how, trial.layout)
-        for trial in survivors
-    ]
+    survivors = survivors_of(trials)
+    spared = [trial for trial in trials if trial.survived and trial not in survivors]
+    num_tried, num_caught = count(trials), count(trials) - count(survivors)
+    ended = Counter(trial.ended for trial in trials if not trial.survived)
     return (
         "\n\n".join(
             [
-                f"# Mutants: {len(trials) - len(survivors)} of {len(trials)} caught",
-                f"Made by `{' '.join(command)}`; {len(trials)} of {num_planned} planned mutants were run.",
-                table(("caught by", "mutants"), ((name, str(count)) for name, count in ended.most_common())),
+                f"# Mutants: {num_caught} of {num_tried} caught",
+                f"Made by `{' '.join(command)}`; {num_tried} of {num_planned} planned mutants were run.",
+                table(("caught by", "mutants"), ((name, str(number)) for name, number in ended.most_common())),
                 "## Survivors",
-                table(("role", "collective", "site", "mutation", "layout"), rows) if rows else "None.",
+                _rows(survivors) if survivors else "None.",
+                "## Caught in another layout than these",
+                _rows(spared) if spared else "None.",
                 "## All",
-                table(
-                    ("role", "collective", "site", "mutation", "ended as"),
-                    (
-                        (
-                            one.mutant.call.role,
-                            one.mutant.call.collective,
-                            one.mutant.call.site,
-                            one.mutant.how,
-                            one.ended,
-                        )
-                        for one in trials
-                    ),
-                ),
+                _rows(trials),
             ]
         )
         + "\n"
+    )
+
+
+def _rows(trials: Iterable[Trial]) -> str:
+    return table(
+        ("role", "collective", "site", "mutation", "layout", "ended as"),
+        (
+            (
+                one.mutant.call.role,
+                one.mutant.call.collective,
+                one.mutant.call.site,
+                one.mutant.how,
+                one.layout,
+                one.ended,
+            )
+            for one in trials
+        ),
     )

@@ -46,5 +46,5 @@ def launcher() -> Iterator[Launcher]:
 @pytest.fixture
 def warm_commands(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that the test calls in this process start their ranks from the session's launcher."""
-    for module in ("alarms", "link_speed", "matrix", "overhead"):
+    for module in ("alarms", "link_speed", "matrix", "mutation", "overhead"):
         monkeypatch.setattr(f"mimo_bench.{module}.Launcher", lambda **_: nullcontext(launcher))

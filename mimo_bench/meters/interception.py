@@ -24,7 +24,7 @@ from mimo_bench.meters.intervals import Interval
 from mimo_bench.meters.kineto import RANGE
 
 _FIRST, _SECOND = 0, 1
-_METHODS = {
+METHODS = {
     "allreduce": ("all_reduce", _FIRST),
     "allreduce_coalesced": ("all_reduce", _FIRST),
     "_allgather_base": ("all_gather", _SECOND),
@@ -87,7 +87,7 @@ class Interceptor:
     def watching(self) -> Iterator[Interceptor]:
         """See calls from here until the end of the block; what is called then runs as if nobody looked."""
         with ExitStack() as undo:
-            for name, (collective, argument) in _METHODS.items():
+            for name, (collective, argument) in METHODS.items():
                 original = getattr(dist.ProcessGroup, name)
                 _put(undo, dist.ProcessGroup, name, self._watch(original, collective, argument))
             _put(undo, dist.ProcessGroup, "_start_coalescing", self._begin_batch(dist.ProcessGroup._start_coalescing))

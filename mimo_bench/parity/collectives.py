@@ -14,16 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from mimo_bench.meters.interception import METHODS
 from mimo_bench.parity.faults import FaultContext, replace_attribute
 from mimo_bench.parity.mutants import Call, Mutant
 
 WATCHED = (
     "all_reduce", "broadcast", "all_gather", "all_gather_into_tensor", "_all_gather_base", "reduce_scatter_tensor",
-    "_reduce_scatter_base", "send", "recv", "batch_isend_irecv",
+    "_reduce_scatter_base", "all_to_all_single", "send", "recv", "batch_isend_irecv",
 )  # fmt: skip
+
+_COPIES = ("broadcast", "all_gather", "all_gather_into_tensor", "_all_gather_base")
 
 _PEERS = ("src", "dst")
 
@@ -31,17 +35,23 @@ _PEERS = ("src", "dst")
 def survey(context: FaultContext, path: str) -> None:
     """Leave every collective call of the training steps in `path`, one file a rank; nothing is changed."""
     calls: set[Call] = set()
+    is_noted = [False]
 
     def note(call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         calls.add(call)
-        return function(*args, **kwargs)
+        is_noted[0] = True
+        try:
+            return function(*args, **kwargs)
+        finally:
+            is_noted[0] = False
 
     def leave() -> None:
         found = [call.model_dump() for call in sorted(calls, key=str)]
         Path(path, f"calls{context.rank}.json").write_text(json.dumps(found), encoding="utf-8")
 
     context.undo.callback(leave)
-    _tap(context, note)
+    is_training = _tap(context, note)
+    _refuse_others(context, lambda: is_training[0] and not is_noted[0])
 
 
 def mutate(context: FaultContext, argument: str) -> None:
@@ -55,7 +65,8 @@ def mutate(context: FaultContext, argument: str) -> None:
             case "skip":
                 return _done(function, kwargs)
             case "double":
-                function(*args, **{**kwargs, "async_op": False} if "async_op" in kwargs else kwargs)
+                with _at_once(args, kwargs):
+                    function(*args, **{**kwargs, "async_op": False} if "async_op" in kwargs else kwargs)
                 return function(*args, **kwargs)
             case "wrong group":
                 return _on_another_group(function, args, kwargs)
@@ -76,8 +87,12 @@ class _Finished:
         return True
 
 
-def _tap(context: FaultContext, handle: _Handler) -> None:
-    """Hand every watched call of a training step to `handle`; what probes and evaluation call goes through as it is."""
+def _tap(context: FaultContext, handle: _Handler) -> list[bool]:
+    """Hand every watched call of a training step to `handle`; what probes and evaluation call goes through as it is.
+
+    Returns:
+        A cell that says whether a training step is under way.
+    """
     trainer = context.trainer
     is_training = [False]
 
@@ -111,6 +126,23 @@ def _tap(context: FaultContext, handle: _Handler) -> None:
         watcher = partial(watch, name, original)
         for module, alias in _aliases(original):
             replace_attribute(context, module, alias, watcher)
+    return is_training
+
+
+def _refuse_others(context: FaultContext, is_other: Callable[[], bool]) -> None:
+    """Let no call reach a process group while `is_other` says that nobody watches: its mutants would be missing."""
+
+    def refusing(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            assert not is_other(), f"{_site()} reaches {name} of a process group by none of {', '.join(WATCHED)}"
+            return original(*args, **kwargs)
+
+        return call
+
+    # What is coalesced was watched as it was put in.
+    for name in (name for name in METHODS if not name.endswith("coalesced")):
+        original = getattr(dist.ProcessGroup, name)
+        replace_attribute(context, dist.ProcessGroup, name, refusing(original, name))
 
 
 def _aliases(function: Any) -> list[tuple[Any, str]]:
@@ -127,8 +159,28 @@ def _aliases(function: Any) -> list[tuple[Any, str]]:
 def _call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     group = _group(args, kwargs)
     return Call(
-        collective=name, role=group.group_desc if group is not None else "world", site=_site(), size=_size(group)
+        collective=name,
+        role=group.group_desc if group is not None else "world",
+        site=_site(),
+        size=_size(group),
+        is_repeatable=name in _COPIES or _is_extremum(args, kwargs) or _is_out_of_place(args, kwargs),
     )
+
+
+def _is_extremum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether ranks take the largest or the smallest number: of several extrema it is the same one."""
+    return any(
+        isinstance(value, dist.ReduceOp | dist.ReduceOp.RedOpType) and value in (dist.ReduceOp.MAX, dist.ReduceOp.MIN)
+        for value in (*args, *kwargs.values())
+    )
+
+
+def _is_out_of_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call writes to another tensor than it reads, so that the second finds what the first found."""
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+    # Tensors without any element all lie at 0.
+    starts = [start for tensor in tensors if (start := tensor.untyped_storage().data_ptr())]
+    return len(tensors) > 1 and len(set(starts)) == len(starts)
 
 
 def _site() -> str:
@@ -150,6 +202,19 @@ def _group(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _size(group: Any) -> int:
     return int(dist.get_world_size(group))
+
+
+@contextmanager
+def _at_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """Make a call now even where its group gathers calls to make them together, where two may be as good as one."""
+    group = _group(args, kwargs) or distributed_c10d._get_default_group()
+    gathered = distributed_c10d._world.pg_coalesce_state
+    waiting = gathered.pop(group, None)
+    try:
+        yield
+    finally:
+        if waiting is not None:
+            gathered[group] = waiting
 
 
 def _done(function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:

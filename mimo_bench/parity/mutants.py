@@ -15,9 +15,6 @@ How = Literal["skip", "double", "wrong group"]
 PLACE = "mimo_bench.parity.collectives:mutate"
 SURVEY = "mimo_bench.parity.collectives:survey"
 
-MOVES_ONCE = ("broadcast", "all_gather", "all_gather_into_tensor", "_all_gather_base")
-"""Collectives that give the same when they are made twice: they copy, and reading a copy changes nothing."""
-
 
 class Call(BaseModel):
     """One place that calls one collective on the groups of one role."""
@@ -31,6 +28,8 @@ class Call(BaseModel):
     """File, function and line."""
     size: int
     """Ranks of the group."""
+    is_repeatable: bool
+    """Whether it gives the same when it is made twice: it copies, takes a maximum, or writes nothing that it reads."""
 
 
 class Mutant(BaseModel):
@@ -46,19 +45,23 @@ class Mutant(BaseModel):
         """What to plant, as a fault."""
         return f"{PLACE}:{self.model_dump_json()}"
 
+    @property
+    def bug(self) -> tuple[str, str, str, str]:
+        """What makes it the same mutant in every layout: the line, what it calls and on which groups, and the break."""
+        return self.call.role, self.call.collective, self.call.site, self.how
+
 
 def mutants_of(calls: Iterable[Call]) -> list[Mutant]:
     """Every mutant of these calls that could change anything.
 
-    Left out as equal by construction: whatever is done within a group of one rank, but for a group that is wrong, and
-    a copy that is made twice.
+    Left out as equal by construction: a group of one rank without its call, or with two of them, and what is repeatable
+    when it is made twice.
     """
     found = []
     for call in sorted(calls, key=lambda call: (call.role, call.site, call.collective)):
-        if call.size == 1:
-            continue
-        found.append(Mutant(call=call, how="skip"))
-        if call.collective not in MOVES_ONCE:
-            found.append(Mutant(call=call, how="double"))
+        if call.size > 1:
+            found.append(Mutant(call=call, how="skip"))
+            if not call.is_repeatable:
+                found.append(Mutant(call=call, how="double"))
         found.append(Mutant(call=call, how="wrong group"))
     return found

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.parity.faults import FaultContext
+from mimo_bench.parity.collectives import survey
+from mimo_bench.parity.faults import FaultContext, replace_attribute
 from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.weights import drawn, shards
 
@@ -64,3 +65,18 @@ def experts_numbered_by_rank(context: FaultContext) -> None:
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _NUM_EXPERTS = 4
+
+
+def unwatched_call(context: FaultContext, path: str) -> None:
+    """Every step ends with a call that no mutant is made of, under the survey."""
+    optimizer = context.trainer.optimizer
+    step = optimizer.step
+
+    def gather_too() -> None:
+        step()
+        number = torch.zeros(1)
+        parts = [torch.zeros(1) for _ in range(context.layout.world_size)] if context.rank == 0 else None
+        torch.distributed.gather(number, parts, dst=0)
+
+    replace_attribute(context, optimizer, "step", gather_too)
+    survey(context, path)
