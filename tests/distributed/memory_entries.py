@@ -16,6 +16,7 @@ from mimo_bench import worker
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.memory_watch import Allocator, PeakStep, watch_peak
 from mimo_bench.meters.unmeasured import Unmeasured
+from mimo_bench.parity.probes import gradients
 from mimo_bench.rank_log import RankLog
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import Trainer
@@ -67,6 +68,22 @@ def watch_memory(arguments: Mapping[str, Any], *, rank: int, world_size: int) ->
         "during": watch.busiest.during,
     }
     leave(arguments, rank, found | {"unmeasured": unmeasured.reasons})
+
+
+def collect_gradients(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave, of every buffer that is filled with what other replicas have, whether the own part lies in it already."""
+    trainer, in_place = build(arguments), list[bool]()
+
+    def gather(whole: torch.Tensor, part: torch.Tensor, group: Any) -> None:
+        in_place.append(part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr())
+        torch.distributed.all_gather_into_tensor(whole, part, group=group)
+
+    def inspect() -> None:
+        with patch.object(gradients, "dist", SimpleNamespace(all_gather_into_tensor=gather)):
+            gradients.collect_shards(trainer)
+
+    trainer.train_step(trainer.loader.global_batch("train", 0), inspect)
+    leave(arguments, rank, in_place)
 
 
 def run_out_while_building(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
+from mimo_bench.scenario import Scenario, Settings
 from tests.distributed.trainer_job import run_entry, scenario
 
 NUM_STEPS = 3
@@ -31,6 +32,18 @@ def test_the_watched_step_is_the_one_that_held_the_peak_of_a_window_of_uneven_im
     for found in (encoder, language):
         assert found["unmeasured"] == {}
         assert found["watched"] == found["peak"] > 0
+
+
+def test_gradients_that_the_distributed_optimizer_dealt_out_are_collected_without_a_copy(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    made = scenario({"replicas": ({"dp": 2}, {"dp": 2})})
+    dealt = made.table("replicas").model_copy(update={"settings": Settings(distributed_optimizer=True)})
+    made = Scenario.model_validate({**dict(made), "layout": (dealt,)})
+    run_entry(launcher, "collect_gradients", made, "replicas", tmp_path, module="memory_entries")
+    for rank in range(2):
+        # One buffer for each of two modules.
+        assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == [True, True]
 
 
 def test_a_trainer_that_does_not_fit_leaves_what_was_held_and_a_snapshot(

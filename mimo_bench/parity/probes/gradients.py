@@ -59,7 +59,8 @@ def full_gradients(trainer: Trainer) -> Iterator[tuple[Shard, torch.Tensor]]:
 def collect_shards(trainer: Trainer) -> None:
     """Fill whole gradient buffers where the distributed optimizer left each replica with its own part of the sums.
 
-    In place and without a copy of the buffer; the optimizer goes on to read its own part, which stays as it is.
+    In place, where each rank's part already lies, so nothing of a size like the buffer's is needed beside it; the
+    optimizer goes on to read its own part, which stays as it is.
     """
     for _, module in hosted_modules(trainer.model):
         if not module.ddp_config.use_distributed_optimizer:
@@ -67,5 +68,5 @@ def collect_shards(trainer: Trainer) -> None:
         for buffer in (*module.buffers, *module.expert_parallel_buffers):
             group = buffer.data_parallel_group
             for bucket in buffer.buckets:
-                part = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+                part = bucket.grad_data.view(group.size(), -1)[group.rank()]
                 dist.all_gather_into_tensor(bucket.grad_data, part, group=group)

@@ -63,7 +63,9 @@ class OutcomeProbe:
                     if is_trained:
                         held["where"] = _telling(seconds, shard, weights.device)
                 del weights
-            updates.take(shard, shard.gather(shard.parameter - start), **held)
+            update = shard.parameter - start
+            del start
+            updates.take(shard, shard.gather(update), **held)
         self._merge(firsts, seconds, updates)
 
     def _comparison(self, trainer: Trainer, kind: str) -> Comparison:
