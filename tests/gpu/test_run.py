@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,5 +55,9 @@ def test_a_rank_that_fails_ends_its_layout_alone(
     assert status == 3
     assert layouts["fan-in"].status == ended
     assert reason in layouts["fan-in"].reason
+    if fault == "exhaust-memory":
+        place = tmp_path / "out" / "layouts" / "fan-in" / "timing"
+        assert json.loads((place / "rank1.memory.json").read_text())["modules"]
+        assert (place / "rank1.memory.pickle").stat().st_size > 0
     # Nothing was asked of parity: what shows that they ran is that they were timed.
     assert all(layouts[name].timing is not None for name in ("colocated", "disjoint"))
