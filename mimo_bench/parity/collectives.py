@@ -29,6 +29,8 @@ WATCHED = (
 
 _COPIES = ("broadcast", "all_gather", "all_gather_into_tensor", "_all_gather_base")
 
+_MESSAGES = ("send", "recv", "batch_isend_irecv")
+
 _PEERS = ("src", "dst")
 
 
@@ -226,18 +228,30 @@ def _done(function: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
 def _on_another_group(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mine = _group(args, kwargs)
     ranks = dist.get_process_group_ranks(mine if mine is not None else dist.group.WORLD)
+    if function.__name__ in _MESSAGES:
+        return _misdirected(function, args, kwargs, ranks)
     peers = {kwargs[name] for name in _PEERS if isinstance(kwargs.get(name), int)}
     if (other := _another(ranks, peers)) is None:
         return _done(function, kwargs)
     if mine is None:
         return function(*args, **{**kwargs, "group": other})
+    swapped = {name: other if value is mine else value for name, value in kwargs.items()}
+    return function(*(other if value is mine else value for value in args), **swapped)
 
-    def swapped(value: Any) -> Any:
-        if isinstance(value, list) and value and isinstance(value[0], dist.P2POp):
-            return [dist.P2POp(one.op, one.tensor, one.peer, other) for one in value]
-        return other if value is mine else value
 
-    return function(*map(swapped, args), **{name: swapped(value) for name, value in kwargs.items()})
+def _misdirected(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int]) -> Any:
+    """Messages to whoever has their peer's number in another group; to the same peer, any group would do."""
+    if (other := _another(ranks, set())) is None:
+        return _done(function, kwargs)
+    members = dist.get_process_group_ranks(other)
+
+    def there(peer: int) -> int:
+        return members[ranks.index(peer) % len(members)]
+
+    if function.__name__ == "batch_isend_irecv":
+        return function([dist.P2POp(one.op, one.tensor, there(one.peer), other) for one in args[0]])
+    peers = {name: there(kwargs[name]) for name in _PEERS if isinstance(kwargs.get(name), int)}
+    return function(*args, **{**kwargs, **peers, "group": other})
 
 
 def _another(ranks: list[int], peers: set[int]) -> Any:

@@ -17,7 +17,7 @@ from mimo_bench.parity.mutants import SURVEY, Call, How, Mutant
 from mimo_bench.scenario import Scenario
 from tests.distributed.gate import Gate
 
-EQUAL, EXPERTS = "dp2", "ep2"
+EQUAL, STAGES, EXPERTS = "dp2", "pp2", "ep2"
 COMMON = {
     "question": "Is a broken call caught?",
     "global_batch_size": 4,
@@ -28,7 +28,15 @@ COMMON = {
 }
 ONE_RANK = {"name": "1-rank", "vision": {}, "language": {}}
 DENSE = Scenario.model_validate(
-    COMMON | {"model": "llava-tiny", "layout": [ONE_RANK, {"name": EQUAL, "vision": {"dp": 2}, "language": {"dp": 2}}]}
+    COMMON
+    | {
+        "model": "llava-tiny",
+        "layout": [
+            ONE_RANK,
+            {"name": EQUAL, "vision": {"dp": 2}, "language": {"dp": 2}},
+            {"name": STAGES, "vision": {"pp": 2}, "language": {"pp": 2, "rank_offset": 2}},
+        ],
+    }
 )
 WITH_EXPERTS = Scenario.model_validate(
     COMMON
@@ -42,20 +50,21 @@ WITH_EXPERTS = Scenario.model_validate(
 
 @pytest.fixture(scope="module")
 def dense(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    return Gate(launcher, DENSE, tmp_path_factory.mktemp("dense"))
+    return Gate(launcher, DENSE, tmp_path_factory.mktemp("dense"), hang_seconds=8.0)
 
 
 def survey(gate: Gate, layout: str, *, fault: str = SURVEY) -> tuple[Account, set[Call]]:
-    """How a layout ends under the survey, and what rank 0 called."""
-    account = gate.judge(layout, f"{fault}:{gate.folder}")
-    found = gate.folder / "calls0.json"
-    calls = json.loads(found.read_text()) if found.exists() else []
-    return account, {Call.model_validate(call) for call in calls}
+    """How a layout ends under the survey, and what its last rank called."""
+    place = gate.folder / "calls" / layout
+    place.mkdir(parents=True, exist_ok=True)
+    account = gate.judge(layout, f"{fault}:{place}")
+    calls = [json.loads(path.read_text()) for path in sorted(place.glob("calls*.json"))]
+    return account, {Call.model_validate(call) for call in (calls[-1] if calls else ())}
 
 
-def break_call(gate: Gate, call: Call, how: How) -> str | None:
-    """The check that catches it."""
-    account = gate.judge(EQUAL, Mutant(call=call, how=how).place)
+def break_call(gate: Gate, layout: str, call: Call, how: How) -> str | None:
+    """The check that catches it, or how the layout ended otherwise."""
+    account = gate.judge(layout, Mutant(call=call, how=how).place)
     return account.parity.failed_check if account.parity is not None else account.status
 
 
@@ -90,7 +99,15 @@ def test_a_survey_ends_where_a_step_calls_what_nobody_watches(dense: Gate) -> No
 def test_a_reduction_that_is_gathered_with_others_is_broken_all_the_same(dense: Gate, how: How, check: str) -> None:
     _, calls = survey(dense, EQUAL)
     (reduction,) = (call for call in calls if call.role == "vision.dp-cp" and call.collective == "all_reduce")
-    assert break_call(dense, reduction, how) == check
+    assert break_call(dense, EQUAL, reduction, how) == check
+
+
+def test_a_message_on_a_wrong_group_goes_to_another_rank(dense: Gate) -> None:
+    _, calls = survey(dense, STAGES)
+    sent = {call for call in calls if call.role == "language.pp" and call.collective == "batch_isend_irecv"}
+    # Between the same two ranks it would arrive, whatever group carries it.
+    assert {break_call(dense, STAGES, call, "wrong group") for call in sent} <= {"crashed", "timeout"}
+    assert sent
 
 
 SMALL = """
