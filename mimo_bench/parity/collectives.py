@@ -231,7 +231,7 @@ def _on_another_group(function: Callable[..., Any], args: tuple[Any, ...], kwarg
     if function.__name__ in _MESSAGES:
         return _misdirected(function, args, kwargs, ranks)
     peers = {kwargs[name] for name in _PEERS if isinstance(kwargs.get(name), int)}
-    if (other := _another(ranks, peers)) is None:
+    if (other := _another(ranks, lambda members: peers <= set(members))) is None:
         return _done(function, kwargs)
     if mine is None:
         return function(*args, **{**kwargs, "group": other})
@@ -241,25 +241,28 @@ def _on_another_group(function: Callable[..., Any], args: tuple[Any, ...], kwarg
 
 def _misdirected(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int]) -> Any:
     """Messages to whoever has their peer's number in another group; to the same peer, any group would do."""
-    if (other := _another(ranks, set())) is None:
-        return _done(function, kwargs)
-    members = dist.get_process_group_ranks(other)
+    is_batch = function.__name__ == "batch_isend_irecv"
+    named = {name: kwargs[name] for name in _PEERS if isinstance(kwargs.get(name), int)}
+    peers = {one.peer for one in args[0]} if is_batch else set(named.values())
 
-    def there(peer: int) -> int:
+    def there(peer: int, members: list[int]) -> int:
         return members[ranks.index(peer) % len(members)]
 
-    if function.__name__ == "batch_isend_irecv":
-        return function([dist.P2POp(one.op, one.tensor, there(one.peer), other) for one in args[0]])
-    peers = {name: there(kwargs[name]) for name in _PEERS if isinstance(kwargs.get(name), int)}
-    return function(*args, **{**kwargs, **peers, "group": other})
+    other = _another(ranks, lambda members: any(there(peer, members) != peer for peer in peers))
+    if other is None:
+        return _done(function, kwargs)
+    members = dist.get_process_group_ranks(other)
+    if is_batch:
+        return function([dist.P2POp(one.op, one.tensor, there(one.peer, members), other) for one in args[0]])
+    return function(*args, **{**kwargs, **{name: there(peer, members) for name, peer in named.items()}, "group": other})
 
 
-def _another(ranks: list[int], peers: set[int]) -> Any:
-    """A group of this rank with other members, of several ranks where there is one, that holds all `peers`."""
+def _another(ranks: list[int], is_wrong: Callable[[list[int]], bool]) -> Any:
+    """A group of this rank with other members that `is_wrong` takes, of several ranks where there is one."""
     groups = [(group, dist.get_process_group_ranks(group)) for group in distributed_c10d._world.pg_map]
     fitting = [
         (len(members) == 1, members, group)
         for group, members in groups
-        if members != ranks and dist.get_rank() in members and peers <= set(members)
+        if members != ranks and dist.get_rank() in members and is_wrong(members)
     ]
     return min(fitting, key=lambda found: found[:2], default=(None, None, None))[2]
