@@ -39,6 +39,12 @@ LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Layout names are folder names in a record, so they hold nothing a file system would mind."""
 
 
+WITHOUT_FP16 = (
+    "megatron-core 0.19 scales the loss for each module on its own, and after one of them overflows they train apart; "
+    'use "bf16"'
+)
+"""Why there is no such precision."""
+
 _LACKING = {
     "vpp": "megatron-core 0.19 schedules several modules with one stage a rank, so there are no virtual stages",
 }
@@ -325,10 +331,7 @@ class Scenario(Table):
     @classmethod
     def _refuse_fp16(cls, precision: Any) -> Any:
         if precision == "fp16":
-            raise ValueError(
-                "megatron-core 0.19 scales the loss for each module on its own, and after one of them overflows they "
-                'train apart; use "bf16"'
-            )
+            raise ValueError(WITHOUT_FP16)
         return precision
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS
 from mimo_bench.scenario import LoaderTable
 from mimo_bench.trainer.data.loader import Loader, MicroBatch, build_loader
-from mimo_bench.trainer.data.sample import Text
+from mimo_bench.trainer.data.sample import CPU, Text
 from mimo_bench.trainer.data.synthetic import SyntheticDataset
 from mimo_bench.trainer.topology import Topology
 
@@ -184,6 +186,64 @@ def test_a_text_that_names_an_image_which_its_sample_lacks_is_refused_by_the_sam
     dataset = _TooFewImages(SyntheticData(), shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
     with pytest.raises(DataError, match=r"sample 2 of train: its text holds 16 tokens 255 for vision, and its 0 items"):
         replace(alone(SyntheticData()), dataset=dataset).global_batch("train", 0)
+
+
+class _Changed(SyntheticDataset):
+    """A dataset of a user's own whose third sample has something that the model cannot take."""
+
+    def __init__(self, *, tokens: Any = None, is_answer: Any = None, inputs: Any = None) -> None:
+        super().__init__(SyntheticData(), shape=SHAPE, seq_length=SEQ_LENGTH, seed=0)
+        self._tokens, self._is_answer, self._inputs = tokens, is_answer, inputs
+
+    def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+        own = super().encoder_inputs(module, split, sample_id, device)
+        return self._inputs(own) if self._inputs and sample_id == 2 else own
+
+    def text(self, split: Split, sample_id: int) -> Text:
+        own = super().text(split, sample_id)
+        if sample_id != 2:
+            return own
+        return Text(
+            tokens=self._tokens(own.tokens) if self._tokens else own.tokens,
+            is_answer=self._is_answer(own.is_answer) if self._is_answer else own.is_answer,
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        (
+            {"tokens": lambda own: own.repeat(4)[:65], "is_answer": lambda own: own.repeat(4)[:65]},
+            "its text has 65 tokens; give 1 to seq_length = 64",
+        ),
+        (
+            {"tokens": lambda own: own[:0], "is_answer": lambda own: own[:0]},
+            "its text has 0 tokens; give 1 to seq_length = 64",
+        ),
+        # No rank of a tensor-parallel group has such a word, and all would embed it as zeros.
+        (
+            {"tokens": lambda own: own.where(own < 200, own + 1)},
+            "its text holds token 256; the model's vocabulary is 0 to 255",
+        ),
+        (
+            {"tokens": lambda own: own.where(own != 255, -1)},
+            "its text holds token -1; the model's vocabulary is 0 to 255",
+        ),
+        ({"tokens": lambda own: own.int()}, "tokens are int32 ["),
+        ({"is_answer": lambda own: own[1:]}, "is_answer is bool ["),
+        ({"is_answer": lambda own: own.float()}, "is_answer is float32 ["),
+        (
+            {"inputs": lambda own: own.repeat(2, 1, 1, 1)},
+            "encoder_inputs for vision are float32 [2, 3, 16, 16], and num_items is 1; give float32 [1, 3, 16, 16]",
+        ),
+        ({"inputs": lambda own: own[0]}, "encoder_inputs for vision are float32 [3, 16, 16], and num_items is 1; give"),
+        ({"inputs": lambda own: own.to(torch.uint8)}, "encoder_inputs for vision are uint8 [1, 3, 16, 16], and"),
+    ],
+)
+def test_a_sample_that_the_model_cannot_take_is_refused_by_its_id(changed: dict[str, Any], complaint: str) -> None:
+    loader = replace(alone(SyntheticData()), dataset=_Changed(**changed))
+    with pytest.raises(DataError, match=re.escape(f"sample 2 of train: {complaint}")):
+        loader.global_batch("train", 0)
 
 
 def test_a_model_of_another_kind_is_refused_by_name() -> None:

@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from mimo_bench.data_section import HuggingFaceData, SyntheticData
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import PRESETS
-from mimo_bench.scenario import GridTable, LayoutTable, LoaderTable, Scenario, StoredContent
+from mimo_bench.scenario import WITHOUT_FP16, GridTable, LayoutTable, LoaderTable, Scenario, StoredContent
 from mimo_bench.trainer.metrics import Logging, Metrics, read_metrics
 from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation, described
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
@@ -86,11 +86,27 @@ def test_without_validation_settings_nothing_is_evaluated_and_without_saving_not
         (lambda: Validation(every=1, num_batches=0), "validation.num_batches = 0: give a whole number of at least 1"),
         (lambda: Saving(directory=Path("out"), every=0), "saving.every = 0: give a whole number of at least 1"),
         (lambda: Saving(directory=Path("out"), keep_last=0), "saving.keep_last = 0: give a whole number of at least 1"),
+        (lambda: Logging(every=0), "logging.every = 0: give a whole number of at least 1"),
+        (lambda: training(num_steps=0), "num_steps = 0: give a whole number of at least 1"),
+        (lambda: training(num_steps=2.5), "num_steps = 2.5: give a whole number of at least 1"),
+        (lambda: training(global_micro_batch_size=0), "global_micro_batch_size = 0: give a whole number of at least 1"),
+        (lambda: training(seed=-1), "seed = -1: give a whole number of at least 0"),
+        (lambda: training(precision="fp61"), "precision = 'fp61': "),
+        (lambda: Logging(directory=cast("Path", "out")), "logging.directory = 'out': give a pathlib.Path"),
+        (lambda: Saving(directory=cast("Path", "out")), "saving.directory = 'out': give a pathlib.Path"),
+        (lambda: training(weights="out"), "weights = 'out': give a pathlib.Path"),
     ],
 )
 def test_an_interval_or_a_number_that_cannot_be_is_refused(wrong: Callable[[], object], complaint: str) -> None:
     with pytest.raises(UsageError, match=re.escape(complaint)):
         wrong()
+
+
+def test_fp16_is_refused_with_the_reason_that_a_scenario_is_refused_with() -> None:
+    with pytest.raises(UsageError) as refused:
+        training(precision="fp16")
+    assert str(refused.value) == f"precision = 'fp16': {WITHOUT_FP16}"
+    assert "scales the loss for each module on its own" in WITHOUT_FP16
 
 
 def test_what_a_checkpoint_must_have_in_common_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.data_section import Split
+from mimo_bench.trainer.arguments import check_least, check_path
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
 
 METRICS = "metrics.jsonl"
@@ -34,6 +35,11 @@ class Logging:
     """Also the gradient norm of each module before clipping."""
     tensorboard: bool = True
     """Write events as well, where TensorBoard is installed."""
+
+    def __post_init__(self) -> None:
+        check_least("logging.every", self.every, least=1)
+        if self.directory is not None:
+            check_path("logging.directory", self.directory)
 
 
 class Metrics:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
 from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import ModelShape
-from mimo_bench.scenario import LoaderTable, Precision, Scenario, Settings
+from mimo_bench.scenario import WITHOUT_FP16, LoaderTable, Precision, Scenario, Settings
 from mimo_bench.suggest import choices
+from mimo_bench.trainer.arguments import check_least, check_path
 from mimo_bench.trainer.metrics import Logging
 from mimo_bench.training import Training
 
@@ -37,9 +38,9 @@ class Validation:
     """Global batches of test samples, scored once, after the last step; 0 for none."""
 
     def __post_init__(self) -> None:
-        _check_least("validation.every", self.every, least=1)
-        _check_least("validation.num_batches", self.num_batches, least=1)
-        _check_least("validation.num_test_batches", self.num_test_batches, least=0)
+        check_least("validation.every", self.every, least=1)
+        check_least("validation.num_batches", self.num_batches, least=1)
+        check_least("validation.num_test_batches", self.num_test_batches, least=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +56,10 @@ class Saving:
     """Train on while a checkpoint is written; the host holds it so long."""
 
     def __post_init__(self) -> None:
+        check_path("saving.directory", self.directory)
         if self.every is not None:
-            _check_least("saving.every", self.every, least=1)
-        _check_least("saving.keep_last", self.keep_last, least=1)
+            check_least("saving.every", self.every, least=1)
+        check_least("saving.keep_last", self.keep_last, least=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,14 @@ class Pretraining:
     validation: Validation | None = None
     saving: Saving | None = None
     logging: Logging = field(default_factory=Logging)
+
+    def __post_init__(self) -> None:
+        for name in ("seq_length", "global_batch_size", "global_micro_batch_size", "num_steps"):
+            check_least(name, getattr(self, name), least=1)
+        check_least("seed", self.seed, least=0)
+        check_precision(self.precision)
+        if self.weights is not None:
+            check_path("weights", self.weights)
 
     @classmethod
     def of(cls, scenario: Scenario, layout: str, *, num_steps: int, **more: Any) -> Pretraining:
@@ -160,9 +170,16 @@ def described(data: Ours) -> Data:
     return _DATA.validate_python(data)
 
 
-def _check_least(name: str, value: int, *, least: int) -> None:
-    if value < least:
-        raise UsageError(f"{name} = {value}: give a whole number of at least {least}")
+def check_precision(precision: str) -> None:
+    """Refuse a precision that nothing is trained in.
+
+    Raises:
+        UsageError: naming it, with the reason.
+    """
+    known = get_args(Precision)
+    if precision not in known:
+        reason = WITHOUT_FP16 if precision == "fp16" else choices(precision, known)
+        raise UsageError(f"precision = {precision!r}: {reason}")
 
 
 def _identity(data: object) -> Any:

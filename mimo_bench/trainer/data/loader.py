@@ -19,6 +19,7 @@ from mimo_bench.errors import DataError
 from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import LoaderTable
+from mimo_bench.trainer.data.fitting import check_items, check_text
 from mimo_bench.trainer.data.prefetch import LoaderWatch, prefetched
 from mimo_bench.trainer.data.sample import CPU, PAD, Dataset, Text
 from mimo_bench.trainer.topology import Topology
@@ -125,13 +126,13 @@ class Loader:
             for module in self.topology.modules
         }
         items = {
-            module: [self.dataset.encoder_inputs(module, split, sample_id, self.device) for sample_id in ids[module]]
+            module: [self._items(module, split, sample_id) for sample_id in ids[module]]
             for module in self.topology.layout.encoders
             if self.topology.is_first_stage(module)
         }
         texts = []
         if self.topology.is_first_stage(LANGUAGE) or self.topology.is_last_stage(LANGUAGE):
-            texts = [self.dataset.text(split, sample_id) for sample_id in ids[LANGUAGE]]
+            texts = [self._text(split, sample_id) for sample_id in ids[LANGUAGE]]
         rows = {module: self._rows(module, split, ids[LANGUAGE], texts) for module in self.shape.encoders if texts}
         columns = collate(texts, seq_length=self.seq_length) if texts else dict.fromkeys(_COLUMNS)
         return MicroBatch(
@@ -148,6 +149,23 @@ class Loader:
             num_token_pairs=sum(len(text.tokens) ** 2 for text in texts),
             **{name: None if column is None else column.to(self.device) for name, column in columns.items()},
         )
+
+    def _items(self, module: str, split: Split, sample_id: int) -> torch.Tensor:
+        items = self.dataset.encoder_inputs(module, split, sample_id, self.device)
+        check_items(
+            items,
+            sample=_named(split, sample_id),
+            module=module,
+            num_items=self.dataset.num_items(module, split, sample_id),
+            item_shape=self.shape.encoders[module].item_shape,
+        )
+        return items
+
+    def _text(self, split: Split, sample_id: int) -> Text:
+        text = self.dataset.text(split, sample_id)
+        vocab_size = self.shape.language.vocab_size
+        check_text(text, sample=_named(split, sample_id), seq_length=self.seq_length, vocab_size=vocab_size)
+        return text
 
     def _stacked(self, module: str, items: list[torch.Tensor]) -> torch.Tensor:
         """The items of all samples, or a blank one."""
@@ -176,10 +194,14 @@ class Loader:
             num_items = self.dataset.num_items(module, split, sample_id)
             if found != num_items * per_item:
                 raise DataError(
-                    f"sample {sample_id} of {split}: its text holds {found} tokens {token} for {module}, and its "
+                    f"{_named(split, sample_id)}: its text holds {found} tokens {token} for {module}, and its "
                     f"{num_items} items need {num_items * per_item}; write {per_item} for each item"
                 )
         return rows
+
+
+def _named(split: Split, sample_id: int) -> str:
+    return f"sample {sample_id} of {split}"
 
 
 def build_loader(
@@ -240,7 +262,6 @@ def collate(texts: list[Text], *, seq_length: int) -> dict[str, torch.Tensor | N
     loss_mask = torch.zeros(len(texts), seq_length)
     for row, text in enumerate(texts):
         length = len(text.tokens)
-        assert length <= seq_length, f"a sample of {length} tokens does not fit into {seq_length}"
         input_ids[row, :length] = text.tokens
         labels[row, : length - 1] = text.tokens[1:]
         # A mask of its own, not `labels != PAD`: a tokenizer may pad with a token that also ends answers.
