@@ -20,11 +20,14 @@ from tests.distributed.trainer_entries import build, leave
 
 
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Train from step 0, or from the newest checkpoint, to `until`; save after each step of `save_after`."""
+    """Train from step 0, or from the newest checkpoint, to `until`; save after each step of `save_after`.
+
+    A `directory` with `{rank}` in it is another one on every rank.
+    """
     made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     held_fixed = {"seed": made.seed, "training": made.training.model_dump(mode="json")}
     trainer = build(arguments, precision=made.precision)
-    directory = Path(arguments["directory"])
+    directory = Path(arguments["directory"].format(rank=rank))
     found: dict[str, Any] = {"losses": [], "problem": None}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -36,7 +39,11 @@ def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     if found["problem"] is None:
         problems: list[str | None] = []
         saver = Saver(
-            trainer, directory, held_fixed=held_fixed, keep_last=2, in_background=arguments.get("in_background", False)
+            trainer,
+            directory,
+            held_fixed=held_fixed,
+            keep_last=arguments.get("keep_last", 2),
+            in_background=arguments.get("in_background", False),
         )
         while (step := trainer.optimizer.num_steps) < arguments["until"]:
             found["losses"].append(trainer.train_step(trainer.loader.global_batch("train", step)).result().loss)

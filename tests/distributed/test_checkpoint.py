@@ -177,6 +177,34 @@ def test_what_is_not_whole_is_named_and_the_one_before_it_is_taken(launcher: Lau
     assert f"{moment}: its SHA-256 is not the one that was written" in found["problem"]
 
 
+def test_a_damaged_one_takes_no_place_from_those_that_are_kept_and_what_was_never_finished_goes(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    runs = Runs(launcher, tmp_path)
+    runs.run("one-rank", resume=False, until=4, save_after=[1, 4])
+    (runs.directory / "step-00000004" / "language.safetensors").unlink()
+    # Of a process that was killed in the middle, and whose step nobody may ever save again.
+    (runs.directory / ".step-00000009.tmp").mkdir()
+    (found,) = runs.run("one-rank", until=3, save_after=[2, 3], keep_last=1)
+    assert found["resumed_after"] == 1
+    assert runs.saved == ["step-00000003", "step-00000004"]
+    (again,) = runs.run("one-rank", until=4)
+    assert (again["resumed_after"], len(again["losses"])) == (3, 1)
+
+
+def test_ranks_that_do_not_see_the_same_checkpoints_are_told_so_and_do_not_wait_for_each_other(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    runs = Runs(launcher, tmp_path)
+    runs.run("one-rank", resume=False, until=1, save_after=[1])
+    # As on a second node, where a directory of that name lies on a disk of its own.
+    runs.directory.rename(tmp_path / "node1")
+    runs.directory = tmp_path / "node{rank}"
+    for found in runs.run("language-pp2"):
+        seen = "the newest checkpoint there is none on rank 0, and step-00000001 on rank 1; name a directory that all"
+        assert seen in found["problem"]
+
+
 def test_another_training_does_not_go_on_from_it(launcher: Launcher, tmp_path: Path) -> None:
     Runs(launcher, tmp_path).run("one-rank", resume=False, until=1, save_after=[1])
     (found,) = Runs(launcher, tmp_path, training=Training(learning_rate=0.5)).run("one-rank")

@@ -21,6 +21,7 @@ from mimo_bench.weights.directory import StoredFile
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
 _NAME = re.compile(r"^step-(\d{8,})$")
+_TEMPORARY = ".tmp"
 _CHUNK_BYTES = 8 << 20
 
 
@@ -45,12 +46,35 @@ def path_of(directory: Path, num_steps: int) -> Path:
     return directory / f"step-{num_steps:08d}"
 
 
+def temporary_of(path: Path) -> Path:
+    """Where the checkpoint that will lie at `path` is written."""
+    return path.with_name(f".{path.name}{_TEMPORARY}")
+
+
 def saved_in(directory: Path) -> list[Path]:
     """The checkpoints in `directory`, newest first, whole or not; none where there is no such directory."""
+    return [path for _, path in _numbered(directory)]
+
+
+def outdated_in(directory: Path, *, num_steps: int, keep_last: int) -> list[Path]:
+    """What need not be kept beside a new checkpoint after `num_steps` steps: all but the newest `keep_last` up to it.
+
+    Later ones do not count: they are not whole, or training would have gone on from them.
+    """
+    return [path for step, path in _numbered(directory) if step <= num_steps][keep_last:]
+
+
+def unfinished_in(directory: Path) -> list[Path]:
+    """Checkpoints in `directory` that a process began to write; nothing but the room that they take is left of them."""
+    return sorted(directory.glob(f".step-*{_TEMPORARY}"))
+
+
+def _numbered(directory: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in `directory` with their steps, newest first."""
     if not directory.is_dir():
         return []
     found = [(int(match[1]), path) for path in directory.iterdir() if (match := _NAME.match(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)
 
 
 def read_manifest(path: Path) -> CheckpointManifest:

@@ -32,10 +32,11 @@ def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) 
         The number of steps it was saved after; None where `directory` holds no checkpoint.
 
     Raises:
-        CheckpointError: all checkpoints are damaged, or the newest whole one is of another training.
+        CheckpointError: all checkpoints are damaged, the newest whole one is of another training, or ranks do not see
+            the same ones.
     """
     problems = []
-    for path in saved_in(directory):
+    for path in _seen_by_all(directory):
         manifest, problem = _open(path)
         if manifest is None:
             problems.append(problem)
@@ -75,6 +76,25 @@ def load_weights(trainer: Trainer, path: Path) -> None:
     for shard in shards(trainer.model, trainer.topology):
         whole = readers.read(shard.module, WEIGHT, shard.name)
         state.write(shard, {WEIGHT: shard.cut(whole).to(shard.parameter.device)}, num_steps=0)
+
+
+def _seen_by_all(directory: Path) -> list[Path]:
+    """The checkpoints in `directory`, newest first. Collective.
+
+    Raises:
+        CheckpointError: on every rank, as ranks that went on from different ones would wait for each other for ever.
+    """
+    mine = saved_in(directory)
+    everyone: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyone, [path.name for path in mine])
+    for rank, seen in enumerate(everyone):
+        if seen != everyone[0]:
+            first, other = (names[0] if names else "none" for names in (everyone[0], seen))
+            raise CheckpointError(
+                f"{directory}: the newest checkpoint there is {first} on rank 0, and {other} on rank {rank}; name a "
+                "directory that all ranks see"
+            )
+    return mine
 
 
 class _Readers:

@@ -23,10 +23,12 @@ from mimo_bench.errors import CheckpointError
 from mimo_bench.trainer.checkpoint.files import (
     MANIFEST,
     CheckpointManifest,
+    outdated_in,
     path_of,
-    saved_in,
     stored_file,
     sync_directory,
+    temporary_of,
+    unfinished_in,
     write_json,
 )
 from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState
@@ -117,7 +119,7 @@ class Saver:
 
     def _write(self, mine: Sequence[_Tensor], num_steps: int) -> None:
         final = path_of(self._directory, num_steps)
-        temporary = final.with_name(f".{final.name}.tmp")
+        temporary = temporary_of(final)
         specs = _merge(self._gather([(tensor.file, tensor.spec) for tensor in mine]))
         rank, files = dist.get_rank(), list(specs)
         self._together(lambda: _begin(temporary, specs) if rank == 0 else None)
@@ -167,7 +169,7 @@ class Saver:
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
         sync_directory(self._directory)
-        for old in saved_in(self._directory)[self._keep_last :]:
+        for old in outdated_in(self._directory, num_steps=num_steps, keep_last=self._keep_last):
             shutil.rmtree(old, ignore_errors=True)
 
     def _gather(self, mine: Any) -> list[Any]:
@@ -207,8 +209,9 @@ def _merge(everyone: Sequence[Sequence[tuple[str, TensorSpec]]]) -> dict[str, li
 
 
 def _begin(temporary: Path, specs: Mapping[str, Sequence[TensorSpec]]) -> None:
-    """An empty place for the files that hold `specs`; what an earlier process left there is removed."""
-    shutil.rmtree(temporary, ignore_errors=True)
+    """An empty place for the files that hold `specs`; what earlier processes did not finish is removed."""
+    for old in unfinished_in(temporary.parent):
+        shutil.rmtree(old, ignore_errors=True)
     temporary.mkdir(parents=True)
     for file, inside in specs.items():
         _make(temporary / file, inside)
