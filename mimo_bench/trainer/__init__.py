@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from mimo_bench.trainer.api import Outcome, evaluate, pretrain, set_up, train
     from mimo_bench.trainer.data.sample import Dataset, Text
+    from mimo_bench.trainer.device import join
     from mimo_bench.trainer.metrics import Logging
     from mimo_bench.trainer.models.mimo import Provider, build_model
     from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation
@@ -32,6 +33,7 @@ __all__ = [
     "Validation",
     "build_model",
     "evaluate",
+    "join",
     "pretrain",
     "set_up",
     "train",
@@ -40,6 +42,7 @@ __all__ = [
 _ROOMS: Final = {
     "Dataset": "data.sample",
     "Text": "data.sample",
+    "join": "device",
     "Logging": "metrics",
     "Provider": "models.mimo",
     "build_model": "models.mimo",

@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.distributed as dist
 
 from mimo_bench.data_section import Split
@@ -65,6 +64,9 @@ def pretrain(
 ) -> Outcome:
     """Train `config.num_steps` steps, from the newest checkpoint if there is one; called on every rank.
 
+    A script may call it several times, for one stage after the other. It joins the world of ranks and leaves it again,
+    unless the script has joined it.
+
     Args:
         config: what is trained, how far, and what is left behind.
         layout: which module on which ranks; its world is the one that was started.
@@ -73,16 +75,18 @@ def pretrain(
         device: what ranks run on; auto takes GPUs where there are any.
 
     Raises:
-        UsageError: another number of ranks was started.
+        UsageError: no ranks were started, or another number of them.
         ScenarioError: layout, batch, model and data do not fit together.
         WeightsError: the weights to start from are missing, cut short, or of another model.
         DataError: a sample cannot be read, on the ranks that read it; the message names it.
         CheckpointError: no checkpoint can be gone on from, or none can be written.
         TrainingError: a loss is infinite or no number.
     """
-    trainer = set_up(config, layout=layout, data=data, provider=provider, device=_join(device))
+    is_own_world = not dist.is_initialized()
+    trainer = set_up(config, layout=layout, data=data, provider=provider, device=join(device))
     outcome = train(trainer, config, data=data)
-    dist.destroy_process_group()
+    if is_own_world:
+        dist.destroy_process_group()
     return outcome
 
 
@@ -94,7 +98,10 @@ def set_up(
     provider: Provider = build_model,
     device: RankDevice,
 ) -> Trainer:
-    """This rank's trainer before its first step; collective over the world. Raises what `pretrain` does."""
+    """This rank's trainer before its first step; collective over the world. Raises what `pretrain` does.
+
+    `device` is what `join` gives.
+    """
     if (num_ranks := dist.get_world_size()) != layout.world_size:
         raise UsageError(
             f"{num_ranks} ranks were started, and the layout has {layout.world_size}; start that many, --nnodes times "
@@ -175,12 +182,6 @@ def evaluate(trainer: Trainer, split: Split, *, num_batches: int) -> EvaluationT
     _prepare(trainer.loader.dataset, {split: num_batches}, global_batch_size=trainer.config.plan.global_batch_size)
     with closing(trainer.loader.batches(split, stop=num_batches)) as batches:
         return trainer.evaluate(batches)
-
-
-def _join(device: Literal["auto", "cpu", "cuda"]) -> RankDevice:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return join(device)
 
 
 def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfig:

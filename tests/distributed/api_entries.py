@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from examples.digits_stages import run_stage
 from mimo_bench.errors import DataError
 from mimo_bench.launch.progress import beat
 from mimo_bench.scenario import Scenario
-from mimo_bench.trainer import EvaluationTotals, Logging, Pretraining, Saving, Validation, api, evaluate, set_up
-from mimo_bench.trainer.device import join
+from mimo_bench.trainer import EvaluationTotals, Logging, Pretraining, Saving, Validation, api, evaluate, join, set_up
 from mimo_bench.trainer.metrics import METRICS
 
 
@@ -27,6 +28,15 @@ def stage(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
         metrics = out / f"stage{number}" / METRICS
         threading.Thread(target=_kill_after, args=(metrics, arguments["kill_after"]), daemon=True).start()
     run_stage(out, number, arguments["layout"], num_steps=arguments["num_steps"], save_every=2)
+
+
+def both_stages(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Both stages of the example, in one process; `joins` the world first, as a script with plans of its own does."""
+    if arguments["joins"]:
+        join("cpu")
+    for number in (1, 2):
+        run_stage(Path(arguments["out"]), number, "disjoint", num_steps=2, save_every=2)
+        assert dist.is_initialized() == arguments["joins"]
 
 
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from mimo_bench.data_section import HuggingFaceData, locate
-from mimo_bench.errors import LayoutError
+from mimo_bench.errors import LayoutError, UsageError
 from mimo_bench.launch import Job, Launcher
 from mimo_bench.launch.job import Outcome
 from mimo_bench.scenario import Scenario, Settings
+from mimo_bench.trainer import join
 from mimo_bench.trainer.metrics import read_metrics
 from mimo_bench.training import Training
 from mimo_bench.weights.directory import read_manifest
@@ -164,16 +165,8 @@ def test_two_stages_go_on_in_another_layout_after_kill_9_as_if_nothing_had_happe
     launcher: Launcher, tmp_path: Path
 ) -> None:
     def stage(number: int, layout: str, out: Path, *, num_steps: int, kill_after: int = 0) -> Outcome:
-        arguments = {"out": str(out), "stage": number, "layout": layout, "num_steps": num_steps}
-        return launcher.launch(
-            Job(
-                entry="tests.distributed.api_entries:stage",
-                arguments=arguments | {"kill_after": kill_after},
-                world_size=2,
-                log_dir=tmp_path / "logs",
-                hang_seconds=60.0,
-            )
-        )
+        asked = {"stage": number, "layout": layout, "num_steps": num_steps, "kill_after": kill_after}
+        return launcher.launch(of_example("stage", out, tmp_path / "logs", **asked))
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert stage(1, "colocated", whole, num_steps=2).ended == "finished"
@@ -191,6 +184,25 @@ def test_two_stages_go_on_in_another_layout_after_kill_9_as_if_nothing_had_happe
     assert len(expected) == 12
     assert curve == {key: pytest.approx(loss, rel=1e-5) for key, loss in expected.items()}
     assert expected[8, "loss"] < 0.9 * expected[1, "loss"]
+
+
+def test_one_script_trains_one_stage_after_the_other_in_a_world_of_its_own_or_in_the_one_that_it_has_joined(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    curves = []
+    for joins in (False, True):
+        out = tmp_path / str(joins)
+        outcome = launcher.launch(of_example("both_stages", out, tmp_path / "logs", joins=joins))
+        assert outcome.ended == "finished", outcome
+        curves.append([line["loss"] for line in read_metrics(out / "stage2") if "loss" in line])
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 2
+
+
+def test_a_script_that_was_started_without_torchrun_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(UsageError, match="there are no ranks; start the script with torchrun"):
+        join("cpu")
 
 
 def test_a_script_of_a_users_own_trains_under_torchrun_on_two_nodes(tmp_path: Path) -> None:
@@ -221,6 +233,17 @@ def test_a_script_of_a_users_own_trains_under_torchrun_on_two_nodes(tmp_path: Pa
     assert len(losses) == 20
     assert losses[-1] < losses[0]
     assert (tmp_path / "checkpoints" / "step-00000020" / "checkpoint.json").exists()
+
+
+def of_example(entry: str, out: Path, log_dir: Path, **arguments: Any) -> Job:
+    """An entry that runs stages of the example on two ranks."""
+    return Job(
+        entry=f"tests.distributed.api_entries:{entry}",
+        arguments={"out": str(out)} | arguments,
+        world_size=2,
+        log_dir=log_dir,
+        hang_seconds=60.0,
+    )
 
 
 def free_port() -> int:
