@@ -7,6 +7,7 @@ scenario -> layout -> [trainer] -> meters -> record -> parity -> report
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -85,6 +86,9 @@ def pretrain(
     is_own_world = not dist.is_initialized()
     trainer = set_up(config, layout=layout, data=data, provider=provider, device=join(device))
     outcome = train(trainer, config, data=data)
+    # Model and optimizer refer to each other, and the device needs their room for the next stage.
+    del trainer
+    gc.collect()
     if is_own_world:
         dist.destroy_process_group()
     return outcome

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from megatron.core.models.mimo.model.base import MimoModel
 
 from examples.digits_stages import run_stage
 from mimo_bench.errors import DataError
 from mimo_bench.launch.progress import beat
+from mimo_bench.model import ModelShape
 from mimo_bench.scenario import Scenario
-from mimo_bench.trainer import EvaluationTotals, Logging, Pretraining, Saving, Validation, api, evaluate, join, set_up
+from mimo_bench.trainer import (
+    EvaluationTotals,
+    Logging,
+    Pretraining,
+    Saving,
+    Validation,
+    api,
+    build_model,
+    evaluate,
+    join,
+    pretrain,
+    set_up,
+)
 from mimo_bench.trainer.metrics import METRICS
 
 
@@ -37,6 +54,23 @@ def both_stages(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     for number in (1, 2):
         run_stage(Path(arguments["out"]), number, "disjoint", num_steps=2, save_every=2)
         assert dist.is_initialized() == arguments["joins"]
+
+
+def leave_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Train, and see that not a weight of it is held any more."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def provider(shape: ModelShape, **build: Any) -> MimoModel:
+        model = build_model(shape, **build)
+        held.extend(weakref.ref(parameter) for parameter in model.parameters())
+        return model
+
+    made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
+    config = Pretraining.of(made, arguments["layout"], num_steps=1)
+    gc.disable()  # what is left to the collector may stay for long
+    pretrain(config, layout=made.table(arguments["layout"]).grids(), provider=provider, device="cpu")
+    assert held
+    assert all(parameter() is None for parameter in held)
 
 
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -199,6 +199,10 @@ def test_one_script_trains_one_stage_after_the_other_in_a_world_of_its_own_or_in
     assert len(curves[0]) == 2
 
 
+def test_a_training_that_has_ended_leaves_the_device_to_the_next(launcher: Launcher, tmp_path: Path) -> None:
+    run_entry(launcher, "leave_nothing", SCENARIO, "disjoint", tmp_path, module="api_entries")
+
+
 def test_a_script_that_was_started_without_torchrun_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UsageError, match="there are no ranks; start the script with torchrun"):
