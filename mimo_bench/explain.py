@@ -5,9 +5,9 @@ scenario -> layout -> ...: `load_scenario` uses it, so that nobody has to know p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -92,18 +92,23 @@ def _tables(annotation: Any) -> list[type[BaseModel]]:
 def _table_at(table: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
     """The model of the table at `location`, found by following the fields' types."""
     found: list[type[BaseModel]] = [table]
+    is_name = False
     for part in location:
-        if len(found) > 1:
+        if is_name:
+            is_name = False
+        elif len(found) > 1:
             found = [kind for kind in found if part in get_args(kind.model_fields["provider"].annotation)]
         elif isinstance(part, str):
-            found = _tables(found[0].model_fields[part].annotation)
+            annotation = found[0].model_fields[part].annotation
+            # Of tables that the file itself names, the next part is the name.
+            found, is_name = _tables(annotation), get_origin(annotation) is Mapping
         assert found, f"{part} is no table, so pydantic cannot have looked inside"
     return found[0]
 
 
 def _keys(table: type[BaseModel]) -> list[str]:
-    """The keys that a file may hold; a field that can be excluded is filled in by us."""
-    return [name for name, field in table.model_fields.items() if field.exclude_if is None]
+    """The keys that a file may hold; what is no part of the published schema is filled in by us."""
+    return list(table.model_json_schema()["properties"])
 
 
 def _is_table(kind: Any) -> bool:

@@ -102,6 +102,18 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
         ("seed = 0", "training = { learning_rate = -1.0 }", "training.learning_rate: -1.0: should be greater than"),
         ("seed = 0", "training = { adam_beta1 = nan }", "training.adam_beta1: nan: should be"),
         ("seed = 0", "training = { adam_epsilon = 0.0 }", "training.adam_epsilon: 0.0: should be greater than 0"),
+        ("seed = 0", 'wieghts = "ours"', "wieghts: unknown key; remove it, or did you mean 'weights'? Known: question"),
+        # The table below it is one that the file names itself.
+        (
+            "seed = 0",
+            "training = { module_schedules = { vision = { warmpu_steps = 2 } } }",
+            "training.module_schedules.vision.warmpu_steps: unknown key; remove it, or did you mean 'warmup_steps'?",
+        ),
+        (
+            "seed = 0",
+            "encoders = { depth = { tokn_id = 9 } }",
+            "encoders.depth.tokn_id: unknown key; remove it, or did",
+        ),
         ("global_batch_size = 8", "", "case.toml: global_batch_size is missing; add it"),
         (
             "global_batch_size = 8",

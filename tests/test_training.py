@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mimo_bench.errors import ScenarioError
-from mimo_bench.training import Training
+from mimo_bench.training import Schedule, Training
 
 MODULES = ("vision", "language")
 
@@ -45,6 +45,22 @@ def test_a_module_may_learn_at_a_rate_of_its_own_on_the_same_schedule() -> None:
     assert rates(training, 0, 1) == [0.5, 1.0]
 
 
+def test_a_module_may_have_a_warm_up_and_a_decay_of_its_own() -> None:
+    vision = Schedule(warmup_steps=4, decay="linear", decay_steps=8, final_rate_share=0.5)
+    training = Training(
+        learning_rate=1.0, module_learning_rates={"vision": 0.4}, warmup_steps=2, module_schedules={"vision": vision}
+    )
+    # 0.4 times 1/4, 4/4, 7/8, 1/2; the language model keeps the other warm-up, and no decay.
+    assert rates(training, 0, 3, 5, 8, module="vision") == pytest.approx([0.1, 0.4, 0.35, 0.2])
+    assert rates(training, 0, 3, 5, 8) == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_a_training_without_schedules_of_modules_is_known_by_what_it_was_before_there_were_any() -> None:
+    assert "module_schedules" not in Training().model_dump(mode="json")
+    schedules = Training(module_schedules={"vision": Schedule(warmup_steps=1)}).model_dump(mode="json")
+    assert schedules["module_schedules"]["vision"]["warmup_steps"] == 1
+
+
 def test_a_rate_of_zero_for_a_module_is_zero() -> None:
     assert rates(Training(module_learning_rates={"vision": 0.0}), 3, module="vision") == [0.0]
 
@@ -54,6 +70,10 @@ def test_a_rate_of_zero_for_a_module_is_zero() -> None:
     [
         ({"decay": "cosine"}, "needs decay_steps, more of them than warmup_steps = 0"),
         ({"decay": "linear", "decay_steps": 5, "warmup_steps": 5}, "more of them than warmup_steps = 5"),
+        (
+            {"module_schedules": {"vision": {"decay": "linear"}}},
+            "needs decay_steps, more of them than warmup_steps = 0",
+        ),
         ({"decay_steps": 5}, 'set decay = "cosine", or remove decay_steps'),
     ],
 )
@@ -89,7 +109,9 @@ def test_a_module_is_frozen_as_a_whole_or_in_all_its_parts(freeze: tuple[str, ..
         ({"freeze": ("language.encoder",)}, "training.freeze: 'language.encoder' is not in the model"),
         ({"freeze": ("vision", "language")}, "nothing is left to train"),
         ({"module_learning_rates": {"audio": 1.0}}, "training.module_learning_rates: 'audio' is no module; use one of"),
-        ({"freeze": ("vision",), "module_learning_rates": {"vision": 1.0}}, "'vision' is frozen; remove its rate"),
+        ({"freeze": ("vision",), "module_learning_rates": {"vision": 1.0}}, "'vision' is frozen; remove it there"),
+        ({"module_schedules": {"vison": Schedule()}}, "training.module_schedules: 'vison' is no module; did you mean"),
+        ({"freeze": ("vision",), "module_schedules": {"vision": Schedule()}}, "module_schedules: 'vision' is frozen"),
     ],
 )
 def test_a_name_that_the_model_lacks_is_refused(keys: dict[str, Any], words: str) -> None:
