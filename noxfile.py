@@ -106,6 +106,13 @@ def kills(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def nodes(session: nox.Session) -> None:
+    """Train the CPU matrix by the Python API as two machines would, each layout stopped half-way and gone on with."""
+    asked = ("scenarios/cpu_smoke.toml", "reports/local/nodes", "--steps", "6", "--nodes", "2")
+    _python(session, "examples/stop_and_go.py", *asked, *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def slurm(session: nox.Session) -> None:
     """Submit the CPU matrix to a real Slurm of one machine; installs Debian's slurm-wlm and munge, so it needs root."""
     wanted = [program for program in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(program) is None]

@@ -239,6 +239,29 @@ def test_a_script_of_a_users_own_trains_under_torchrun_on_two_nodes(tmp_path: Pa
     assert (tmp_path / "checkpoints" / "step-00000020" / "checkpoint.json").exists()
 
 
+def test_layouts_that_stop_half_way_on_two_nodes_and_go_on_come_out_alike(tmp_path: Path) -> None:
+    text = (REPOSITORY / "scenarios" / "full_depth.toml").read_text(encoding="utf-8")
+    for large, small in (('"llava-1.5-7b"', '"llava-tiny"'), ("= 640", "= 24"), ('"bf16"', '"fp32"')):
+        assert large in text
+        text = text.replace(large, small)
+    (tmp_path / "small.toml").write_text(text, encoding="utf-8")
+    command = [sys.executable, str(REPOSITORY / "examples" / "stop_and_go.py"), str(tmp_path / "small.toml")]
+    command += [str(tmp_path / "out"), "--steps", "4", "--nodes", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    # The second call adds to what the first one found.
+    for layout in ("colocated", "language-pp2"):
+        said = subprocess.run(
+            [*command, "--layout", layout], env=environment, capture_output=True, text=True, timeout=600, check=True
+        ).stdout
+    assert "llava-tiny, fp32, 4 steps in two processes on 2 node(s). All layouts agree" in said
+    assert said == (tmp_path / "out" / "stop_and_go.md").read_text(encoding="utf-8") + "\n"
+    one, other = json.loads((tmp_path / "out" / "stop_and_go.json").read_text(encoding="utf-8"))
+    assert (one["num_ranks"], len(set(one["losses"]))) == (4, 4)
+    assert other["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    # A checkpoint may be large: none is left.
+    assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
+
+
 def of_example(entry: str, out: Path, log_dir: Path, **arguments: Any) -> Job:
     """An entry that runs stages of the example on two ranks."""
     return Job(
