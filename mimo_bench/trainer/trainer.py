@@ -6,11 +6,13 @@ scenario -> layout -> [trainer] -> meters -> record -> parity -> report
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
@@ -117,6 +119,7 @@ class Trainer:
         A GPU may still be at it when this returns: ask for the result a step later, and it never stands still.
         `inspect` is called in between: gradients are then reduced and normalised, and not yet clipped.
         """
+        seed_step(self.topology, seed=self.config.seed, step=self.optimizer.num_steps)
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         self.totals.reset()
@@ -132,7 +135,7 @@ class Trainer:
         """Score global batches without a gradient; collective over the world."""
         self.totals.reset()
         num_batches = 0
-        with torch.no_grad():
+        with torch.no_grad(), _evaluating(self.model):
             for batch in batches:
                 self.schedule(batch, forward_only=True)
                 num_batches += 1
@@ -196,6 +199,28 @@ def build_trainer(
 def start_of(*, seed: int, weights: Path | None) -> Start:
     """What weights start from: what lies in the directory `weights`, or what `seed` draws."""
     return partial(drawn, seed=seed) if weights is None else StoredWeights(weights)
+
+
+def seed_step(topology: Topology, *, seed: int, step: int) -> None:
+    """Make what a step draws a function of seed, step and replica: so a training that goes on draws the same again.
+
+    Our models draw nothing; one of a user's own may have dropout.
+    """
+    spans = [topology.layout.modules[module] for module in topology.modules]
+    # Ranks of a tensor-parallel group hold the same activations, and must drop the same ones.
+    offset, tp = spans[0].rank_offset, max(grid.tp for grid in spans)
+    replica = offset + (topology.rank - offset) // tp
+    torch.manual_seed(crc32(f"{seed}/{step}/{replica}".encode()))
+
+
+@contextmanager
+def _evaluating(model: MimoModel) -> Iterator[None]:
+    """The model as it is used, without dropout, and as it is trained again behind it."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def _mean(total: float, count: float) -> float:

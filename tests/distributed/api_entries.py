@@ -56,6 +56,39 @@ def both_stages(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
         assert dist.is_initialized() == arguments["joins"]
 
 
+def drop(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Train a model with dropout, in one go and in two halves; leave the losses of both, and where it dropped."""
+    drops_where: list[bool] = []
+
+    def drop_some(projector: torch.nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        drops_where.append(projector.training == torch.is_grad_enabled())
+        return torch.nn.functional.dropout(output, 0.5, training=projector.training)
+
+    def provider(shape: ModelShape, **build: Any) -> MimoModel:
+        model = build_model(shape, **build)
+        for module in model.modality_submodules.values():
+            module.input_projections[0].register_forward_hook(drop_some)
+        return model
+
+    made, folder = Scenario.model_validate_json(json.dumps(arguments["scenario"])), Path(arguments["folder"])
+
+    def go(num_steps: int, saving: Saving | None) -> api.Outcome:
+        validation = Validation(every=2, num_batches=1)
+        config = Pretraining.of(made, arguments["layout"], num_steps=num_steps, saving=saving, validation=validation)
+        layout = made.table(arguments["layout"]).grids()
+        return pretrain(config, layout=layout, provider=provider, device="cpu")
+
+    whole = go(4, None)
+    saving = Saving(directory=folder / "checkpoints")
+    halves = [go(num_steps, saving) for num_steps in (2, 4)]
+    found = {
+        "whole": whole.losses,
+        "halves": [loss for half in halves for loss in half.losses],
+        "drops_in_training_alone": all(drops_where),
+    }
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+
+
 def leave_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train, and see that not a weight of it is held any more."""
     held: list[weakref.ref[torch.Tensor]] = []

@@ -203,6 +203,23 @@ def test_a_training_that_has_ended_leaves_the_device_to_the_next(launcher: Launc
     run_entry(launcher, "leave_nothing", SCENARIO, "disjoint", tmp_path, module="api_entries")
 
 
+def test_a_model_of_a_users_own_drops_the_same_when_it_goes_on_and_on_all_ranks_of_a_replica_and_nothing_when_scored(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    made = scenario({"one": ({}, {}), "tp2": ({"tp": 2}, {"tp": 2}), "fan-in": ({"dp": 2}, {"rank_offset": 2})})
+    found = {}
+    for layout in made.names:
+        run_entry(launcher, "drop", made, layout, tmp_path / layout, module="api_entries")
+        found[layout] = json.loads((tmp_path / layout / "rank0.json").read_text())
+        assert found[layout]["halves"] == found[layout]["whole"]
+        assert found[layout]["drops_in_training_alone"]
+    # What two ranks hold of the same activations is dropped alike; replicas drop other ones.
+    assert found["tp2"]["whole"] == pytest.approx(found["one"]["whole"], rel=1e-5)
+    assert abs(found["fan-in"]["whole"][0] - found["one"]["whole"][0]) > 1e-3
+    (plain,) = train(launcher, tmp_path / "plain", "one", made=made, num_steps=4)
+    assert abs(plain["losses"][0] - found["one"]["whole"][0]) > 1e-3
+
+
 def test_a_script_that_was_started_without_torchrun_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UsageError, match="there are no ranks; start the script with torchrun"):
