@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -474,14 +474,21 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Steps between two checkpoints.", show_default="one after the last step"),
     ] = None,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Steps between two evaluations of the scenario's held-out batches.", show_default="none"
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="New directory for train.jsonl and logs.", show_default="by time")
+        Path | None,
+        typer.Option(metavar="DIR", help="New directory for metrics.jsonl and logs.", show_default="by time"),
     ] = None,
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
 ) -> None:
     """Train in one layout, without the bench; save weights, and checkpoints to go on from."""
-    from mimo_bench.train_command import LOG, WORKER, run_training
+    from mimo_bench.train_command import WORKER, run_training
     from mimo_bench.train_options import plan_training
 
     options = plan_training(
@@ -492,17 +499,22 @@ def train(
         load=load,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
         device=device.value,
         out=out,
         hang_limit=hang_limit,
     )
     from mimo_bench.launch import Launcher  # only now: bad input is answered at once
     from mimo_bench.trainer.checkpoint.files import path_of, saved_in
+    from mimo_bench.trainer.metrics import METRICS
 
     num_taken = 0
 
     def show(told: dict[str, Any]) -> None:
         nonlocal num_taken
+        if "validation_loss" in told:
+            print(_validation_line(told), flush=True)
+            return
         num_taken += 1
         if num_taken == 1 and told["step"] > 1 and checkpoints is not None:
             # Told by what the ranks did: where the newest checkpoint is damaged, they take the one before.
@@ -511,7 +523,7 @@ def train(
 
     try:
         with Launcher(device_kind=options.device_kind, preload=(WORKER,)) as launcher:
-            run_training(options, launcher=launcher, on_step=show)
+            run_training(options, launcher=launcher, on_line=show)
     except TrainingError as error:
         print(f"mimo-bench: {error}", file=sys.stderr)
         raise typer.Exit(NO_RECORD) from None
@@ -521,14 +533,29 @@ def train(
         print(f"weights: {save} (no optimizer state, no place in the data)")
     if checkpoints is not None:
         print(f"checkpoints: {checkpoints}")
-    print(f"log: {options.directory / LOG}")
+    print(f"log: {options.directory / METRICS}")
 
 
 def _step_line(told: dict[str, Any], num_steps: int) -> str:
-    """A line of the log in words."""
-    loss = "not finite" if told["loss"] is None else f"{told['loss']:.6g}"
+    """A step's line of the log in words."""
+    loss = _loss(told["loss"])
     norms = ", ".join(f"{name} {'-' if norm is None else f'{norm:.4g}'}" for name, norm in told["grad_norms"].items())
-    return f"step {told['step']}/{num_steps}: loss {loss}, gradient norms: {norms}; {told['seconds']:.3g} s"
+    left = timedelta(seconds=round(told["step_seconds"] * (num_steps - told["step"])))
+    return (
+        f"step {told['step']}/{num_steps}: loss {loss}, gradient norms: {norms}; {told['tokens_per_second']:,.0f} "
+        f"tokens/s, {told['step_seconds']:.3g} s/step, ends in {left}"
+    )
+
+
+def _validation_line(told: dict[str, Any]) -> str:
+    """An evaluation's line of the log in words."""
+    accuracy = told["validation_answer_accuracy"]
+    right = "" if accuracy is None else f", {accuracy:.1%} of answer tokens right"
+    return f"step {told['step']}: validation loss {_loss(told['validation_loss'])}{right}"
+
+
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.6g}"
 
 
 def exit_status(records: Iterable[RunRecord], *, gate_performance: bool = False) -> int:

@@ -19,14 +19,14 @@ from mimo_bench.attempt import environment_of
 from mimo_bench.errors import TrainingError
 from mimo_bench.launch import DeviceKind, Job, Launcher
 from mimo_bench.scenario import Scenario
+from mimo_bench.trainer.metrics import METRICS
 from mimo_bench.weights.directory import new_directory
 from mimo_bench.weights.saving import complete
 
 WORKER = "mimo_bench.train_worker"
-LOG = "train.jsonl"
 POLL_SECONDS = 0.1
 
-OnStep = Callable[[dict[str, Any]], None]
+OnLine = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +48,14 @@ class TrainingOptions:
     """Where training goes on from, and saves to; None for no checkpoints."""
     checkpoint_every: int | None
     """Steps between two checkpoints; None for one after the last step alone."""
+    validate_every: int | None
+    """Steps between two evaluations of the scenario's held-out batches; None for none."""
     config: Path | None
     """The model's config.json; None where a preset names the model."""
 
 
-def run_training(options: TrainingOptions, *, launcher: Launcher, on_step: OnStep) -> None:
-    """Train to the end and save; `on_step` gets every line of the log as it is written.
+def run_training(options: TrainingOptions, *, launcher: Launcher, on_line: OnLine) -> None:
+    """Train to the end and save; `on_line` gets every line of the log as it is written.
 
     Raises:
         TrainingError: a rank crashed, ran out of memory or hung; nothing was saved.
@@ -61,13 +63,13 @@ def run_training(options: TrainingOptions, *, launcher: Launcher, on_step: OnSte
     """
     options.directory.mkdir(parents=True, exist_ok=True)
     with new_directory(options.save) if options.save is not None else nullcontext() as place:
-        _train(options, launcher=launcher, place=place, on_step=on_step)
+        _train(options, launcher=launcher, place=place, on_line=on_line)
         if place is not None:
             complete(place, start=options.start, config=options.config)
 
 
-def _train(options: TrainingOptions, *, launcher: Launcher, place: Path | None, on_step: OnStep) -> None:
-    log = options.directory / LOG
+def _train(options: TrainingOptions, *, launcher: Launcher, place: Path | None, on_line: OnLine) -> None:
+    log = options.directory / METRICS
     log.touch()
     job = Job(
         entry=f"{WORKER}:main",
@@ -77,17 +79,18 @@ def _train(options: TrainingOptions, *, launcher: Launcher, place: Path | None, 
             "weights": _told(options.start),
             "num_steps": options.num_steps,
             "device_kind": options.device_kind,
-            "log": _told(log),
+            "directory": _told(options.directory),
             "save": _told(place),
             "checkpoints": _told(options.checkpoints),
             "checkpoint_every": options.checkpoint_every,
+            "validate_every": options.validate_every,
         },
         world_size=options.scenario.table(options.layout).grids().world_size,
         log_dir=options.directory,
         hang_seconds=options.hang_seconds,
         environment=environment_of("timing", options.device_kind),
     )
-    with _followed(log, on_step):
+    with _followed(log, on_line):
         outcome = launcher.launch(job)
     if outcome.ended != "finished":
         saved = "" if place is None else "; no weights were saved"
@@ -99,10 +102,10 @@ def _told(path: Path | None) -> str | None:
 
 
 @contextmanager
-def _followed(log: Path, on_step: OnStep) -> Iterator[None]:
+def _followed(log: Path, on_line: OnLine) -> Iterator[None]:
     """Hand every line of `log` on while it grows; all that stands there has been handed on when the block ends."""
     over = threading.Event()
-    thread = threading.Thread(target=_follow, args=(log, on_step, over), name="follow-log", daemon=True)
+    thread = threading.Thread(target=_follow, args=(log, on_line, over), name="follow-log", daemon=True)
     thread.start()
     try:
         yield
@@ -111,7 +114,7 @@ def _followed(log: Path, on_step: OnStep) -> Iterator[None]:
         thread.join()
 
 
-def _follow(log: Path, on_step: OnStep, over: threading.Event) -> None:
+def _follow(log: Path, on_line: OnLine, over: threading.Event) -> None:
     with log.open(encoding="utf-8") as file:
         is_last = False
         held = ""
@@ -119,4 +122,4 @@ def _follow(log: Path, on_step: OnStep, over: threading.Event) -> None:
             is_last = over.wait(POLL_SECONDS)
             *lines, held = (held + file.read()).split("\n")
             for line in lines:
-                on_step(json.loads(line))
+                on_line(json.loads(line))

@@ -23,6 +23,7 @@ def plan_training(
     load: Path | None,
     checkpoints: Path | None,
     checkpoint_every: int | None,
+    validate_every: int | None,
     device: str,
     out: Path | None,
     hang_limit: float,
@@ -52,6 +53,8 @@ def plan_training(
         raise UsageError(f"--checkpoint-every: {checkpoint_every}: {remedy}")
     if checkpoints is not None:
         _check_checkpoints(checkpoints, Pretraining.of(scenario, layout, num_steps=num_steps), scenario)
+    if validate_every is not None:
+        _check_validation(validate_every, scenario)
     (directory,) = run_options.run_directories(out, [file])
     return TrainingOptions(
         scenario=scenario,
@@ -64,6 +67,7 @@ def plan_training(
         save=save,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
         config=find_config(file, scenario.model) if scenario.configured is not None else None,
     )
 
@@ -81,6 +85,13 @@ def _check_checkpoints(directory: Path, run: Pretraining, scenario: Scenario) ->
         check_directory(directory, run.held_fixed(scenario.data))
     except CheckpointError as error:
         raise UsageError(f"--checkpoints: {error}") from None
+
+
+def _check_validation(every: int, scenario: Scenario) -> None:
+    if every < 1:
+        raise UsageError(f"--validate-every: {every}: give at least 1")
+    if not scenario.evaluation.num_batches:
+        raise UsageError("--validate-every: evaluation.num_batches = 0 in the scenario; raise it")
 
 
 def _start(scenario: Scenario, load: Path | None) -> Path | None:

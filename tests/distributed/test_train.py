@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from mimo_bench.train_command import TrainingOptions, run_training
 from mimo_bench.trainer.checkpoint.files import MANIFEST as CHECKPOINT
 from mimo_bench.trainer.checkpoint.files import CheckpointManifest, saved_in, write_json
 from mimo_bench.trainer.data.registry import build_dataset
+from mimo_bench.trainer.metrics import read_metrics
 from mimo_bench.weights.directory import read_manifest
 from tests import oracle
 from tests.checkpoints import CONFIGS, load, save_random
@@ -82,13 +84,13 @@ def expected_loss(scenario: Scenario, checkpoint: Path) -> float:
 
 
 def losses(log: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in log.read_text(encoding="utf-8").splitlines()]
+    return [line["loss"] for line in read_metrics(log.parent) if "loss" in line]
 
 
 def options(scenario: Scenario, layout: str, directory: Path, **changes: Any) -> TrainingOptions:
     """One step on CPU ranks from drawn weights, unless told otherwise."""
     fixed: dict[str, Any] = {"num_steps": 1, "device_kind": "cpu", "hang_seconds": 120.0}
-    fixed |= dict.fromkeys(("start", "save", "checkpoints", "checkpoint_every", "config"))
+    fixed |= dict.fromkeys(("start", "save", "checkpoints", "checkpoint_every", "validate_every", "config"))
     return TrainingOptions(scenario=scenario, layout=layout, directory=directory, **fixed | changes)
 
 
@@ -97,20 +99,36 @@ def test_a_checkpoint_is_imported_trained_apart_and_exported_and_transformers_ge
 ) -> None:
     ours, trained, exported = place / "ours", place / "trained", place / "exported"
     assert cli.main(["import", str(place / "theirs"), str(ours)]) == 0
-    arguments = ["--layout", "apart", "--steps", "3", "--device", "cpu", "--save", str(trained)]
+    arguments = [
+        "--layout",
+        "apart",
+        "--steps",
+        "3",
+        "--device",
+        "cpu",
+        "--save",
+        str(trained),
+        "--validate-every",
+        "2",
+    ]
     assert cli.main(["train", str(place / "case.toml"), *arguments, "--out", str(place / "out")]) == 0
     assert cli.main(["export", str(trained), str(exported)]) == 0
     printed = capsys.readouterr().out
-    assert "step 3/3: loss " in printed
+    assert re.search(r"step 3/3: loss \S+, gradient norms: .*; \S+ tokens/s, \S+ s/step, ends in 0:00:00\n", printed)
+    # After the second step, as asked for, and after the last; the log has the same.
+    told = [line for line in read_metrics(place / "out") if "validation_loss" in line]
+    assert [line["step"] for line in told] == [2, 3]
+    for line in told:
+        assert f"step {line['step']}: validation loss {line['validation_loss']:.6g}, " in printed
     assert f"weights: {trained} (no optimizer state, no place in the data)" in printed
 
     scenario = load_scenario(place / "case.toml")
-    seen = losses(place / "out" / "train.jsonl")
+    seen = losses(place / "out" / "metrics.jsonl")
     assert len(seen) == 3
     assert seen[0] == pytest.approx(expected_loss(scenario, place / "theirs"), rel=1e-6)
     # The weights that came out of three steps, on the first batch again.
-    run_training(options(scenario, "one", place / "next", start=trained), launcher=launcher, on_step=lambda _: None)
-    (following,) = losses(place / "next" / "train.jsonl")
+    run_training(options(scenario, "one", place / "next", start=trained), launcher=launcher, on_line=lambda _: None)
+    (following,) = losses(place / "next" / "metrics.jsonl")
     assert following == pytest.approx(expected_loss(scenario, exported), rel=1e-6)
     assert following < seen[0] - 0.01
 
@@ -195,10 +213,10 @@ def test_what_overlap_leaves_to_the_next_forward_is_gathered_before_it_is_writte
         run_training(
             options(scenario, layout, place / "out" / layout, num_steps=2, save=place / layout),
             launcher=launcher,
-            on_step=lambda _: None,
+            on_line=lambda _: None,
         )
     assert read_manifest(place / "plain").content_hash == read_manifest(place / "overlapped").content_hash
-    assert losses(place / "out" / "plain" / "train.jsonl") == losses(place / "out" / "overlapped" / "train.jsonl")
+    assert losses(place / "out" / "plain" / "metrics.jsonl") == losses(place / "out" / "overlapped" / "metrics.jsonl")
 
 
 def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_another_layout_with_parity(
@@ -210,7 +228,7 @@ def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_anothe
     def run(name: str, layout: str, **changes: Any) -> list[dict[str, Any]]:
         told: list[dict[str, Any]] = []
         asked = options(scenario, layout, place / "out" / name, save=place / name, **changes)
-        run_training(asked, launcher=launcher, on_step=told.append)
+        run_training(asked, launcher=launcher, on_line=told.append)
         return told
 
     whole = run("whole", "one", num_steps=5)
@@ -226,7 +244,7 @@ def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_anothe
     printed = capsys.readouterr().out
     assert printed.startswith(f"going on from {place / 'checkpoints' / 'step-00000002'}\nstep 3/5: loss ")
     assert printed.count("going on from") == 1
-    assert losses(place / "out" / "rest" / "train.jsonl") == [told["loss"] for told in whole[2:]]
+    assert losses(place / "out" / "rest" / "metrics.jsonl") == [told["loss"] for told in whole[2:]]
     assert read_manifest(place / "rest").content_hash == read_manifest(place / "whole").content_hash
     apart = run("apart", "apart", num_steps=5, checkpoints=place / "elsewhere")
     assert [told["loss"] for told in apart] == pytest.approx([told["loss"] for told in whole[2:]], rel=1e-6)
@@ -274,6 +292,7 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
             ["--layout", "one", "--checkpoints", "{place}/others"],
             "--checkpoints: {place}/others/step-00000007: is of another training: data = {{'provider': 'synthetic', ",
         ),
+        (["--layout", "one", "--validate-every", "0"], "--validate-every: 0: give at least 1"),
         (["--layout", "one", "--hang-limit", "0"], "--hang-limit: 0.0: give a positive number of seconds"),
         ([], "Missing option '--layout'"),
     ],
