@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -143,3 +145,46 @@ def test_a_loss_that_is_no_number_is_null_in_the_metrics(tmp_path: Path) -> None
     step, test = read_metrics(tmp_path)
     assert (step["loss"], step["grad_norm"], step["step_seconds"]) == (None, 2.0, seconds)
     assert test == {"step": 1, "test_loss": None, "test_answer_accuracy": 0.25, "test_samples": 4}
+
+
+class Board:
+    """Stands in for TensorBoard's writer, which is not installed everywhere: what it was told, by name and step."""
+
+    made: ClassVar[list[Board]] = []
+
+    def __init__(self, directory: str, *, purge_step: int) -> None:
+        self.directory, self.purge_step, self.is_closed = directory, purge_step, False
+        self.scalars: dict[tuple[str, int], float] = {}
+        self.made.append(self)
+
+    def add_scalar(self, name: str, value: float, *, global_step: int) -> None:
+        """Keep it."""
+        self.scalars[name, global_step] = value
+
+    def close(self) -> None:
+        """Remember it."""
+        self.is_closed = True
+
+
+def test_tensorboard_gets_what_the_log_gets_and_a_training_that_goes_on_takes_back_later_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mimo_bench.trainer.metrics.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", SimpleNamespace(SummaryWriter=Board))
+    logging = Logging(directory=tmp_path, module_grad_norms=True)
+    metrics = Metrics(logging, num_steps=9, first_step=2, is_writer=True)
+    result = StepResult(loss=0.5, grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={})
+    metrics.step(3, result, learning_rates={"vision": 0.25}, num_samples=4)
+    metrics.evaluation(3, "validation", EvaluationTotals(loss=0.75, answer_accuracy=0.5, num_samples=4))
+    metrics.close()
+    (board,) = Board.made
+    # TensorBoard forgets this step and those behind it: the second stays, as its line in the log does.
+    assert (board.directory, board.purge_step, board.is_closed) == (str(tmp_path), 3, True)
+    told = {name: value for (name, step), value in board.scalars.items() if step == 3}
+    step, validation = read_metrics(tmp_path)
+    flat = {"learning_rate/vision": 0.25, "grad_norms/vision": 2.0}
+    flat |= {name: value for name, value in (step | validation).items() if isinstance(value, float | int)}
+    assert told | {"step": 3} == flat
+    Metrics(replace(logging, tensorboard=False), num_steps=9, first_step=2, is_writer=True).close()
+    Metrics(logging, num_steps=9, first_step=2, is_writer=False).close()
+    assert Board.made == [board]

@@ -61,7 +61,8 @@ class Metrics:
             if logging.tensorboard and find_spec("tensorboard") is not None:
                 from torch.utils.tensorboard.writer import SummaryWriter
 
-                self._board = SummaryWriter(str(logging.directory), purge_step=first_step)
+                # What it purges begins with that step.
+                self._board = SummaryWriter(str(logging.directory), purge_step=first_step + 1)
 
     def step(self, num_steps: int, result: StepResult, *, learning_rates: dict[str, float], num_samples: int) -> float:
         """Write down the step after which `num_steps` have been taken; returns the seconds that it took."""
