@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.distributed.trainer_entries import build, leave
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train from step 0, or from the newest checkpoint, to `until`; save after each step of `save_after`.
 
-    A `directory` with `{rank}` in it is another one on every rank.
+    With `file_bytes` the disk takes no larger file; a `directory` with `{rank}` in it is another one on every rank.
     """
     made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     held_fixed = {"seed": made.seed, "training": made.training.model_dump(mode="json")}
@@ -36,6 +37,8 @@ def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
         except CheckpointError as error:
             found["problem"] = str(error)
     found["warnings"] = [str(warning.message) for warning in caught if "going on from" in str(warning.message)]
+    if "file_bytes" in arguments:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (arguments["file_bytes"], resource.RLIM_INFINITY))
     if found["problem"] is None:
         problems: list[str | None] = []
         saver = Saver(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,14 @@ def test_a_disk_that_fails_is_told_to_every_rank_and_ends_nothing(
             f"{runs.directory / '.step-00000001.tmp'}: Not a directory; nothing was saved"
         )
         assert len(rank["losses"]) == 2
+
+
+def test_nothing_is_left_of_a_checkpoint_that_the_disk_had_no_room_for(launcher: Launcher, tmp_path: Path) -> None:
+    runs = Runs(launcher, tmp_path)
+    for rank in runs.run("language-pp2", resume=False, until=2, save_after=[1], file_bytes=200_000):
+        assert re.match(rf"{runs.directory}.*: File too large; nothing was saved", rank["problem"])
+        assert len(rank["losses"]) == 2
+    assert runs.saved == []
 
 
 def test_what_is_not_whole_is_named_and_the_one_before_it_is_taken(launcher: Launcher, tmp_path: Path) -> None:

@@ -120,6 +120,15 @@ class Saver:
     def _write(self, mine: Sequence[_Tensor], num_steps: int) -> None:
         final = path_of(self._directory, num_steps)
         temporary = temporary_of(final)
+        try:
+            self._write_through(temporary, final, mine, num_steps)
+        except CheckpointError:
+            # No rank writes any more. On a full disk, what was begun would be in the way of everything else.
+            if dist.get_rank() == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def _write_through(self, temporary: Path, final: Path, mine: Sequence[_Tensor], num_steps: int) -> None:
         specs = _merge(self._gather([(tensor.file, tensor.spec) for tensor in mine]))
         rank, files = dist.get_rank(), list(specs)
         self._together(lambda: _begin(temporary, specs) if rank == 0 else None)
