@@ -154,6 +154,18 @@ def build_trainer(
     """Assemble one rank's trainer; collective over the world."""
     topology = build_topology(config.layout, backend=device.backend)
     model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
+    # Before anything else looks into it, as this refuses a model of another kind by name.
+    loader = build_loader(
+        model,
+        dataset=dataset,
+        plan=config.plan,
+        topology=topology,
+        shape=config.shape,
+        seq_length=config.seq_length,
+        input_dtype=DTYPES[config.precision],
+        device=device.torch_device,
+        background=config.loader,
+    )
     start = start_of(seed=config.seed, weights=config.weights)
     fill_weights(model, topology, start)
     freeze_weights(model, topology, training=config.training)
@@ -177,17 +189,7 @@ def build_trainer(
             settings=config.settings,
             precision=config.precision,
         ),
-        loader=build_loader(
-            model,
-            dataset=dataset,
-            plan=config.plan,
-            topology=topology,
-            shape=config.shape,
-            seq_length=config.seq_length,
-            input_dtype=DTYPES[config.precision],
-            device=device.torch_device,
-            background=config.loader,
-        ),
+        loader=loader,
         totals=totals,
         schedule=build_schedule(
             model, topology=topology, totals=totals, plan=config.plan, seq_length=config.seq_length

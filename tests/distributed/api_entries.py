@@ -89,6 +89,14 @@ def drop(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
 
 
+def build_another(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Train a model that is none of megatron-core's."""
+    made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
+    config = Pretraining.of(made, arguments["layout"], num_steps=1)
+    another: Any = torch.nn.Linear(2, 2)
+    pretrain(config, layout=made.table(arguments["layout"]).grids(), provider=lambda *_, **__: another, device="cpu")
+
+
 def leave_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train, and see that not a weight of it is held any more."""
     held: list[weakref.ref[torch.Tensor]] = []

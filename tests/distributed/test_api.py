@@ -220,6 +220,12 @@ def test_a_model_of_a_users_own_drops_the_same_when_it_goes_on_and_on_all_ranks_
     assert abs(plain["losses"][0] - found["one"]["whole"][0]) > 1e-3
 
 
+def test_a_provider_of_another_kind_of_model_is_told_so(launcher: Launcher, tmp_path: Path) -> None:
+    outcome = launch_entry(launcher, "build_another", SCENARIO, "one-rank", tmp_path, module="api_entries")
+    assert outcome.ended == "crashed"
+    assert "raised DataError: Linear is no MimoModel" in outcome.reason
+
+
 def test_a_script_that_was_started_without_torchrun_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UsageError, match="there are no ranks; start the script with torchrun"):
