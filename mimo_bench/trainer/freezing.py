@@ -15,6 +15,7 @@ from mimo_bench.training import Training
 def freeze_weights(model: MimoModel, topology: Topology, *, training: Training) -> None:
     """Take frozen parameters out of the training; the model must not be wrapped for data parallelism yet."""
     for shard in shards(model, topology):
-        # Only taken out, never in: some parameters are fixed whatever is trained.
-        if not training.trains(shard.name):
+        # Only taken out, never in: some parameters are fixed whatever is trained. Of a module that is frozen in all its
+        # parts nothing is reduced, so what a provider adds beside them must not be trained either.
+        if training.is_frozen(shard.module) or not training.trains(shard.name):
             shard.parameter.requires_grad_(False)

@@ -28,7 +28,8 @@ _EXPERT = re.compile(r"\bexperts\.local_experts\.(\d+)\.")
 
 _PLAIN = (
     (re.compile(r"^encoders\.\w+\."), "encoder."),
-    (re.compile(r"^input_projections\.0\.encoder\."), "projector."),
+    # What a provider of a user's own adds to the projector lies beside megatron-core's part of it.
+    (re.compile(r"^input_projections\.0\.(encoder\.)?"), "projector."),
 )
 """How megatron-core's paths inside an encoder's module read in canonical names, which know no family."""
 

@@ -97,6 +97,27 @@ def build_another(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
     pretrain(config, layout=made.table(arguments["layout"]).grids(), provider=lambda *_, **__: another, device="cpu")
 
 
+def add_parameters(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Train a model whose provider adds a parameter to the projector and one beside it, with `freeze` frozen."""
+    added: list[torch.nn.Parameter] = []
+
+    def provider(shape: ModelShape, **build: Any) -> MimoModel:
+        model = build_model(shape, **build)
+        width = shape.language.hidden_size
+        for module in model.modality_submodules.values():
+            for place in (module.input_projections[0], module):
+                place.gain = torch.nn.Parameter(torch.ones(width))
+                place.register_forward_hook(lambda place, _, output: output * place.gain)
+                added.append(place.gain)
+        return model
+
+    made, folder = Scenario.model_validate_json(json.dumps(arguments["scenario"])), Path(arguments["folder"])
+    saving = Saving(directory=folder / "checkpoints")
+    config = Pretraining.of(made, arguments["layout"], num_steps=1, saving=saving)
+    pretrain(config, layout=made.table(arguments["layout"]).grids(), provider=provider, device="cpu")
+    (folder / f"rank{rank}.json").write_text(json.dumps([parameter.requires_grad for parameter in added]))
+
+
 def leave_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train, and see that not a weight of it is held any more."""
     held: list[weakref.ref[torch.Tensor]] = []

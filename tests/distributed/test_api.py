@@ -22,7 +22,7 @@ from mimo_bench.scenario import Scenario, Settings
 from mimo_bench.trainer import join
 from mimo_bench.trainer.metrics import read_metrics
 from mimo_bench.training import Training
-from mimo_bench.weights.directory import read_manifest
+from mimo_bench.weights.directory import read_manifest, tensors_of
 from tests.distributed.trainer_job import launch_entry, run_entry, scenario
 from tests.pictures import row, write_folder
 
@@ -224,6 +224,25 @@ def test_a_provider_of_another_kind_of_model_is_told_so(launcher: Launcher, tmp_
     outcome = launch_entry(launcher, "build_another", SCENARIO, "one-rank", tmp_path, module="api_entries")
     assert outcome.ended == "crashed"
     assert "raised DataError: Linear is no MimoModel" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("freeze", "trained"),
+    [
+        ((), [True, True]),
+        (("vision.projector",), [False, True]),
+        # In all its parts: nothing of the module is reduced, so nothing of it may be trained.
+        (("vision.projector", "vision.encoder"), [False, False]),
+    ],
+)
+def test_what_a_provider_adds_is_saved_and_is_frozen_with_what_it_is_added_to(
+    launcher: Launcher, tmp_path: Path, freeze: tuple[str, ...], trained: list[bool]
+) -> None:
+    made = scenario(LAYOUTS, training=Training(freeze=freeze))
+    run_entry(launcher, "add_parameters", made, "one-rank", tmp_path, module="api_entries")
+    assert json.loads((tmp_path / "rank0.json").read_text()) == trained
+    saved = tensors_of(tmp_path / "checkpoints" / "step-00000001", "vision")
+    assert {"vision.projector.gain", "vision.gain"} <= set(saved)
 
 
 def test_a_script_that_was_started_without_torchrun_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
