@@ -44,8 +44,9 @@ class RankDevice:
 def join(kind: Literal["auto", "cpu", "cuda"]) -> RankDevice:
     """Take this rank's device and join the world that torchrun's or the launcher's environment describes.
 
-    Ranks are numbered by `RANK` of `WORLD_SIZE`; on a node, `LOCAL_RANK` picks the GPU; where ranks share GPUs, they are
-    dealt out in turn. A world that the script itself has joined is taken as it is. `auto` takes GPUs where there are any.
+    Ranks are numbered by `RANK` of `WORLD_SIZE`; on a node, `LOCAL_RANK` picks the GPU; where ranks share GPUs, they
+    are dealt out in turn. A world that the script itself has joined is taken as it is. `auto` takes GPUs where there
+    are any.
 
     Raises:
         UsageError: nobody has started ranks.

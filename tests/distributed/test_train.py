@@ -188,11 +188,11 @@ def test_a_voxtral_is_imported_trained_apart_and_exported_and_transformers_gets_
     assert cli.main(["train", str(tmp_path / "case.toml"), *arguments, "--out", str(tmp_path / "out")]) == 0
     assert cli.main(["export", str(tmp_path / "trained"), str(tmp_path / "exported")]) == 0
     scenario = load_scenario(tmp_path / "case.toml")
-    seen = losses(tmp_path / "out" / "train.jsonl")
+    seen = losses(tmp_path / "out" / "metrics.jsonl")
     assert seen[0] == pytest.approx(spoken_loss(scenario, tmp_path / "theirs"), rel=1e-6)
     trained = options(scenario, "one", tmp_path / "next", start=tmp_path / "trained")
-    run_training(trained, launcher=launcher, on_step=lambda _: None)
-    (following,) = losses(tmp_path / "next" / "train.jsonl")
+    run_training(trained, launcher=launcher, on_line=lambda _: None)
+    (following,) = losses(tmp_path / "next" / "metrics.jsonl")
     assert following == pytest.approx(spoken_loss(scenario, tmp_path / "exported"), rel=1e-6)
     assert following < seen[0] - 0.01
 
