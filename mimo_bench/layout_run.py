@@ -65,9 +65,9 @@ class Reference:
     """The baseline's training, which every other layout is held against."""
 
     trained: Trained
-    """In parity mode."""
+    """In parity mode; as timed where parity is not asked for."""
     tolerance: Tolerance
-    """How far equal trainings lie apart in parity mode."""
+    """How far equal trainings lie apart then."""
     timed: Trained | None = None
     """Under its timed settings; None where nothing is timed."""
     band: Tolerance | None = None
@@ -135,7 +135,7 @@ class LayoutRunner:
             known["losses"] = trained.losses[compared]
             known["grad_norms"] = {module: norms[compared] for module, norms in trained.grad_norms.items()}
             known["evaluation"] = trained.evaluation
-            known["parity"] = account.parity
+        known["parity"] = account.parity
         watched = account.ranks_in("comm")
         known["account"] = merge_account(watched)
         known["communication"] = merge_communication(watched)
@@ -210,12 +210,11 @@ class LayoutRunner:
         if not attempt.finished:
             return _cut_short(account, attempt)
         timed = replace(account, attempts=(*account.attempts, attempt))
-        if account.parity is None:
-            return timed
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.num_as_timed)
-        if account.reference is not None:
+        if "parity" not in self.modes:
+            timed = replace(timed, parity=Parity(verdict="unjudged", reason=account.reason))
+        if self._is_baseline(name):
             return self._measure_band(name, timed, trained)
-        assert reference is not None
         return _judge_as_timed(timed, trained, reference, num_steps=self.scenario.steps.num_as_timed)
 
     def _time_again(self, name: str, account: Account) -> Account:
@@ -244,8 +243,8 @@ class LayoutRunner:
         judged = _with_as_timed(account, as_timed)
         if as_timed.band is None:
             return replace(judged, reference=None)
-        assert account.reference is not None
-        return replace(judged, reference=replace(account.reference, timed=timed, band=as_timed.band))
+        reference = account.reference or Reference(trained=timed, tolerance=as_timed.band)
+        return replace(judged, reference=replace(reference, timed=timed, band=as_timed.band))
 
     def _count_communication(self, name: str, account: Account) -> Account:
         attempt = self._attempt(name, "comm")
@@ -329,10 +328,9 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAc
     )
 
 
-def _judge_as_timed(account: Account, timed: Trained, reference: Reference, *, num_steps: int) -> Account:
+def _judge_as_timed(account: Account, timed: Trained, reference: Reference | None, *, num_steps: int) -> Account:
     """A layout that has not passed as timed has not passed: what is proven must be what is measured."""
-    assert account.parity is not None
-    if reference.timed is None or reference.band is None:
+    if reference is None or reference.timed is None or reference.band is None:
         return replace(account, status="unjudged", reason="the baseline was not timed, so nothing proves these times")
     return _with_as_timed(account, judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps))
 
@@ -341,7 +339,8 @@ def _with_as_timed(account: Account, as_timed: AsTimed) -> Account:
     """The account with what its timed steps proved; where they failed, the layout has."""
     assert account.parity is not None
     if as_timed.verdict != "failed":
-        return replace(account, parity=account.parity.model_copy(update={"as_timed": as_timed}))
+        reason = account.reason if account.status == "passed" else f"{as_timed.reason}; {account.parity.reason}"
+        return replace(account, reason=reason, parity=account.parity.model_copy(update={"as_timed": as_timed}))
     failed = {"as_timed": as_timed, "verdict": "failed", "reason": as_timed.reason, "failed_check": "as_timed"}
     return replace(
         account,

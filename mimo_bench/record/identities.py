@@ -39,6 +39,7 @@ STATUSES_OF_VERDICT = {
     "passed": {"passed", "oom", "timeout", "crashed", "interrupted"},
     "baseline": {"passed", "oom", "timeout", "crashed", "interrupted"},
     "failed": {"parity_failed", "oom", "timeout", "crashed", "interrupted"},
+    "unjudged": {"unjudged", "oom", "timeout", "crashed", "interrupted"},
     None: {"unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"},
 }
 

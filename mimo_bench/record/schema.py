@@ -155,7 +155,8 @@ gradient norms of every step, held-out samples, and the steps as timed."""
 class Parity(_Entry):
     """Whether the layout trained the same model as the baseline, and why we say so."""
 
-    verdict: Literal["passed", "failed", "baseline"]
+    verdict: Literal["passed", "failed", "baseline", "unjudged"]
+    """`unjudged` where parity mode was not asked for; the steps as timed have a verdict all the same."""
     reason: str
     failed_check: Check | None = None
     """The first check that failed."""

@@ -121,3 +121,17 @@ def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp
     record = read_run(tmp_path / "out")
     assert {layout.status for layout in record.layouts} <= {"interrupted", "not_run"}
     validate(tmp_path / "out")
+
+
+def test_timing_alone_is_still_held_against_the_baseline_as_timed(scenario: Path, tmp_path: Path) -> None:
+    command = ["run", str(scenario), "--device", "cpu", "--modes", "timing"]
+    assert cli.main([*command, "--out", str(tmp_path / "clean")]) == 0
+    record = read_run(tmp_path / "clean")
+    for layout in record.layouts:
+        assert (layout.status, layout.parity and layout.parity.verdict) == ("unjudged", "unjudged")
+        assert layout.parity is not None
+        assert layout.parity.as_timed is not None
+        assert layout.parity.as_timed.verdict == ("baseline" if layout.name == record.baseline else "passed")
+    assert cli.main([*command, "--out", str(tmp_path / "planted"), "--plant", "vision-layer-skipped"]) == 1
+    failed = {layout.name: layout.status for layout in read_run(tmp_path / "planted").layouts}
+    assert set(failed.values()) == {"unjudged", "parity_failed"}
