@@ -349,15 +349,15 @@ def test_calls_and_bytes_that_shapes_do_not_give_are_named(directory: Path) -> N
     bridge = next(index for index, row in enumerate(rows) if row["collective"] == "broadcast")
     change(directory, assign("layouts", 1, "communication", bridge, "bytes_per_step", value=7))
     with pytest.raises(
-        RecordError, match=r"language broadcast: 16 calls and 7 bytes a step, but shapes give 16 and \d+"
+        RecordError, match=r"language broadcast: 8 calls and 7 bytes a step, but shapes give 8 and \d+"
     ):
         validate(directory)
     change(directory, lambda run: run["layouts"][1]["communication"].pop(bridge))
-    with pytest.raises(RecordError, match="language broadcast: 0 calls and 0 bytes a step, but shapes give 16"):
+    with pytest.raises(RecordError, match="language broadcast: 0 calls and 0 bytes a step, but shapes give 8"):
         validate(directory)
     # A group that no layer of the model talks over.
     change(directory, lambda run: run["layouts"][1]["communication"].append(rows[bridge] | {"role": "group 7"}))
-    with pytest.raises(RecordError, match=r"group 7 broadcast: 16 calls and .* but shapes give 0 and 0"):
+    with pytest.raises(RecordError, match=r"group 7 broadcast: 8 calls and .* but shapes give 0 and 0"):
         validate(directory)
 
 
