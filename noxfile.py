@@ -77,10 +77,12 @@ def reports(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def perf(session: nox.Session) -> None:
-    """Hold commands, checks of 100,000 layouts and large reports against their limits of time, memory and size."""
-    _python(
-        session, "-m", "pytest", "-s", *(session.posargs or sorted(map(str, Path("tests/perf").glob("bench_*.py"))))
-    )
+    """Hold commands, checks of 100,000 layouts and large reports against their limits; with a GPU, a step as well."""
+    benches = set(Path("tests/perf").glob("bench_*.py"))
+    if not session.posargs and not _num_gpus(session):
+        session.log("no GPU: bench_step.py, which measures a training step on one, is left out")
+        benches -= {Path("tests/perf/bench_step.py")}
+    _python(session, "-m", "pytest", "-s", *(session.posargs or sorted(map(str, benches))))
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -348,9 +348,7 @@ def test_calls_and_bytes_that_shapes_do_not_give_are_named(directory: Path) -> N
     validate(directory)
     bridge = next(index for index, row in enumerate(rows) if row["collective"] == "broadcast")
     change(directory, assign("layouts", 1, "communication", bridge, "bytes_per_step", value=7))
-    with pytest.raises(
-        RecordError, match=r"language broadcast: 8 calls and 7 bytes a step, but shapes give 8 and \d+"
-    ):
+    with pytest.raises(RecordError, match=r"language broadcast: 8 calls and 7 bytes a step, but shapes give 8 and \d+"):
         validate(directory)
     change(directory, lambda run: run["layouts"][1]["communication"].pop(bridge))
     with pytest.raises(RecordError, match="language broadcast: 0 calls and 0 bytes a step, but shapes give 8"):
