@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_bshd
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.trainer.models.rope import rotate, rotate_at_once
 
@@ -65,3 +66,12 @@ def test_rotation_at_once_is_that_of_queries_and_keys_alone_and_so_is_its_gradie
         gradients.append(torch.autograd.grad(total, mixed)[0])
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.filterwarnings("ignore:full scope is deprecated:UserWarning")
+def test_angles_of_another_model_are_turned_by_megatron_core_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.rand(9, 1, 1, 4, generator=generator).repeat(1, 1, 1, 2)
+    heads = torch.randn(9, 2, 3, 8, generator=generator)
+    config = TransformerConfig(num_layers=1, hidden_size=24, num_attention_heads=3, use_cpu_initialization=True)
+    assert torch.equal(rotate(heads, angles, config, cp_group=object()), _apply_rotary_pos_emb_bshd(heads, angles))

@@ -17,16 +17,19 @@ from megatron.core.models.mimo.model.base import MimoModel
 from mimo_bench.trainer.data.loader import TEXT
 from mimo_bench.trainer.models.mimo import unwrap
 
+_ALIGN = "align_embeddings_by_token_positions"
+
 
 class Merge:
     """Stands in for the two methods of a MimoModel that embed texts and combine them with what encoders made."""
 
     def __init__(self, model: MimoModel) -> None:
-        """Take the methods' place, on ranks with the language model's first stage."""
+        """Take the methods' place, unless the model is of a class that has its own."""
         self._model = model
         self._places: Mapping[str, torch.Tensor] = {}
-        model.get_text_embeddings = self._embed_texts
-        model.align_embeddings_by_token_positions = self._combine
+        for name, ours in (("get_text_embeddings", self._embed_texts), (_ALIGN, self._combine)):
+            if getattr(type(model), name) is getattr(MimoModel, name):
+                setattr(model, name, ours)
 
     def expect(self, places: Mapping[str, torch.Tensor]) -> None:
         """Say where the next micro-batch has its rows, before it goes forward: `MicroBatch.places`."""

@@ -18,6 +18,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from mimo_bench.model import LanguageShape
 from mimo_bench.model.shape import LinearRope, Llama3Rope
 
+_of_angles = attention.apply_rotary_pos_emb
+"""megatron-core's own, for models that it was made for."""
+
+
+_TURNS_NDIM = 5
+
 
 def install() -> None:
     """Let megatron-core's attention rotate by cosines and sines that are ready, in this process."""
@@ -38,11 +44,16 @@ def turn(angles: RotaryEmbedding, *, dtype: torch.dtype) -> None:
     angles.forward = cosines_and_sines
 
 
-def rotate(heads: torch.Tensor, turns: torch.Tensor, config: TransformerConfig, **_: Any) -> torch.Tensor:
+def rotate(heads: torch.Tensor, turns: torch.Tensor, config: TransformerConfig, **options: Any) -> torch.Tensor:
     """Queries or keys [s, b, heads, d] turned by their position; a pair is a dim and the one half a head further on.
+
+    `turns` is what `turn` makes; another model of the same process may still bring angles, [s, 1, 1, d].
 
     Su et al., "RoFormer", arXiv 2104.09864, with pairs as LLaMA has them.
     """
+    if turns.dim() != _TURNS_NDIM:
+        turned: torch.Tensor = _of_angles(heads, turns, config, **options)
+        return turned
     assert not config.rotary_interleaved, "pairs of neighbouring dims are not built"
     return _turned(heads, turns)
 

@@ -13,23 +13,30 @@ from typing import Any
 import torch
 from megatron.core.transformer import mlp
 
+_with_bias = mlp.bias_swiglu_impl
+"""megatron-core's own."""
+
 
 def install() -> None:
     """Let megatron-core's MLP take this where its configuration asks for fused activations, in this process."""
     mlp.bias_swiglu_impl = swiglu
 
 
-def swiglu(both: torch.Tensor, bias: None, *_: Any) -> torch.Tensor:
+def swiglu(both: torch.Tensor, bias: torch.Tensor | None, *options: Any) -> torch.Tensor:
     """silu(gate) * up.
 
     Args:
         both: [s, b, 2 f]: gate and up.
-        bias: there is none in any model that we build with SwiGLU.
+        bias: none in any model that we build; with one, which another model of the process may have, megatron-core's
+            own is taken.
+        options: megatron-core's, which only its own reads.
 
     Returns:
         [s, b, f].
     """
-    assert bias is None, "no bias is built"
+    if bias is not None:
+        theirs: torch.Tensor = _with_bias(both, bias, *options)
+        return theirs
     gated: torch.Tensor = _Swiglu.apply(both)  # type: ignore[no-untyped-call]
     return gated
 
