@@ -1,4 +1,4 @@
-"""The layouts of the largest GPU scenario on CPU ranks, with a model small enough for them.
+"""The layouts of the scenarios for 4 and 8 GPUs on CPU ranks, with models small enough for them.
 
 What a machine with that many GPUs will be asked to run has then passed the gate before anybody has queued for it.
 """
@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario import load_scenario
 from tests.distributed.gate import Gate
@@ -16,22 +18,33 @@ from tests.distributed.gate import Gate
 REPOSITORY = Path(__file__).parents[2]
 
 
-TINY = {
-    "model": '"config.json"',
-    "seq_length": "32",
-    "precision": '"fp32"',
-    "global_batch_size": "48",  # two micro-batches
-}
-
-
-def shrink(scenario: Path, folder: Path) -> Path:
-    """The same file with a tiny model: eight key-value groups, as the widest layout asks for a TP of 8."""
+def tiny_llava() -> dict[str, object]:
+    """Eight key-value groups, as the widest layout asks for a TP of 8."""
     config = json.loads((REPOSITORY / "tests" / "configs" / "clip_llama.json").read_text(encoding="utf-8"))
     config["text_config"]["num_key_value_heads"] = 8
     config["vision_config"]["num_hidden_layers"] = 3  # two of them are used
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return dict(config)
+
+
+def tiny_voxtral() -> dict[str, object]:
+    """As many key-value groups as the widest layout has tensor-parallel ranks."""
+    config = json.loads((REPOSITORY / "tests" / "configs" / "voxtral.json").read_text(encoding="utf-8"))
+    config["text_config"]["num_key_value_heads"] = 4
+    return dict(config)
+
+
+def shrink(scenario: Path, folder: Path, *, global_batch_size: int) -> Path:
+    """The same file with a tiny model."""
     text = scenario.read_text(encoding="utf-8")
-    for key, value in TINY.items():
+    config = tiny_voxtral() if 'model = "models/audio' in text else tiny_llava()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tiny = {
+        "model": '"config.json"',
+        "seq_length": "32",
+        "precision": '"fp32"',
+        "global_batch_size": str(global_batch_size),
+    }
+    for key, value in tiny.items():
         text, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
         assert found == 1, key
     # Kernels that take nothing but bf16.
@@ -41,10 +54,31 @@ def shrink(scenario: Path, folder: Path) -> Path:
     return path
 
 
-def test_every_layout_of_the_8_gpu_scenario_trains_the_same_tiny_model(launcher: Launcher, tmp_path: Path) -> None:
-    scenario = load_scenario(shrink(REPOSITORY / "scenarios" / "gpu8.toml", tmp_path))
+@pytest.mark.parametrize(
+    ("name", "global_batch_size", "num_layouts"),
+    [
+        # At least two micro-batches of the layout that has the largest ones.
+        ("gpu8", 48, 16),
+        ("gpu4", 48, 12),
+        ("gpu4_full", 24, 7),
+        ("gpu4_heavy_encoder", 8, 5),
+        ("gpu4_light_encoder", 48, 7),
+    ],
+)
+def test_every_layout_of_a_gpu_scenario_trains_the_same_tiny_model(
+    launcher: Launcher, tmp_path: Path, name: str, global_batch_size: int, num_layouts: int
+) -> None:
+    path = shrink(REPOSITORY / "scenarios" / f"{name}.toml", tmp_path, global_batch_size=global_batch_size)
+    scenario = load_scenario(path)
     gate = Gate(launcher, scenario, tmp_path / "out")
-    others = [name for name in scenario.names if name != scenario.baseline]
-    assert len(others) == 15
-    ended = {name: gate.judge(name) for name in others}
+    others = [layout for layout in scenario.names if layout != scenario.baseline]
+    assert len(others) == num_layouts - 1
+    ended = {layout: gate.judge(layout) for layout in others}
     assert {account.status for account in ended.values()} == {"passed"}, ended
+
+
+def test_both_sizes_of_the_heavy_encoder_have_the_same_layouts() -> None:
+    smaller, larger = (
+        load_scenario(REPOSITORY / "scenarios" / f"gpu4_heavy_encoder{size}.toml") for size in ("", "_141gb")
+    )
+    assert smaller.layout == larger.layout
