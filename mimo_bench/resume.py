@@ -4,7 +4,8 @@ scenario -> layout -> trainer -> meters -> [record] -> parity -> report
 
 A layout with a verdict keeps it. One without is run again from its first step: it was under way, was never reached,
 or ended without a record. The baseline's gradients do not outlive an invocation, so while anything is left to do the
-baseline is trained again, and what was kept stays only if that training is the same as the one it was held against.
+baseline is trained again, and what was kept stays only if that training is the same as the one it was held against. In
+timing mode alone the record has no losses that could show this: each layout stays held against the baseline of then.
 """
 
 from __future__ import annotations
@@ -83,10 +84,9 @@ def go_on(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
     """The record that a resuming invocation begins with: what is settled stays, everything else is still to come."""
     before = {layout.name: layout for layout in earlier.layouts}
     settled = [name for name, layout in before.items() if is_settled(layout, earlier.modes)]
-    is_judged = "parity" in earlier.modes
-    if is_judged and len(settled) < len(before):
-        # Without the baseline's own losses nothing would show that it trains as it did.
-        has_reference = bool(before[earlier.baseline].losses)
+    is_held = "parity" in earlier.modes or "timing" in earlier.modes
+    if is_held and len(settled) < len(before):
+        has_reference = _is_reference(before[earlier.baseline], earlier.modes)
         settled = [name for name in settled if name != earlier.baseline and has_reference]
     resumption = Resumption(
         resumed_at=fresh.started_at,
@@ -106,9 +106,19 @@ def go_on(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
     )
 
 
+def _is_reference(baseline: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
+    """Whether the layouts of an earlier invocation were held against its baseline."""
+    if "parity" in modes:
+        # Without the baseline's own losses nothing would show that it trains as it did.
+        return bool(baseline.losses)
+    return baseline.parity is not None and baseline.parity.as_timed is not None
+
+
 def _why(settled: list[str], earlier: RunRecord) -> str:
     if len(settled) == len(earlier.layouts):
         return "every layout had its verdict"
+    if "timing" in earlier.modes and "parity" not in earlier.modes:
+        return "these had been held against the baseline as it was timed then; it is timed again for the others"
     if "parity" not in earlier.modes:
         return "these had been measured"
     return "these had their verdicts, and the baseline, trained again for the others, is the same within the tolerance"

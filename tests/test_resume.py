@@ -11,7 +11,7 @@ from mimo_bench.errors import UsageError
 from mimo_bench.ledger import Ledger, describe
 from mimo_bench.matrix import MatrixOptions, started
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.record.schema import AsTimed, LayoutRecord, Parity, RunRecord
 from mimo_bench.resume import Wanted, go_on, read_earlier, same_training
 from tests import golden
 
@@ -102,6 +102,38 @@ def test_a_baseline_whose_gradients_changed_is_not_the_same_training() -> None:
     norms = {**golden.GRAD_NORMS, "vision": (0.25, 0.46875, 0.4375)}
     assert same_training(before, before)
     assert not same_training(before.model_copy(update={"grad_norms": norms}), before)
+
+
+def only_timed(record: RunRecord) -> RunRecord:
+    """As timing mode alone leaves it: no losses, and verdicts as timed."""
+    timed = {
+        name: AsTimed(verdict="baseline" if name == record.baseline else "passed", reason="", num_steps=1)
+        for name in NAMES
+    }
+    layouts = (
+        layout.model_copy(
+            update={
+                "status": "unjudged",
+                "losses": (),
+                "parity": Parity(verdict="unjudged", reason="", as_timed=timed[layout.name]),
+            }
+        )
+        if layout.status == "passed"
+        else layout
+        for layout in record.layouts
+    )
+    return record.model_copy(update={"modes": ("timing",), "layouts": tuple(layouts)})
+
+
+def test_a_baseline_that_was_only_timed_is_timed_again_for_the_rest(tmp_path: Path) -> None:
+    earlier = only_timed(killed_after(tmp_path, golden.BASELINE, golden.DISJOINT))
+    resumption = go_on(open_ledger(tmp_path).record, earlier).resumptions[-1]
+    assert resumption.kept == (golden.DISJOINT,)
+    assert "timed again for the others" in resumption.reason
+    baseline = next(layout for layout in earlier.layouts if layout.name == golden.BASELINE)
+    crashed = baseline.model_copy(update={"status": "crashed", "parity": None})
+    without = earlier.model_copy(update={"layouts": (crashed, *earlier.layouts[1:])})
+    assert go_on(open_ledger(tmp_path).record, without).resumptions[-1].kept == ()
 
 
 def test_a_layout_that_ended_without_a_record_is_run_again(tmp_path: Path) -> None:
