@@ -10,11 +10,12 @@ import pytest
 from mimo_bench.layout import LANGUAGE, Grid
 from mimo_bench.memory_table import describe_memory, size
 from mimo_bench.model import PRESETS
+from mimo_bench.parity.variants import rounded_variants
 from mimo_bench.prediction import MemoryPredictor, predict_memory
 from mimo_bench.prediction.memory import num_in_flight
 from mimo_bench.prediction.parameters import Parameter, stage_parameters
 from mimo_bench.prediction.state import state_bytes
-from mimo_bench.scenario import Scenario, Settings, load_scenario
+from mimo_bench.scenario import GridTable, Scenario, Settings, load_scenario
 from tests import committed, synthetic
 from tests.distributed.trainer_job import scenario
 
@@ -120,6 +121,54 @@ def test_the_documentation_has_the_error_against_every_committed_run() -> None:
     assert written == committed.document(written), "run nox -s reports, and commit what it changed"
     for directory in committed.directories():
         assert f"| `{directory.name}` |" in written
+
+
+GPU_OF_80_GB, GPU_OF_141_GB = 79 << 30, 139 << 30
+NEED_141_GB = {"dp4", "disjoint-vision-1--language-dp3", "disjoint-vision-dp2--language-pp2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "device_bytes", "larger"),
+    [
+        ("gpu4", GPU_OF_80_GB, set()),
+        ("gpu4_full", GPU_OF_80_GB, NEED_141_GB),
+        ("gpu4_heavy_encoder", GPU_OF_80_GB, set()),
+        ("gpu4_heavy_encoder_141gb", GPU_OF_141_GB, set()),
+        ("gpu4_light_encoder", GPU_OF_80_GB, set()),
+    ],
+)
+def test_layouts_for_four_gpus_fit_those_that_they_are_for_and_so_do_the_baselines_variants(
+    name: str, device_bytes: int, larger: set[str]
+) -> None:
+    asked = load_scenario(REPOSITORY / "scenarios" / f"{name}.toml")
+    needed = {layout: needed_bytes(asked, layout) for layout in asked.names}
+    assert {layout for layout, num_bytes in needed.items() if num_bytes > device_bytes} == larger
+    assert max(needed.values()) <= GPU_OF_141_GB
+    # One that is out of memory would leave every layout without a verdict.
+    variants = rounded_variants(asked)
+    assert {variant.name for variant in variants} >= {"jitter", "micro-batches"}
+    assert max(needed_bytes(variant.scenario, asked.baseline) for variant in variants) <= device_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "device_bytes"), [("gpu4_heavy_encoder", GPU_OF_80_GB), ("gpu4_heavy_encoder_141gb", GPU_OF_141_GB)]
+)
+def test_equal_degrees_that_a_heavy_encoders_scenario_leaves_out_do_not_fit(name: str, device_bytes: int) -> None:
+    asked = load_scenario(REPOSITORY / "scenarios" / f"{name}.toml")
+    for degrees, recomputes in (({"tp": 2, "dp": 2}, False), ({"dp": 4}, False), ({"dp": 4}, True)):
+        grid = GridTable(**degrees)
+        given = asked.table("tp4")
+        settings = given.settings.model_copy(update={"recompute_activations": recomputes})
+        equal = given.model_copy(
+            # The smallest micro-batches that there are.
+            update={"audio": grid, "language": grid, "global_micro_batch_size": grid.dp, "settings": settings}
+        )
+        other = Scenario.model_validate({**dict(asked), "layout": (equal,), "baseline": equal.name})
+        assert needed_bytes(other, equal.name) > device_bytes
+
+
+def needed_bytes(asked: Scenario, layout: str) -> int:
+    return max(rank.device_bytes for rank in predict_memory(asked, layout))
 
 
 def test_the_table_says_what_each_rank_needs_and_whether_it_fits() -> None:
