@@ -125,19 +125,25 @@ def test_the_documentation_has_the_error_against_every_committed_run() -> None:
 
 GPU_OF_80_GB, GPU_OF_141_GB = 79 << 30, 139 << 30
 NEED_141_GB = {"dp4", "disjoint-vision-1--language-dp3", "disjoint-vision-dp2--language-pp2"}
+"""Layouts of `gpu4_full.toml`."""
 
 
 @pytest.mark.parametrize(
     ("name", "device_bytes", "larger"),
     [
+        ("gpu1", GPU_OF_141_GB, set()),
+        ("gpu1_long", GPU_OF_141_GB, set()),
+        ("gpu2", GPU_OF_80_GB, set()),
+        ("gpu_three_modules", GPU_OF_141_GB, set()),
         ("gpu4", GPU_OF_80_GB, set()),
         ("gpu4_full", GPU_OF_80_GB, NEED_141_GB),
         ("gpu4_heavy_encoder", GPU_OF_80_GB, set()),
         ("gpu4_heavy_encoder_141gb", GPU_OF_141_GB, set()),
         ("gpu4_light_encoder", GPU_OF_80_GB, set()),
+        ("gpu8", GPU_OF_141_GB, set()),
     ],
 )
-def test_layouts_for_four_gpus_fit_those_that_they_are_for_and_so_do_the_baselines_variants(
+def test_layouts_of_gpu_scenarios_fit_the_gpus_that_they_are_for_and_so_do_the_baselines_variants(
     name: str, device_bytes: int, larger: set[str]
 ) -> None:
     asked = load_scenario(REPOSITORY / "scenarios" / f"{name}.toml")
