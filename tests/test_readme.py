@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -26,9 +27,16 @@ def fences(info: str, page: str = README) -> list[str]:
 
 
 def shown_commands() -> list[str]:
-    """Every `mimo-bench ...` line of the examples of README and docs."""
+    """Every `mimo-bench ...` line of the examples of README and docs, without the limit of time that it may have."""
     blocks = [block for page in (README, *PAGES.values()) for block in fences("bash", page)]
-    return [line for block in blocks for line in block.splitlines() if line.startswith("mimo-bench ")]
+    lines = [re.sub(r"^timeout --foreground \d+ ", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("mimo-bench ")]
+
+
+def shown_runs() -> list[list[str]]:
+    """The arguments of every `mimo-bench run` of the page for GPUs."""
+    page = fences("bash", PAGES["gpu-runs.md"])
+    return [shlex.split(line)[2:] for line in shown_commands() if "mimo-bench run" in line and line in "".join(page)]
 
 
 def test_ci_executes_the_commands_of_the_readme() -> None:
@@ -51,6 +59,15 @@ def test_every_command_that_readme_and_docs_show_parses(line: str) -> None:
     assert isinstance(command, typer.core.TyperGroup)
     # Parsing alone: nothing runs.
     command.commands[name].make_context(name, arguments)
+
+
+def test_runs_on_gpus_name_scenarios_and_layouts_that_there_are() -> None:
+    runs = shown_runs()
+    assert len(runs) == 7
+    for path, *options in runs:
+        scenario = load_scenario(REPOSITORY / path)
+        asked = [value for option, value in pairwise(options) if option == "--layout"]
+        assert set(asked) <= set(scenario.names)
 
 
 def test_every_command_there_is_stands_in_the_readme() -> None:
