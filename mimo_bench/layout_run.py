@@ -190,9 +190,12 @@ class LayoutRunner:
         assert account.trained is not None
         if account.status != "passed":
             return account
-        noise = []
+        noise, too_large = [], []
         for variant in parity_variants(self.scenario):
             attempt = self._attempt(name, "parity", variant)
+            if attempt.outcome.ended == "oom":
+                too_large.append(variant.name)
+                continue
             if not attempt.finished:
                 return _cut_short(account, attempt)
             trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
@@ -200,6 +203,7 @@ class LayoutRunner:
                 return _unfit(account, variant.name, problem)
             noise.append(noise_of(variant.name, trained, account.trained, num_steps=self.scenario.steps.parity))
         parity = judge_noise(account.parity, noise)
+        parity = parity.model_copy(update={"reason": parity.reason + _without(too_large)})
         judged = replace(account, parity=parity, reason=parity.reason)
         if parity.tolerance is None:
             return replace(judged, status="parity_failed")
@@ -233,13 +237,17 @@ class LayoutRunner:
     def _measure_band(self, name: str, account: Account, timed: Trained) -> Account:
         """Train the baseline's variants and let their spread say what a difference means."""
         num_steps = self.scenario.steps.num_as_timed
-        variants = {}
+        variants, too_large = {}, []
         for variant in rounded_variants(self.scenario):
             attempt = self._attempt(name, "timing", variant)
+            if attempt.outcome.ended == "oom":
+                too_large.append(variant.name)
+                continue
             if not attempt.finished:
                 return _cut_short(account, attempt)
             variants[variant.name] = merge_training(attempt.ranks, num_parity_steps=num_steps)
         as_timed = judge_baseline_as_timed(timed, variants, precision=self.scenario.precision, num_steps=num_steps)
+        as_timed = as_timed.model_copy(update={"reason": as_timed.reason + _without(too_large)})
         judged = _with_as_timed(account, as_timed)
         if as_timed.band is None:
             return replace(judged, reference=None)
@@ -280,6 +288,11 @@ def with_repeats(timing: Timing, repeats: Sequence[Attempt]) -> Timing:
     """The timing of the first launch with the medians of all."""
     again = (median(slowest_rank_seconds(attempt.ranks)) for attempt in repeats)
     return timing.model_copy(update={"launch_medians": (timing.step_seconds_median, *again)})
+
+
+def _without(variants: Sequence[VariantName]) -> str:
+    """What a reason says besides of variants of the baseline that need more memory than it does."""
+    return f"; without {' and '.join(variants)}, for which there was no memory" if variants else ""
 
 
 def _judged(parity: Parity, trained: Trained, attempt: Attempt) -> Account:

@@ -312,7 +312,7 @@ def test_the_band_is_four_times_the_largest_spread_of_any_variant_in_any_step() 
 def test_a_spread_that_is_small_by_luck_leaves_the_floor(precision: Precision) -> None:
     # 4 x 1e-6 of the loss is below either floor.
     variant = replace(BASELINE, losses=(4.000004, 3.0, 2.0))
-    for variants in ([variant], [BASELINE, BASELINE], []):
+    for variants in ([variant], [BASELINE, BASELINE]):
         assert bounds_of(variants, precision=precision) == FLOORS[precision]
 
 

@@ -84,6 +84,8 @@ def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_step
 
 def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tolerance | str:
     """The bounds that the variants set, or why they set none."""
+    if not noise:
+        return "no variant of it was trained"
     bounds = {}
     for bound, field in _QUANTITIES.items():
         if (least := getattr(floor, bound)) is None:
@@ -91,7 +93,7 @@ def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tol
         spreads = [(getattr(one, field), one.variant) for one in noise]
         if (unknown := next((name for spread, name in spreads if spread is None), None)) is not None:
             return f"its variant {unknown} has no {field}"
-        spread, widest = max(spreads, default=(0.0, None))
+        spread, widest = max(spreads)
         if BAND_FACTOR * spread > (most := getattr(ceiling, bound)):
             what, remedy = _CALMER[bound]
             return (
