@@ -20,8 +20,8 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 _MANTISSA_BITS = 24
 
-_CHUNK = 1 << 22
-"""Elements that a digest reads at a time, as mixing takes some times their memory."""
+CHUNK = 1 << 22
+"""Elements that are mixed at a time, as that takes some times their memory."""
 
 
 def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
@@ -39,7 +39,7 @@ def digest(tensor: torch.Tensor) -> str:
     that changes or moves changes it.
     """
     sums, start = [], 0
-    for part in tensor.detach().flatten().split(_CHUNK):
+    for part in tensor.detach().flatten().split(CHUNK):
         words = part.to(torch.float32).view(torch.int32).to(torch.int64) if part.is_floating_point() else part
         positions = torch.arange(start, start + len(part), device=part.device)
         # Mixed twice, so that two values that swap places do not cancel in the sum.

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.counter_random import CHUNK, uniform
 from mimo_bench.trainer.models.language import OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING
 from mimo_bench.trainer.models.layers import FIXED
 from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
@@ -68,15 +68,23 @@ class Shard:
         return tuple(shape)
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
-        """The canonical full tensor of `local` slices; collective over the tensor-parallel group."""
-        if self.dim is None or self.tp_group.size() == 1:
+        """The canonical full tensor of `local` slices; collective over the tensor-parallel group.
+
+        Beside it and the slice there is never more than a chunk of it: where slices take turns in every row, rows are
+        brought some at a time.
+        """
+        num_ranks = self.tp_group.size()
+        if self.dim is None or num_ranks == 1:
             return local  # one rank alone pads nothing
-        local = local.contiguous()
-        slices = [torch.empty_like(local) for _ in range(self.tp_group.size())]
-        dist.all_gather(slices, local, group=self.tp_group)
-        pieces = [part.chunk(self.stride, dim=self.dim) for part in slices]
-        whole = torch.cat([pieces[rank][k] for k in range(self.stride) for rank in range(len(slices))], dim=self.dim)
-        return whole.narrow(self.dim, 0, self.full_shape[self.dim])
+        shape = list(local.shape)
+        shape[self.dim] *= num_ranks
+        # Slices take turns in the full tensor: `mine` is [turns, elements] of [turns, ranks, elements].
+        mine = local.contiguous().view(math.prod(local.shape[: self.dim]) * self.stride, -1)
+        whole = local.new_empty(mine.shape[0], num_ranks, mine.shape[1])
+        num_turns = max(1, CHUNK // whole[0].numel())
+        for part, place in zip(mine.split(num_turns), whole.split(num_turns), strict=True):
+            self._gather_turns(part, place)
+        return whole.view(shape).narrow(self.dim, 0, self.full_shape[self.dim])
 
     def cut(self, whole: torch.Tensor) -> torch.Tensor:
         """This rank's slice of a canonical full tensor: what `gather` takes back; padding is zero."""
@@ -91,18 +99,15 @@ class Shard:
             [part.chunk(num_ranks, dim=self.dim)[rank] for part in whole.chunk(self.stride, dim=self.dim)], dim=self.dim
         )
 
-    def positions(self) -> torch.Tensor:
-        """The flat position in the full tensor of every element of the slice; int64, in the slice's shape.
+    def positions(self) -> Iterator[torch.Tensor]:
+        """The flat position in the full tensor of every element of the flat slice; int64, a chunk at a time.
 
         Padding has positions behind the last of the full tensor.
         """
-        shape, device = self.full_shape, self.parameter.device
-        positions = torch.zeros(self.parameter.shape, dtype=torch.int64, device=device)
-        for dim, size in enumerate(self.parameter.shape):
-            index = self._indices(size, device) if dim == self.dim else torch.arange(size, device=device)
-            beyond = math.prod(shape[dim + 1 :])
-            positions += (index * beyond).view(-1, *[1] * (len(shape) - dim - 1))
-        return positions
+        num_elements = self.parameter.numel()
+        for start in range(0, num_elements, CHUNK):
+            index = torch.arange(start, min(start + CHUNK, num_elements), device=self.parameter.device)
+            yield index if self.dim is None else self._in_full(index, self.dim)
 
     @property
     def holder(self) -> int:
@@ -128,11 +133,19 @@ class Shard:
         # Slices follow each other in order of rank, once for each of the stacked tensors.
         return index // piece % self.num_slices
 
-    def _indices(self, size: int, device: torch.device) -> torch.Tensor:
-        """Where the rows of the slice sit along the split dim of the full tensor."""
-        piece = size // self.stride
-        index = torch.arange(size, device=device)
-        return (index // piece * self.tp_group.size() + self.tp_group.rank()) * piece + index % piece
+    def _gather_turns(self, part: torch.Tensor, place: torch.Tensor) -> None:
+        # What all ranks bring to one turn lies together, and is received where it stays.
+        gathered = place if len(part) == 1 else part.new_empty(self.tp_group.size(), *part.shape)
+        dist.all_gather_into_tensor(gathered.view(-1), part.view(-1), group=self.tp_group)
+        if gathered is not place:
+            place.copy_(gathered.transpose(0, 1))
+
+    def _in_full(self, index: torch.Tensor, dim: int) -> torch.Tensor:
+        """Where elements of the flat slice sit in the flat full tensor."""
+        size, beyond = self.parameter.shape[dim], math.prod(self.parameter.shape[dim + 1 :])
+        piece, row = size // self.stride, index // beyond % size
+        row = (row // piece * self.tp_group.size() + self.tp_group.rank()) * piece + row % piece
+        return (index // (size * beyond) * self.full_shape[dim] + row) * beyond + index % beyond
 
 
 Start = Callable[[Shard], torch.Tensor]
@@ -190,10 +203,11 @@ def drawn(shard: Shard, *, seed: int) -> torch.Tensor:
     if fixed is not None:
         return fixed.to(shard.parameter.device)
     centre, scale = _distribution(shard)
-    positions = shard.positions()
-    numbers = centre + (uniform(f"{seed}/{shard.name}", positions) - 0.5) * scale
-    if shard.unpadded is not None:
-        numbers[positions >= math.prod(shard.full_shape)] = 0.0
+    numbers = torch.empty(shard.parameter.shape, device=shard.parameter.device)
+    num_elements = math.prod(shard.full_shape)
+    for part, positions in zip(numbers.view(-1).split(CHUNK), shard.positions(), strict=True):
+        part.copy_(centre + (uniform(f"{seed}/{shard.name}", positions) - 0.5) * scale)
+        part.masked_fill_(positions >= num_elements, 0.0)  # padding
     return numbers
 
 

@@ -20,6 +20,8 @@ from mimo_bench.parity.probes import gradients
 from mimo_bench.rank_log import RankLog
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer.weights import shards
+from tests.distributed.live_bytes import LiveBytes
 from tests.distributed.trainer_entries import build, leave
 
 
@@ -84,6 +86,25 @@ def collect_gradients(arguments: Mapping[str, Any], *, rank: int, world_size: in
 
     trainer.train_step(trainer.loader.global_batch("train", 0), inspect)
     leave(arguments, rank, in_place)
+
+
+def draw_and_gather(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave, of every parameter, the elements of its slice and full tensor, and the most bytes held for either."""
+    trainer, found = build(arguments), {}
+    with patch("mimo_bench.trainer.weights.CHUNK", arguments["chunk"]), torch.no_grad(), LiveBytes() as live:
+        for shard in shards(trainer.model, trainer.topology):
+            live.settle()
+            local = trainer.start(shard)
+            drawing, live.peak = live.peak, 0
+            whole = shard.gather(local)
+            found[shard.name] = {
+                "local": local.numel(),
+                "whole": whole.numel() if whole is not local else 0,
+                "drawing": drawing,
+                "gathering": live.peak,
+            }
+            del local, whole
+    leave(arguments, rank, found)
 
 
 def run_out_while_building(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from mimo_bench.meters.interception import Interceptor
 from mimo_bench.meters.memory import held_by_module
 from mimo_bench.scenario import Precision, Scenario
 from mimo_bench.trainer import grads
+from mimo_bench.trainer.counter_random import CHUNK
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.models.loss import FusedCrossEntropy
@@ -34,14 +36,22 @@ BUILDERS = ("build_topology", "build_model", "fill_weights", "wrap_data_parallel
 
 
 def leave_weights(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave every starting weight in `rank<k>.pt`: full, as held, and which positions are held."""
+    """Leave every starting weight in `rank<k>.pt`: full, as held, and which positions are held.
+
+    With a `chunk`, drawn and gathered that many elements at a time.
+    """
+    with patch("mimo_bench.trainer.weights.CHUNK", arguments.get("chunk", CHUNK)):
+        _leave_weights(arguments, rank)
+
+
+def _leave_weights(arguments: Mapping[str, Any], rank: int) -> None:
     trainer = build(arguments)
     weights = {
         shard.name: {
             # Gathering is collective over the tensor-parallel group, so every rank does it.
             "full": shard.gather(shard.parameter.detach()).clone(),
             "local": shard.parameter.detach().clone(),
-            "positions": shard.positions(),
+            "positions": torch.cat([*shard.positions()]),
             "is_split": shard.dim is not None,
         }
         for shard in shards(trainer.model, trainer.topology)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
+from mimo_bench.trainer.counter_random import CHUNK
 from mimo_bench.trainer.weights import Shard, draw_weights
 
 
 def weights_drawn_by_shard(context: FaultContext) -> None:
     """Every tensor-parallel rank draws its slice as if it were the whole tensor."""
 
-    def as_if_whole(shard: Shard) -> torch.Tensor:
-        return torch.arange(shard.parameter.numel(), device=shard.parameter.device).view(shard.parameter.shape)
+    def as_if_whole(shard: Shard) -> Iterator[torch.Tensor]:
+        yield from torch.arange(shard.parameter.numel(), device=shard.parameter.device).split(CHUNK)
 
     replace_attribute(context, Shard, "positions", as_if_whole)
     _draw(context, seed=context.trainer.config.seed)

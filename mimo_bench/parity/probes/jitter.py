@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.trainer.counter_random import CHUNK, uniform
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 
@@ -20,9 +20,9 @@ def jitter_weights(trainer: Trainer) -> None:
     depends on its place in the canonical tensor alone.
     """
     for shard in shards(trainer.model, trainer.topology):
-        parameter = shard.parameter
-        signs = uniform(f"jitter/{shard.name}", shard.positions()).sub_(0.5).sign_()
-        step = torch.finfo(parameter.dtype).eps
-        parameter.copy_(parameter.float() * (1 + step * signs))
+        step = torch.finfo(shard.parameter.dtype).eps
+        for part, positions in zip(shard.parameter.view(-1).split(CHUNK), shard.positions(), strict=True):
+            signs = uniform(f"jitter/{shard.name}", positions).sub_(0.5).sign_()
+            part.copy_(part.float() * (1 + step * signs))
     # Master weights were copied before.
     trainer.optimizer.reload_model_params()
