@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,19 +91,18 @@ def collect_gradients(arguments: Mapping[str, Any], *, rank: int, world_size: in
 
 def draw_and_gather(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Leave, of every parameter, the elements of its slice and full tensor, and the most bytes held for either."""
-    trainer, found = build(arguments), {}
-    with patch("mimo_bench.trainer.weights.CHUNK", arguments["chunk"]), torch.no_grad(), LiveBytes() as live:
+    trainer, found, chunk = build(arguments), {}, arguments["chunk"]
+    with patch("mimo_bench.trainer.weights.CHUNK", chunk), torch.no_grad(), LiveBytes() as live:
         for shard in shards(trainer.model, trainer.topology):
-            live.settle()
+            num_local = shard.parameter.numel()
+            num_gathered = math.prod(shard.full_shape) if shard.num_slices > 1 else 0
+            live.settle(limit=4 * (num_local + num_gathered + chunk))
             local = trainer.start(shard)
             drawing, live.peak = live.peak, 0
             whole = shard.gather(local)
             found[shard.name] = {
-                "local": local.numel(),
-                "whole": whole.numel() if whole is not local else 0,
-                "drawing": drawing,
-                "gathering": live.peak,
-            }
+                "local": num_local, "gathered": num_gathered, "drawing": drawing, "gathering": live.peak,
+            }  # fmt: skip
             del local, whole
     leave(arguments, rank, found)
 

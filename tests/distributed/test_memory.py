@@ -54,12 +54,11 @@ def test_a_tensor_is_drawn_and_gathered_in_no_more_memory_than_it_takes_and_a_fe
     run_entry(launcher, "draw_and_gather", made, "tp2", tmp_path, module="memory_entries", chunk=CHUNK)
     for rank in range(2):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
-        assert max(one["whole"] for one in found.values()) == 256 * 64  # gate and up projection
+        assert max(one["gathered"] for one in found.values()) == 256 * 64  # gate and up projection
         for name, one in found.items():
             # Positions of a chunk are int64, and a few of them are mixed at a time.
             assert one["drawing"] <= 4 * one["local"] + 8 * 8 * CHUNK, name
-            # One chunk, or some that gloo still holds.
-            assert one["gathering"] <= 4 * (one["local"] + one["whole"] + 4 * CHUNK), name
+            assert one["gathering"] <= 4 * (one["local"] + one["gathered"] + CHUNK), name
 
 
 def test_a_trainer_that_does_not_fit_leaves_what_was_held_and_a_snapshot(

@@ -2,15 +2,15 @@
 
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
-The baseline's stream from disk, where they are not known to be the same by their digests. On the device lie at most two
-full tensors at once, while slices are gathered into one; sums run over chunks in float64.
+The baseline's stream from disk, where they are not known to be the same by their digests. Sums run over chunks in
+float64.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 from zlib import crc32
@@ -58,7 +58,8 @@ class Comparison:
         shard: Shard,
         full: torch.Tensor,
         *,
-        where: Iterator[torch.Tensor] | None = None,
+        look: Callable[[torch.Tensor], None] | None = None,
+        where: Iterable[torch.Tensor] | None = None,
         weights: torch.Tensor | None = None,
     ) -> None:
         """Save or compare one full tensor, which every rank that holds a part of the parameter brings.
@@ -66,24 +67,22 @@ class Comparison:
         Args:
             shard: the rank's part.
             full: in the canonical shape, float32.
+            look: called with every chunk of the baseline's that it is held against; None for nobody.
             where: what of it is compared, in the chunks of `stored.chunks`; None for all of it.
-            weights: in that shape, on the host, a direction in which a difference would tell; None for none.
+            weights: in that shape, a direction in which a difference would tell; None for none.
         """
         self._digests[shard.name] = digest(full)
         if not speaks_for(shard):
             return
         if self._is_baseline:
             write(path_of(self._directory, shard.name), full)
-        elif self._digests[shard.name] == self._expected[shard.name]:
+            return
+        if self._digests[shard.name] == self._expected[shard.name]:
             # The same to the last bit, and nothing needs to be read.
-            self._found.append(difference(shard, full, chunks(full)))
+            expected, where, weights = chunks(full), None, None
         else:
-            expected = self.expected(shard, full.device)
-            self._found.append(difference(shard, full, expected, where=where, weights=weights))
-
-    def expected(self, shard: Shard, device: torch.device) -> Iterator[torch.Tensor]:
-        """The baseline's tensor in chunks; only where this rank is the one to read it."""
-        return stream(path_of(self._directory, shard.name), device)
+            expected = stream(path_of(self._directory, shard.name), full.device)
+        self._found.append(difference(shard, full, _shown(expected, look), where=where, weights=weights))
 
     def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
         """What all ranks found, and which replicas' tensors, `what` they are, differ; the same on every rank.
@@ -107,7 +106,7 @@ def difference(
     found: torch.Tensor,
     expected: Iterator[torch.Tensor],
     *,
-    where: Iterator[torch.Tensor] | None = None,
+    where: Iterable[torch.Tensor] | None = None,
     weights: torch.Tensor | None = None,
 ) -> ParameterDifference:
     """How a tensor relates to the baseline's: Frobenius norms, largest elements, the multiple that fits best."""
@@ -117,6 +116,13 @@ def difference(
     for parts in zip(chunks(found), expected, kept, directions, strict=False):
         sums.add(*parts)
     return sums.difference(has_weights=weights is not None)
+
+
+def _shown(parts: Iterator[torch.Tensor], look: Callable[[torch.Tensor], None] | None) -> Iterator[torch.Tensor]:
+    for part in parts:
+        if look is not None:
+            look(part)
+        yield part
 
 
 class _Sums:
@@ -138,7 +144,7 @@ class _Sums:
         if kept is not None:
             ours, theirs = ours * kept, theirs * kept
         off = ours - theirs
-        direction = off.new_zeros(()) if along is None else along.to(off.device, non_blocking=True).double()
+        direction = off.new_zeros(()) if along is None else along.double()
         pairs = ((ours, ours), (ours, theirs), (theirs, theirs), (off, off), (off, direction), (direction, direction))
         self._products += torch.stack([(one * other).sum() for one, other in pairs])
         self._maxima = torch.maximum(self._maxima, torch.stack([theirs.abs().max(), off.abs().max()]))
