@@ -38,7 +38,7 @@ class RankFingerprint(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     weights: dict[str, str]
-    """Digest of the full tensor of each canonical parameter that this rank holds a slice of."""
+    """Digest of the full tensor of each canonical parameter that this rank hashes."""
     samples: tuple[SampleSeen, ...]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mimo_bench.parity.probes import outcome, stored, tensors
+from mimo_bench.parity.probes import fingerprint, outcome, stored, tensors
 from mimo_bench.parity.probes.outcome import OutcomeProbe
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, shards
@@ -21,9 +21,13 @@ def hold_outcomes(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
     trainer = build(arguments)
     looked_at = list(_looked_at(trainer, arguments["parameters"]))
     with ExitStack() as undo:
-        undo.enter_context(patch.object(outcome, "shards", lambda *_: looked_at))
-        for module in ("trainer.weights", "trainer.counter_random", "parity.probes.stored"):
-            undo.enter_context(patch(f"mimo_bench.{module}.CHUNK", arguments["chunk"]))
+        for module in (outcome, fingerprint):
+            undo.enter_context(patch.object(module, "shards", lambda *_: looked_at))
+        for name in ("trainer.weights", "trainer.counter_random", "parity.probes.stored"):
+            undo.enter_context(patch(f"mimo_bench.{name}.CHUNK", arguments["chunk"]))
+        weights = list[int]()
+        with _noting(fingerprint, "digest", lambda tensor: weights.append(tensor.nbytes)):
+            fingerprint.fingerprint(trainer, [])
         for step in range(2):
             _train(trainer, step)
         _hold(trainer, arguments, is_baseline=True)
@@ -31,7 +35,7 @@ def hold_outcomes(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
         _train(trainer, 2)
         with LiveBytes(arguments["limit"]) as live:
             found["other"] = _hold(trainer, arguments)
-    found["peak"] = live.peak
+    found |= {"peak": live.peak, "weights_hashed": sum(weights)}
     found["updates"] = {one.name: (one.parameter - trainer.start(one)).flatten().tolist() for one in looked_at}
     leave(arguments, rank, found)
 

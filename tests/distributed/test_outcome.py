@@ -67,6 +67,17 @@ def test_what_differs_is_read_once_and_nothing_is_copied(
     assert all(rank["other"]["copied"] == 0 for rank in ranks)
 
 
+@pytest.mark.parametrize(("layout", "num_gathered", "num_whole"), [("one-rank", 1, 1), ("tp2-dp2", 2, 4)])
+def test_what_replicas_gathered_is_hashed_once_in_each_and_what_is_not_split_on_every_rank(
+    layout: str, num_gathered: int, num_whole: int, held: Callable[[str], tuple[Found, Path]]
+) -> None:
+    num_bytes = 4 * (num_gathered * (sum(SIZES.values()) - 64) + num_whole * 64)
+    ranks, _ = held(layout)
+    assert sum(rank["weights_hashed"] for rank in ranks) == num_bytes
+    # Two moments and the update.
+    assert sum(rank["other"]["hashed"] for rank in ranks) == 3 * num_bytes
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_beside_two_full_tensors_and_a_slice_a_rank_holds_a_bit_for_each_element_and_chunks(
     layout: str, held: Callable[[str], tuple[Found, Path]]

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
+from mimo_bench.parity.probes.tensors import hashes
 from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.data.loader import MicroBatch
 from mimo_bench.trainer.trainer import Trainer
@@ -36,7 +37,12 @@ def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fi
 @torch.no_grad()
 def _weights(trainer: Trainer) -> dict[str, str]:
     # Gathered, not hashed slice by slice: so the fingerprint does not rest on the arithmetic that drew the slices.
-    return {shard.name: digest(shard.gather(shard.parameter)) for shard in shards(trainer.model, trainer.topology)}
+    found = {}
+    for shard in shards(trainer.model, trainer.topology):
+        whole = shard.gather(shard.parameter)
+        if hashes(shard):
+            found[shard.name] = digest(whole)
+    return found
 
 
 def _samples(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[SampleSeen]:

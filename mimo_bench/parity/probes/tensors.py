@@ -71,6 +71,8 @@ class Comparison:
             where: what of it is compared, in the chunks of `stored.chunks`; None for all of it.
             weights: in that shape, a direction in which a difference would tell; None for none.
         """
+        if not hashes(shard):
+            return
         self._digests[shard.name] = digest(full)
         if not speaks_for(shard):
             return
@@ -181,12 +183,25 @@ def _norms(squares: list[float]) -> tuple[float, ...]:
     return tuple(math.sqrt(square) for square in squares) if all(map(math.isfinite, squares)) else ()
 
 
+def hashes(shard: Shard) -> bool:
+    """Whether this rank is the one that hashes a full tensor, of those that gathered it together.
+
+    Each set of slices is hashed by one rank, and each copy of what is not split by its own: so whatever should be the
+    same is compared, and nothing is hashed twice. The rank that speaks for a parameter hashes it.
+    """
+    return shard.num_slices == 1 or shard.tp_group.rank() == _dealt(shard) % shard.num_slices
+
+
 def speaks_for(shard: Shard) -> bool:
     """Whether this rank is the one of all that hold the parameter that reads or writes its file.
 
     Parameters are dealt out over replicas and slices, so that all of a stage's ranks compare at the same time.
     """
-    return shard.holder == crc32(shard.name.encode()) % shard.num_holders and not shard.is_copy
+    return shard.holder == _dealt(shard) and not shard.is_copy
+
+
+def _dealt(shard: Shard) -> int:
+    return crc32(shard.name.encode()) % shard.num_holders
 
 
 def _finite(value: float | None) -> float | None:
