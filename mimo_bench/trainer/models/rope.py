@@ -1,7 +1,7 @@
 """Rotary positions: their frequencies, plain or scaled, and the rotation of queries and keys.
 
 megatron-core has every layer compute the cosine and the sine of every angle again, for every element of every head: in
-a compiled layer on an H200 that took the rotation three times as long as its memory traffic. Here each is computed once
+a compiled layer on an H200 that took the rotation twice as long as its memory traffic. Here each is computed once
 for a micro-batch.
 """
 
