@@ -17,6 +17,7 @@ from mimo_bench.data_section import HuggingFaceData, SyntheticData
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import PRESETS
 from mimo_bench.scenario import WITHOUT_FP16, GridTable, LayoutTable, LoaderTable, Scenario, StoredContent
+from mimo_bench.trainer.arguments import check_split
 from mimo_bench.trainer.metrics import Logging, Metrics, read_metrics
 from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation, described
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
@@ -97,6 +98,12 @@ def test_without_validation_settings_nothing_is_evaluated_and_without_saving_not
         (lambda: Logging(directory=cast("Path", "out")), "logging.directory = 'out': give a pathlib.Path"),
         (lambda: Saving(directory=cast("Path", "out")), "saving.directory = 'out': give a pathlib.Path"),
         (lambda: training(weights="out"), "weights = 'out': give a pathlib.Path"),
+        (lambda: training(shape="llava-tiny"), "shape = 'llava-tiny': give a ModelShape, such as "),
+        (lambda: training(settings={"fused_rope": True}), "settings = {'fused_rope': True}: give a Settings, such as "),
+        (lambda: training(training={}), "training = {}: give a Training, such as "),
+        (lambda: training(saving="checkpoints"), "saving = 'checkpoints': give a Saving, such as "),
+        (lambda: check_split("val"), "split = 'val': use one of train, validation, test"),
+        (lambda: check_split("tset"), "split = 'tset': did you mean 'test'?"),
     ],
 )
 def test_an_interval_or_a_number_that_cannot_be_is_refused(wrong: Callable[[], object], complaint: str) -> None:

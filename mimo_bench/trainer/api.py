@@ -20,6 +20,8 @@ import torch.distributed as dist
 from mimo_bench.data_section import Split
 from mimo_bench.errors import TrainingError, UsageError
 from mimo_bench.layout import BatchPlan, Layout
+from mimo_bench.trainer.arguments import check_kind, check_least, check_split
+from mimo_bench.trainer.checkpoint.files import path_of
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.data.prepare import in_words, prepare
@@ -39,6 +41,9 @@ Samples = Dataset | Ours
 OnStep = Callable[[int, StepResult, float], None]
 """Called on every rank after a step, on GPUs when the next is under way: how many had been taken in all, what it gave,
 and how many seconds it took."""
+
+
+_SAMPLES = ("num_items", "encoder_inputs", "text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +111,10 @@ def set_up(
 
     `device` is what `join` gives.
     """
+    check_kind("layout", layout, Layout, such_as="Layout(modules={'vision': Grid(), 'language': Grid()})")
+    check_kind("device", device, RankDevice, such_as="what join('auto') gives")
+    if not isinstance(data, Ours) and (missing := [name for name in _SAMPLES if not hasattr(data, name)]):
+        raise UsageError(f"data = {data!r}: has no {', '.join(missing)}; give a Dataset, or the name of one of ours")
     if (num_ranks := dist.get_world_size()) != layout.world_size:
         raise UsageError(
             f"{num_ranks} ranks were started, and the layout has {layout.world_size}; start that many, --nnodes times "
@@ -181,8 +190,11 @@ def evaluate(trainer: Trainer, split: Split, *, num_batches: int) -> EvaluationT
     """Score the first `num_batches` global batches of a split without training on them; collective over the world.
 
     Raises:
+        UsageError: there is no such split, or nothing to score.
         DataError: a sample cannot be read; the message names it.
     """
+    check_split(split)
+    check_least("num_batches", num_batches, least=1)
     _prepare(trainer.loader.dataset, {split: num_batches}, global_batch_size=trainer.config.plan.global_batch_size)
     with closing(trainer.loader.batches(split, stop=num_batches)) as batches:
         return trainer.evaluate(batches)
@@ -249,5 +261,9 @@ def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> Saver | None
         keep_last=saving.keep_last,
         in_background=saving.in_background,
     )
-    resume(trainer, saving.directory, held_fixed=held_fixed)
+    num_steps = resume(trainer, saving.directory, held_fixed=held_fixed)
+    if num_steps is not None and dist.get_rank() == 0:
+        left = config.num_steps - num_steps
+        what = f"{left} steps are left" if left > 0 else f"no step of {config.num_steps} is left; raise num_steps"
+        print(f"going on from {path_of(saving.directory, num_steps)}: {what}", flush=True)
     return saver

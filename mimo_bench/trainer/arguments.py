@@ -6,8 +6,11 @@ scenario -> layout -> [trainer] -> meters -> record -> parity -> report
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
+from mimo_bench.data_section import Split
 from mimo_bench.errors import UsageError
+from mimo_bench.suggest import choices
 
 
 def check_least(name: str, value: object, *, least: int) -> None:
@@ -28,3 +31,23 @@ def check_path(name: str, value: object) -> None:
     """
     if not isinstance(value, Path):
         raise UsageError(f"{name} = {value!r}: give a pathlib.Path")
+
+
+def check_kind(name: str, value: object, kind: type, *, such_as: str) -> None:
+    """Refuse a value of another class.
+
+    Raises:
+        UsageError: naming both, and what to give, for example.
+    """
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} = {value!r}: give a {kind.__name__}, such as {such_as}")
+
+
+def check_split(split: object) -> None:
+    """Refuse what is no split.
+
+    Raises:
+        UsageError: naming it, and those there are.
+    """
+    if split not in (known := get_args(Split)):
+        raise UsageError(f"split = {split!r}: {choices(str(split), known)}")

@@ -16,7 +16,7 @@ from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import WITHOUT_FP16, LoaderTable, Precision, Scenario, Settings
 from mimo_bench.suggest import choices
-from mimo_bench.trainer.arguments import check_least, check_path
+from mimo_bench.trainer.arguments import check_kind, check_least, check_path
 from mimo_bench.trainer.metrics import Logging
 from mimo_bench.training import Training
 
@@ -90,6 +90,15 @@ class Pretraining:
         for name in ("seq_length", "global_batch_size", "global_micro_batch_size", "num_steps"):
             check_least(name, getattr(self, name), least=1)
         check_least("seed", self.seed, least=0)
+        check_kind("shape", self.shape, ModelShape, such_as="mimo_bench.model.PRESETS['llava-tiny']")
+        check_kind("training", self.training, Training, such_as="mimo_bench.training.Training(learning_rate=1e-4)")
+        check_kind("settings", self.settings, Settings, such_as="mimo_bench.scenario.Settings(fused_optimizer=True)")
+        check_kind("loader", self.loader, LoaderTable, such_as="mimo_bench.scenario.LoaderTable(num_workers=4)")
+        check_kind("logging", self.logging, Logging, such_as="mimo_bench.trainer.Logging(every=10)")
+        if self.validation is not None:
+            check_kind("validation", self.validation, Validation, such_as="Validation(every=10, num_batches=1)")
+        if self.saving is not None:
+            check_kind("saving", self.saving, Saving, such_as="Saving(directory=Path('checkpoints'))")
         check_precision(self.precision)
         if self.weights is not None:
             check_path("weights", self.weights)
