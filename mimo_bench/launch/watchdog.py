@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,9 @@ DUMP_SECONDS = 2.0
 """How long a rank gets to print its tracebacks before it is killed."""
 TEARDOWN_SECONDS = 30.0
 """How long the elastic agent gets to notice that its ranks are dead."""
+
+_HOME = Path(__file__).parents[2]
+"""Where this package lies."""
 
 NEWEST_FRAME = re.compile(r"^Current thread 0x\w+.*\n  File \"(.+)\", line (\d+) in (\S+)", re.MULTILINE)
 
@@ -43,7 +47,8 @@ class Place:
 
     def __str__(self) -> str:
         # Where packages are installed is nobody's business, and as long as what matters.
-        return f"{self.file.rpartition('/site-packages/')[2]}, line {self.line} in {self.function}"
+        file = self.file.rpartition("/site-packages/")[2].removeprefix(f"{_HOME}/")
+        return f"{file}, line {self.line} in {self.function}"
 
 
 class Watchdog:
