@@ -18,6 +18,7 @@ from mimo_bench.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, Ma
 from mimo_bench.layout import Layout
 from mimo_bench.record.schema import LayoutRecord, Mode, RunRecord
 from mimo_bench.report import HTML_FILE, words
+from mimo_bench.report.compared import compared
 
 WIDE = 124
 """Columns from which placement and grids fit beside the rest."""
@@ -146,10 +147,10 @@ class Board:
 
 def measured(layout: LayoutRecord) -> tuple[str, str, str]:
     """Loss difference, worst gradient-norm difference and tokens per second, in words."""
-    worst = words.worst_grad_norm(layout.parity)
+    found = compared(layout.parity)
     return (
-        words.relative(layout.parity.loss_rel_max if layout.parity else None),
-        words.relative(worst[1] if worst else None),
+        words.relative(found.loss_rel),
+        words.relative(found.worst_grad_norm_rel),
         words.rate(layout.timing.tokens_per_second if layout.timing else None),
     )
 

@@ -9,7 +9,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mimo_bench.record.schema import DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing, Tolerance
+from mimo_bench.plural import counted
+from mimo_bench.record.schema import AsTimed, DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing
 from mimo_bench.report import words
 from mimo_bench.report.tables import StepDrawing, Table, tables_of
 from mimo_bench.scenario import Settings
@@ -71,6 +72,13 @@ def _facts(layout: LayoutRecord) -> Iterator[tuple[str, str]]:
 def _verdict(parity: Parity, reason: str) -> Iterator[tuple[str, str]]:
     if parity.reason != reason:
         yield "verdict", parity.reason
+    if parity.as_timed is None or parity.tolerance is not None:
+        yield from _in_parity_mode(parity)
+    if parity.as_timed is not None:
+        yield from _as_timed(parity.as_timed, parity.reason)
+
+
+def _in_parity_mode(parity: Parity) -> Iterator[tuple[str, str]]:
     bounds = parity.tolerance
     yield "loss", words.within(parity.loss_rel_max, bounds.loss_rel if bounds else None, mean=parity.loss_rel_mean)
     for module, rel in parity.grad_norm_rel.items():
@@ -86,14 +94,22 @@ def _verdict(parity: Parity, reason: str) -> Iterator[tuple[str, str]]:
     yield "same start", same
     if parity.first_divergence_step is not None:
         yield "first divergence", f"step {parity.first_divergence_step}"
-    if (timed := parity.as_timed) is not None:
-        bound = timed.band.loss_rel if timed.band else None
-        loss = words.within(timed.loss_rel_max, bound, mean=timed.loss_rel_mean)
-        yield "as timed", f"{timed.verdict}: {timed.reason}; {timed.num_steps} steps, loss {loss}{_band(timed.band)}"
 
 
-def _band(band: Tolerance | None) -> str:
-    return f"; band of the gradient norms {words.relative(band.grad_norm_rel)}" if band else ""
+def _as_timed(timed: AsTimed, reason: str) -> Iterator[tuple[str, str]]:
+    # Where the timed steps decided, their reason is the layout's and stands above.
+    because = "" if timed.reason == reason else f": {timed.reason}"
+    yield "as timed", f"{timed.verdict}{because}; {counted(timed.num_steps, 'step')}"
+    bounds = timed.band
+    if timed.verdict == "baseline":
+        yield "as timed: band", words.band(bounds) if bounds is not None else words.DASH
+        return
+    loss = words.within(timed.loss_rel_max, bounds.loss_rel if bounds else None, mean=timed.loss_rel_mean)
+    yield "as timed: loss", loss
+    for module, rel in timed.grad_norm_rel.items():
+        mean = timed.grad_norm_rel_mean.get(module)
+        said = words.within(rel, bounds.grad_norm_rel if bounds else None, mean=mean)
+        yield f"as timed: {module} gradient norm", said
 
 
 def _difference(found: Difference | None, bound: float | None) -> str:

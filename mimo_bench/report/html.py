@@ -20,6 +20,7 @@ from mimo_bench.ranking import advice
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import details, plots, skew, trade, words
 from mimo_bench.report.changes import Changes
+from mimo_bench.report.compared import compared
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.report.ranks import rank_data
@@ -48,6 +49,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         looks=looks,
         details=details.of_layouts(record, shown.in_full),
         settings=details.settings,
+        compared=compared,
         shown=shown,
         skew=skew,
         rank_data=rank_data(record, shown.drawn),

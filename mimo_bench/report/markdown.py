@@ -13,6 +13,7 @@ from mimo_bench.ranking import advice
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import proof, skew, words
 from mimo_bench.report.changes import Changes
+from mimo_bench.report.compared import Compared, compared
 
 SIZE_LIMIT = 1024 * 1024
 """Bytes; GitHub refuses a longer summary."""
@@ -84,21 +85,23 @@ def _recommendation(record: RunRecord) -> str:
 
 
 def _verdict_row(layout: LayoutRecord, place: str) -> tuple[str, ...]:
-    parity, timing = layout.parity, layout.timing
-    bounds = parity.tolerance if parity else None
-    worst = words.worst_grad_norm(parity)
+    found, timing = compared(layout.parity), layout.timing
     return (
         place,
         layout.name,
         layout.placement,
         words.grids(layout),
         words.STATUS_WORDS[layout.status],
-        words.within(parity.loss_rel_max if parity else None, bounds.loss_rel if bounds else None),
-        words.within(worst[1] if worst else None, bounds.grad_norm_rel if bounds else None),
+        _difference(found, found.loss_rel, found.loss_bound),
+        _difference(found, found.worst_grad_norm_rel, found.grad_norm_bound),
         f"{words.rate(timing.tokens_per_second_per_gpu if timing else None)} {words.margin(timing)}".strip(),
         words.seconds(timing.step_seconds_median if timing else None),
         words.size(words.peak_allocated(layout)),
     )
+
+
+def _difference(found: Compared, rel: float | None, bound: float | None) -> str:
+    return words.within(rel, bound) + (", as timed" if found.is_as_timed and rel is not None else "")
 
 
 def _verdicts(record: RunRecord) -> str:

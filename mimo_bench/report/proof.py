@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.record.schema import Difference, LayoutRecord, RunRecord
+from mimo_bench.record.schema import Difference, Parity, RunRecord
 from mimo_bench.report import words
+from mimo_bench.report.compared import as_timed, in_parity_mode
 
 DIFFERENCES = (
     "layout",
@@ -34,8 +35,10 @@ NOISE = (
 def differences(record: RunRecord) -> Iterator[tuple[str, ...]]:
     """A row for every layout that was held against the baseline: each difference of its bound."""
     for layout in record.layouts:
-        if layout.parity is not None and layout.parity.tolerance is not None and layout.name != record.baseline:
-            yield _row(layout)
+        if layout.parity is not None and layout.name != record.baseline:
+            shown = in_parity_mode(layout.parity), as_timed(layout.parity)
+            if any(found.bounds is not None for found in shown):
+                yield _row(layout.name, layout.parity)
 
 
 def noise(record: RunRecord) -> Iterator[tuple[str, ...]]:
@@ -51,25 +54,18 @@ def noise(record: RunRecord) -> Iterator[tuple[str, ...]]:
                 yield f"{one.variant}, {mode}", loss, *map(words.relative, others), one.differs or "nothing"
 
 
-def _row(layout: LayoutRecord) -> tuple[str, ...]:
-    parity = layout.parity
-    assert parity is not None
-    assert parity.tolerance is not None
-    bounds, timed = parity.tolerance, parity.as_timed
-    band = timed.band if timed is not None else None
+def _row(name: str, parity: Parity) -> tuple[str, ...]:
+    found, timed, bounds = in_parity_mode(parity), as_timed(parity), parity.tolerance
     return (
-        layout.name,
-        _of(parity.loss_rel_max, bounds.loss_rel) + words.drift(parity.loss_rel_mean),
-        _of(_largest(parity.grad_norm_rel), bounds.grad_norm_rel),
-        _of(_rel(parity.worst_gradient), bounds.gradient_rel),
-        _of(_rel(parity.worst_moment), bounds.moment_rel),
-        _of(_rel(parity.worst_weight), bounds.update_rel),
-        _of(timed.loss_rel_max if timed is not None else None, band.loss_rel if band is not None else None)
-        + words.drift(timed.loss_rel_mean if timed is not None else None),
-        _of(
-            _largest(timed.grad_norm_rel) if timed is not None else None,
-            band.grad_norm_rel if band is not None else None,
-        ),
+        name,
+        _of(found.loss_rel, found.loss_bound) + words.drift(parity.loss_rel_mean),
+        _of(found.worst_grad_norm_rel, found.grad_norm_bound),
+        _of(_rel(parity.worst_gradient), bounds.gradient_rel if bounds is not None else None),
+        _of(_rel(parity.worst_moment), bounds.moment_rel if bounds is not None else None),
+        _of(_rel(parity.worst_weight), bounds.update_rel if bounds is not None else None),
+        _of(timed.loss_rel, timed.loss_bound)
+        + words.drift(parity.as_timed.loss_rel_mean if parity.as_timed is not None else None),
+        _of(timed.worst_grad_norm_rel, timed.grad_norm_bound),
     )
 
 
@@ -79,7 +75,3 @@ def _of(difference: float | None, bound: float | None) -> str:
 
 def _rel(worst: Difference | None) -> float | None:
     return worst.rel if worst is not None else None
-
-
-def _largest(by_module: dict[str, float | None]) -> float | None:
-    return max((rel for rel in by_module.values() if rel is not None), default=None)

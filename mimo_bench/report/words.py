@@ -13,8 +13,9 @@ from pathlib import Path
 from mimo_bench.layout import Grid, Layout
 from mimo_bench.plural import counted
 from mimo_bench.ranking import rate_interval
-from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status, Timing, Tolerance
+from mimo_bench.record.schema import LayoutRecord, ModuleGrid, RunRecord, Status, Timing, Tolerance
 from mimo_bench.report.changes import Changes
+from mimo_bench.report.compared import Compared, as_timed
 
 ON_CPU_RANKS = "CPU ranks share this machine's cores: no forecast for GPUs."
 
@@ -154,9 +155,17 @@ def verdict(layout: LayoutRecord) -> str:
     if parity.tolerance is not None:
         said.append(band(parity.tolerance))
     if (timed := parity.as_timed) is not None:
-        loss = within(timed.loss_rel_max, timed.band.loss_rel if timed.band else None)
-        said.append(f"as timed {timed.verdict}: {timed.reason}, loss {loss}")
+        said.append(f"as timed {timed.verdict}: {timed.reason}, {differences(as_timed(parity))}")
     return "; ".join(said)
+
+
+def differences(found: Compared) -> str:
+    """The loss and the worst gradient norm beside their bounds: `loss 2.0e-07 of 1.0e-05, gradient norm of ...`."""
+    said = [f"loss {within(found.loss_rel, found.loss_bound)}"]
+    if found.worst_grad_norm is not None:
+        module, rel = found.worst_grad_norm
+        said.append(f"gradient norm of {module} {within(rel, found.grad_norm_bound)}")
+    return ", ".join(said)
 
 
 def pairs(found: Mapping[str, str]) -> str:
@@ -167,12 +176,6 @@ def pairs(found: Mapping[str, str]) -> str:
 def band(bounds: Tolerance) -> str:
     """The bounds of a verdict."""
     return f"within loss {relative(bounds.loss_rel)}, gradient norm {relative(bounds.grad_norm_rel)}"
-
-
-def worst_grad_norm(parity: Parity | None) -> tuple[str, float] | None:
-    """The module whose gradient norm differs most from the baseline's, and by how much."""
-    known = {module: rel for module, rel in (parity.grad_norm_rel if parity else {}).items() if rel is not None}
-    return max(known.items(), key=lambda item: item[1]) if known else None
 
 
 def first_line(reason: str, *, limit: int = 240) -> str:
