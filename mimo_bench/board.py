@@ -100,6 +100,8 @@ class Board:
             if self._record.ranking:
                 best = self._record.ranking[0]
                 yield Text(f"best: {best.name}, {best.reason}")
+            elif "parity" not in self._record.modes:
+                yield Text(words.none_to_take(self._record))
             if self._record.finished_at is None:
                 yield Text(words.stopped_early(self._started.directory), overflow="fold")
             yield Text(f"report: {self._started.directory / HTML_FILE}", overflow="fold")
@@ -129,12 +131,14 @@ class Board:
 
     def _state(self, row: Row) -> Text | Spinner:
         if row.ended is not None:
-            style = {"passed": "green", "unjudged": "yellow"}.get(row.ended.status, "bold red")
-            return Text(words.STATUS_WORDS[row.ended.status], style=style)
+            style = {"passed": "green", "as_timed": "cyan", "unjudged": "yellow"}.get(
+                words.state(row.ended), "bold red"
+            )
+            return Text(words.status(row.ended), style=style)
         if row.mode is None:
             return Text("not run" if self._closed else "waiting", style="dim")
         if self._closed:
-            return Text(words.STATUS_WORDS["interrupted"], style="bold red")
+            return Text(words.STATE_WORDS["interrupted"], style="bold red")
         self._spinner.update(text=Text(row.mode))
         return self._spinner
 

@@ -47,7 +47,7 @@ def watch(console: Console, *, now: Callable[[], float] = time.monotonic) -> Ite
 
         def on_event(event: Event) -> None:
             board.take(event)
-            if isinstance(event, LayoutEnded) and event.layout.status != "passed":
+            if isinstance(event, LayoutEnded) and not is_good(event.layout):
                 # Above the table, where it stays: a reason is worth reading before the matrix has ended.
                 _say(console, failure(event.layout))
             screen.refresh()
@@ -83,7 +83,7 @@ class Lines:
                 if event.is_resumed:
                     self._say(words.going_on(num_layouts=len(event.names), num_kept=len(event.kept)))
                 for layout in event.kept:
-                    self._say(f"{self._place(layout.name)}{layout.name}: {words.STATUS_WORDS[layout.status]} before")
+                    self._say(f"{self._place(layout.name)}{layout.name}: {words.status(layout)} before")
             case LayoutStarted(name=name, mode=mode):
                 self._layout_started_at.setdefault(name, self._now())
                 # The baseline's variants are launches of the same mode; one line tells them all.
@@ -91,7 +91,7 @@ class Lines:
                     self._say(f"{self._place(name)}{name}: {mode} ...")
                 self._running = (name, mode)
             case LayoutEnded(layout=layout):
-                said = success(layout) if layout.status == "passed" else failure(layout)
+                said = success(layout) if is_good(layout) else failure(layout)
                 began = self._layout_started_at.get(layout.name)
                 took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
                 self._say(f"{self._place(layout.name)}{said}{took}")
@@ -103,6 +103,8 @@ class Lines:
                     self._say(f"held-out samples answered right: {said}")
                 if record.ranking:
                     self._say(f"best: {record.ranking[0].name}, {record.ranking[0].reason}")
+                elif "parity" not in record.modes:
+                    self._say(words.none_to_take(record))
                 if self._started is not None:
                     if record.finished_at is None:
                         self._say(words.stopped_early(self._started.directory))
@@ -117,16 +119,21 @@ class Lines:
         _say(self._console, line)
 
 
+def is_good(layout: LayoutRecord) -> bool:
+    """Whether nothing was found against a layout: its numbers say more than its reason."""
+    return words.state(layout) in ("passed", "as_timed")
+
+
 def success(layout: LayoutRecord) -> str:
-    """A passed layout and its numbers, those that are known."""
+    """A layout that nothing was found against and its numbers, those that are known."""
     numbers = zip(("loss rel", "grad norm rel", "tokens/s"), measured(layout), strict=True)
     known = [f"{what} {value}" for what, value in numbers if value != words.DASH]
-    return ", ".join([f"{layout.name}: {words.STATUS_WORDS[layout.status]}", *known])
+    return ", ".join([f"{layout.name}: {words.status(layout)}", *known])
 
 
 def failure(layout: LayoutRecord) -> str:
     """A layout that did not pass, and why."""
-    return f"{layout.name}: {words.STATUS_WORDS[layout.status]}: {words.first_line(layout.reason)}"
+    return f"{layout.name}: {words.status(layout)}: {words.first_line(layout.reason)}"
 
 
 def _say(console: Console, line: str) -> None:

@@ -189,7 +189,7 @@ def _disjoint() -> LayoutRecord:
         samples_match=True,
         as_timed=AsTimed(
             verdict="passed",
-            reason="3 steps as timed lie within the noise band",
+            reason="3 steps lie within the noise band",
             num_steps=3,
             loss_rel_max=3e-7,
             grad_norm_rel={"vision": 5e-7, "language": 1e-7},

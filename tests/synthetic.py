@@ -194,7 +194,7 @@ def _parity(index: int, status: Status, reason: str, draw: random.Random) -> Par
         known["first_divergence_step"] = 0 if failed else None
     timed = AsTimed(
         verdict="baseline" if is_baseline else "passed",
-        reason="10 steps as timed lie within the noise band",
+        reason="10 steps lie within the noise band",
         num_steps=10,
         loss_rel_max=None if is_baseline else 3e-4,
         band=Tolerance(loss_rel=9.6e-4, grad_norm_rel=2.6e-2),

@@ -15,6 +15,7 @@ from mimo_bench.console import live, watch
 from mimo_bench.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted
 from mimo_bench.report import words
 from tests import golden
+from tests.test_report_as_timed import timed_alone
 
 STARTED = MatrixStarted(
     scenario=golden.scenario(),
@@ -78,6 +79,19 @@ def test_a_log_gets_a_line_for_every_event() -> None:
         "report: runs/one/report.html",
     ]
     assert len(lines) == len(events()) + 3
+
+
+def test_what_was_only_timed_is_told_by_its_numbers_and_why_nothing_is_ranked() -> None:
+    ended = [LayoutEnded(layout=layout) for layout in timed_alone().layouts]
+    happened: list[Event] = [STARTED, *ended, MatrixEnded(record=timed_alone())]
+    lines, picture = log(happened), drawn(board_after(happened))
+    assert f"{golden.DISJOINT}: as timed only, loss rel 3.0e-07, grad norm rel 5.0e-07, tokens/s 4,267" in "\n".join(
+        lines
+    )
+    assert "as timed only" in row_of(golden.DISJOINT, picture)
+    said = words.none_to_take(timed_alone())
+    assert said in lines
+    assert said in picture
 
 
 def test_one_layout_is_counted_as_one() -> None:

@@ -615,7 +615,16 @@ def test_the_band_stands_beside_every_verdict() -> None:
     (row,) = [line for line in markdown.splitlines() if f"| {golden.DISJOINT} | disjoint |" in line]
     assert "| 2.0e-07 of 1.0e-06 | 4.0e-07 of 1.0e-05 |" in row
     assert f"- {golden.DISJOINT}: passed: 3 steps agree" in markdown
-    assert "as timed passed: 3 steps as timed lie within the noise band, loss 3.0e-07 of 1.0e-06" in markdown
+    timed = "loss 3.0e-07 of 1.0e-06, gradient norm of vision 5.0e-07 of 1.0e-05"
+    assert f"as timed passed: 3 steps lie within the noise band, {timed}\n" in markdown
+
+
+def test_a_long_reason_does_not_cut_the_bounds_from_a_verdict() -> None:
+    parity = golden.record().layouts[2].parity
+    assert parity is not None
+    said = "vision differs, " * 40 + "and language does not"
+    markdown = render_markdown(with_layout(2, parity=parity.model_copy(update={"reason": f"{said}\nmore"})))
+    assert f"- {golden.WRONG}: failed: {said}; within loss 1.0e-06, gradient norm 1.0e-05\n" in markdown
 
 
 def test_the_markdown_of_200_layouts_is_whole() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from mimo_bench.board import measured
 from mimo_bench.record.schema import AsTimed, LayoutRecord, Parity, RunRecord, Tolerance
-from mimo_bench.report import render_html, render_markdown
+from mimo_bench.report import render_html, render_markdown, words
+from mimo_bench.report.junit import render_junit
 from tests import golden
 
 BAND = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4)
@@ -19,7 +20,7 @@ def timed_alone() -> RunRecord:
     baseline, disjoint, wrong, crashed = golden.record().layouts
     layouts = (
         held(baseline, AsTimed(verdict="baseline", reason="3 variants set the band", num_steps=3, band=BAND)),
-        held(disjoint, as_timed("passed", "3 steps as timed lie within the noise band", vision=5e-7)),
+        held(disjoint, as_timed("passed", "3 steps lie within the noise band", vision=5e-7)),
         failed(wrong, as_timed("failed", FAILED, vision=1.0)),
         crashed,
     )
@@ -84,3 +85,42 @@ def test_the_page_opens_a_layout_on_every_module_as_timed() -> None:
     assert "as timed: language gradient norm 1.0e-07 of 1.0e-04" in page
     # Nothing is said of checks that nobody asked for.
     assert "same start" not in page.partition("Layout by layout")[2]
+
+
+def test_what_lies_within_the_band_as_timed_does_not_stand_among_what_failed() -> None:
+    markdown, page = render_markdown(timed_alone()), text(render_html(timed_alone()))
+    not_passed, _, rest = markdown.partition("### Not passed")[2].partition("### Held as timed only")
+    assert golden.WRONG in not_passed
+    assert golden.DISJOINT not in not_passed
+    band = "loss 3.0e-07 of 1.0e-05, gradient norm of vision 5.0e-07 of 1.0e-04"
+    assert f"- {golden.DISJOINT}: 3 steps lie within the noise band, {band}\n" in rest
+    assert f"- {golden.BASELINE}: 3 variants set the band: within loss 1.0e-05, gradient norm 1.0e-04\n" in rest
+    for report in (markdown, page):
+        assert "2 as timed only" in report
+        assert "not judged" not in report
+    failures = page.partition("Verdicts")[2].partition("Layouts 4 layouts")[0]
+    assert golden.DISJOINT not in failures.partition("Filter")[0]
+    assert 'message="as timed only: 3 steps' in render_junit(timed_alone()).decode()
+
+
+def test_what_was_only_timed_is_said_to_have_no_rank_and_why() -> None:
+    why = "None is ranked: parity in fp32 was not asked for (add parity to --modes)."
+    said = f"{why} Within the noise band as timed: 2 of 4."
+    assert said in render_markdown(timed_alone())
+    assert said in text(render_html(timed_alone()))
+
+
+def test_a_verdict_says_once_what_failed_as_timed() -> None:
+    baseline, disjoint, wrong, _ = timed_alone().layouts
+    assert words.verdict(wrong) == (
+        f"failed: {FAILED}; loss 3.0e-07 of 1.0e-05; gradient norm of vision 1.0e+00 of 1.0e-04"
+    )
+    assert words.verdict(disjoint).endswith("gradient norm of vision 5.0e-07 of 1.0e-04; parity was not asked for")
+    assert words.verdict(baseline).startswith("as timed baseline: 3 variants set the band: within loss 1.0e-05")
+
+
+def test_a_layout_beside_a_baseline_that_was_not_timed_is_still_not_judged() -> None:
+    layout = golden.record().layouts[1]
+    assert layout.parity is not None
+    parity = layout.parity.model_copy(update={"as_timed": None})
+    assert words.status(layout.model_copy(update={"status": "unjudged", "parity": parity})) == "not judged"

@@ -167,7 +167,7 @@ def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_
     loss_drift, norm_drifts = drifts(trained, baseline, num_steps)
     return AsTimed(
         verdict="failed" if problem else "passed",
-        reason=f"as timed, {problem}" if problem else f"{num_steps} steps as timed lie within the noise band",
+        reason=f"as timed, {problem}" if problem else f"{num_steps} steps lie within the noise band",
         num_steps=num_steps,
         loss_rel_max=largest(losses),
         loss_rel_mean=loss_drift,

@@ -50,6 +50,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         details=details.of_layouts(record, shown.in_full),
         settings=details.settings,
         compared=compared,
+        held=[layout for layout in record.layouts if words.state(layout) == "as_timed"],
         shown=shown,
         skew=skew,
         rank_data=rank_data(record, shown.drawn),

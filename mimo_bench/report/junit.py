@@ -53,7 +53,7 @@ def render_junit(record: RunRecord) -> bytes:
 def _case(layout: LayoutRecord, scenario: str) -> Element:
     case = Element("testcase", classname=_text(scenario), name=_text(layout.name), time=f"{_seconds(layout):.3f}")
     if (kind := KINDS[layout.status]) is not None:
-        message = f"{words.STATUS_WORDS[layout.status]}: {words.first_line(layout.reason)}"
+        message = f"{words.status(layout)}: {words.first_line(layout.reason)}"
         SubElement(case, kind, type=layout.status, message=_text(message)).text = _text(layout.reason)
     return case
 

@@ -41,6 +41,7 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         _head(record),
         _recommendation(record),
         _section("Not passed", _reasons(record)),
+        _section("Held as timed only", _held_as_timed(record)),
         _changes(changes),
         table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in record.layouts)),
         _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
@@ -91,7 +92,7 @@ def _verdict_row(layout: LayoutRecord, place: str) -> tuple[str, ...]:
         layout.name,
         layout.placement,
         words.grids(layout),
-        words.STATUS_WORDS[layout.status],
+        words.status(layout),
         _difference(found, found.loss_rel, found.loss_bound),
         _difference(found, found.worst_grad_norm_rel, found.grad_norm_bound),
         f"{words.rate(timing.tokens_per_second_per_gpu if timing else None)} {words.margin(timing)}".strip(),
@@ -106,19 +107,26 @@ def _difference(found: Compared, rel: float | None, bound: float | None) -> str:
 
 def _verdicts(record: RunRecord) -> str:
     return "\n".join(
-        f"- {_escape(layout.name)}: {_escape(words.first_line(said))}"
-        for layout in record.layouts
-        if (said := words.verdict(layout))
+        f"- {_escape(layout.name)}: {_escape(said)}" for layout in record.layouts if (said := words.verdict(layout))
     )
 
 
 def _reasons(record: RunRecord) -> str:
     return "\n".join(
-        f"- {_escape(layout.name)}, {words.STATUS_WORDS[layout.status]}: {_escape(words.first_line(layout.reason))}"
+        f"- {_escape(layout.name)}, {words.status(layout)}: {_escape(words.first_line(layout.reason))}"
         + (f"; {_escape(layout.parity.first_difference)}" if layout.parity and layout.parity.first_difference else "")
         for layout in record.layouts
-        if layout.status != "passed"
+        if words.state(layout) not in ("passed", "as_timed")
     )
+
+
+def _held_as_timed(record: RunRecord) -> str:
+    lines = [
+        f"- {_escape(layout.name)}: {_escape(words.held_as_timed(layout.parity))}"
+        for layout in record.layouts
+        if layout.parity is not None and words.state(layout) == "as_timed"
+    ]
+    return "\n".join(lines)
 
 
 def _ranking(record: RunRecord) -> str:

@@ -9,21 +9,28 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from mimo_bench.layout import Grid, Layout
 from mimo_bench.plural import counted
 from mimo_bench.ranking import rate_interval
-from mimo_bench.record.schema import LayoutRecord, ModuleGrid, RunRecord, Status, Timing, Tolerance
+from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status, Timing, Tolerance
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, as_timed
 
 ON_CPU_RANKS = "CPU ranks share this machine's cores: no forecast for GPUs."
 
+NO_PARITY = "parity in fp32 was not asked for (add parity to --modes)."
+
 DASH = "\N{EN DASH}"
 """What we do not know."""
 
-STATUS_WORDS: dict[Status, str] = {
+State = Status | Literal["as_timed"]
+"""A status as it is shown: layouts that were held as timed alone have a word of their own."""
+
+STATE_WORDS: dict[State, str] = {
     "passed": "passed",
+    "as_timed": "as timed only",
     "parity_failed": "parity failed",
     "unjudged": "not judged",
     "oom": "out of memory",
@@ -33,6 +40,18 @@ STATUS_WORDS: dict[Status, str] = {
     "not_run": "not run",
 }
 """Every status as a person says it, in the order in which counts are given."""
+
+
+def state(layout: LayoutRecord) -> State:
+    """The status; `as_timed` where parity was not asked for and the timed steps lie within the noise band."""
+    # Not judged and yet held as timed: only where parity was not asked for, and nothing failed.
+    is_held = layout.status == "unjudged" and layout.parity is not None and layout.parity.as_timed is not None
+    return "as_timed" if is_held else layout.status
+
+
+def status(layout: LayoutRecord) -> str:
+    """How a layout ended, as a person says it."""
+    return STATE_WORDS[state(layout)]
 
 
 def span(grid: Grid | ModuleGrid) -> str:
@@ -52,15 +71,15 @@ def grids(layout: Layout | LayoutRecord) -> str:
     return " | ".join(grid(name, module) for name, module in layout.modules.items())
 
 
-def counts(layouts: Iterable[LayoutRecord]) -> dict[Status, int]:
-    """How many layouts ended in each status that occurs."""
-    found = Counter(layout.status for layout in layouts)
-    return {status: found[status] for status in STATUS_WORDS if found[status]}
+def counts(layouts: Iterable[LayoutRecord]) -> dict[State, int]:
+    """How many layouts ended in each state that occurs."""
+    found = Counter(map(state, layouts))
+    return {each: found[each] for each in STATE_WORDS if found[each]}
 
 
 def summary(layouts: Iterable[LayoutRecord]) -> str:
     """The counts as a sentence: `2 passed, 1 crashed`."""
-    return ", ".join(f"{number} {STATUS_WORDS[status]}" for status, number in counts(layouts).items()) or "no layouts"
+    return ", ".join(f"{number} {STATE_WORDS[each]}" for each, number in counts(layouts).items()) or "no layouts"
 
 
 def relative(value: float | None) -> str:
@@ -151,21 +170,35 @@ def verdict(layout: LayoutRecord) -> str:
     """Why a layout passed or failed, with the bands it was judged by; empty where it was not judged."""
     if (parity := layout.parity) is None:
         return ""
-    said = [f"{parity.verdict}: {parity.reason}"]
+    # Whole, as the bounds stand behind it.
+    reason = parity.reason.strip().partition("\n")[0]
+    if parity.failed_check == "as_timed":
+        # The reason is that of the timed steps.
+        return "; ".join([f"{parity.verdict}: {reason}", *differences(as_timed(parity))])
+    said = [f"{parity.verdict}: {reason}"] if parity.verdict != "unjudged" else []
     if parity.tolerance is not None:
         said.append(band(parity.tolerance))
-    if (timed := parity.as_timed) is not None:
-        said.append(f"as timed {timed.verdict}: {timed.reason}, {differences(as_timed(parity))}")
-    return "; ".join(said)
+    if parity.as_timed is not None:
+        said.append(f"as timed {parity.as_timed.verdict}: {held_as_timed(parity)}")
+    return "; ".join(said if parity.verdict != "unjudged" else [*said, reason])
 
 
-def differences(found: Compared) -> str:
-    """The loss and the worst gradient norm beside their bounds: `loss 2.0e-07 of 1.0e-05, gradient norm of ...`."""
-    said = [f"loss {within(found.loss_rel, found.loss_bound)}"]
+def held_as_timed(parity: Parity) -> str:
+    """What the timed steps proved, and by which numbers; empty where nothing was timed."""
+    if (timed := parity.as_timed) is None:
+        return ""
+    if timed.verdict == "baseline" and timed.band is not None:
+        return f"{timed.reason}: {band(timed.band)}"
+    return ", ".join([timed.reason, *differences(as_timed(parity))])
+
+
+def differences(found: Compared) -> list[str]:
+    """The loss and the worst gradient norm beside their bounds, as far as known: `loss 2.0e-07 of 1.0e-05`, ..."""
+    said = [f"loss {within(found.loss_rel, found.loss_bound)}"] if found.loss_rel is not None else []
     if found.worst_grad_norm is not None:
         module, rel = found.worst_grad_norm
         said.append(f"gradient norm of {module} {within(rel, found.grad_norm_bound)}")
-    return ", ".join(said)
+    return said
 
 
 def pairs(found: Mapping[str, str]) -> str:
@@ -211,6 +244,9 @@ def none_to_take(record: RunRecord) -> str:
     """What is said where no layout is recommended."""
     if "timing" not in record.modes:
         return "Not asked for: add timing to --modes."
+    if "parity" not in record.modes:
+        num_held, num_layouts = sum(state(layout) == "as_timed" for layout in record.layouts), len(record.layouts)
+        return f"None is ranked: {NO_PARITY} Within the noise band as timed: {num_held} of {num_layouts}."
     return "None: no layout passed and was timed."
 
 
