@@ -619,6 +619,17 @@ def test_the_band_stands_beside_every_verdict() -> None:
     assert f"as timed passed: 3 steps lie within the noise band, {timed}\n" in markdown
 
 
+def test_declared_settings_stand_in_the_summary_and_in_the_pages_table() -> None:
+    chosen = golden.SETTINGS | {"distributed_optimizer": True, "attention": "flash"}
+    record = with_layout(1, settings=chosen)
+    said = "distributed_optimizer, attention = flash"
+    (table,) = re.findall("<summary>Settings</summary>(.*?)</details>", render_markdown(record), re.DOTALL)
+    assert f"| {golden.DISJOINT} | {said} |" in table
+    assert golden.BASELINE not in table
+    assert "<summary>Settings</summary>" not in render_markdown(golden.record())
+    assert said in Page(render_html(record)).text.partition("Layout by layout")[0]
+
+
 def test_a_long_reason_does_not_cut_the_bounds_from_a_verdict() -> None:
     parity = golden.record().layouts[2].parity
     assert parity is not None

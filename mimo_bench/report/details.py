@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mimo_bench.plural import counted
 from mimo_bench.record.schema import AsTimed, DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing
 from mimo_bench.report import words
+from mimo_bench.report.settings import declared_settings
 from mimo_bench.report.tables import StepDrawing, Table, tables_of
-from mimo_bench.scenario import Settings
 
 Facts = tuple[tuple[str, str], ...]
 """What something is called, and what it is."""
@@ -37,22 +36,10 @@ def of_layouts(record: RunRecord, names: Container[str]) -> dict[str, Details]:
     }
 
 
-def changed_settings(layout: LayoutRecord) -> dict[str, Any]:
-    """The settings in which a layout departs from the defaults."""
-    defaults = Settings().model_dump()
-    return {name: value for name, value in layout.settings.items() if value != defaults.get(name)}
-
-
-def settings(layout: LayoutRecord) -> str:
-    """The declared settings on one line."""
-    chosen = changed_settings(layout).items()
-    return ", ".join(name if value is True else f"{name} = {value}" for name, value in chosen) or "defaults"
-
-
 def _facts(layout: LayoutRecord) -> Iterator[tuple[str, str]]:
     yield "reason", layout.reason
     yield "grids", words.grids(layout)
-    yield "settings", settings(layout)
+    yield "settings", declared_settings(layout) or "defaults"
     if layout.parity is not None:
         yield from _verdict(layout.parity, layout.reason)
     if layout.timing is not None:

@@ -25,6 +25,7 @@ from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.report.ranks import rank_data
 from mimo_bench.report.selection import Selection, select
+from mimo_bench.report.settings import declared_settings
 from mimo_bench.report.strips import axis_strip, dot_strip, strip_scale
 from mimo_bench.report.templating import template
 
@@ -48,7 +49,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         figures=_figures(record, looks),
         looks=looks,
         details=details.of_layouts(record, shown.in_full),
-        settings=details.settings,
+        settings=declared_settings,
         compared=compared,
         held=[layout for layout in record.layouts if words.state(layout) == "as_timed"],
         shown=shown,

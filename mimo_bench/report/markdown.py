@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from mimo_bench.plural import counted
 from mimo_bench.ranking import advice
 from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
-from mimo_bench.report import proof, skew, words
+from mimo_bench.report import proof, settings, skew, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, compared
 
@@ -44,6 +44,7 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         _section("Held as timed only", _held_as_timed(record)),
         _changes(changes),
         table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in record.layouts)),
+        _folded("Settings", _rows(settings.HEADS, settings.settings_rows(record))),
         _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
         _folded("Every verdict, with its reason and its band", _verdicts(record)),
         _folded("Each difference, and its bound", _rows(proof.DIFFERENCES, proof.differences(record))),
