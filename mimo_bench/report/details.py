@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mimo_bench.plural import counted
 from mimo_bench.record.schema import AsTimed, DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing
 from mimo_bench.report import words
-from mimo_bench.report.settings import declared_settings
+from mimo_bench.report.settings import declared_settings, off_in_parity
 from mimo_bench.report.tables import StepDrawing, Table, tables_of
 
 Facts = tuple[tuple[str, str], ...]
@@ -40,6 +40,8 @@ def _facts(layout: LayoutRecord) -> Iterator[tuple[str, str]]:
     yield "reason", layout.reason
     yield "grids", words.grids(layout)
     yield "settings", declared_settings(layout) or "defaults"
+    if layout.parity is not None and layout.parity.tolerance is not None and (off := off_in_parity(layout)):
+        yield "left off in parity mode", ", ".join(off)
     if layout.parity is not None:
         yield from _verdict(layout.parity, layout.reason)
     if layout.timing is not None:

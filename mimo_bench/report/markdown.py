@@ -107,9 +107,11 @@ def _difference(found: Compared, rel: float | None, bound: float | None) -> str:
 
 
 def _verdicts(record: RunRecord) -> str:
-    return "\n".join(
+    lines = [
         f"- {_escape(layout.name)}: {_escape(said)}" for layout in record.layouts if (said := words.verdict(layout))
-    )
+    ]
+    off = settings.all_off_in_parity(record)
+    return "\n".join([f"{_escape(off)}\n", *lines] if off and lines else lines)
 
 
 def _reasons(record: RunRecord) -> str:
