@@ -47,7 +47,7 @@ def watch(console: Console, *, now: Callable[[], float] = time.monotonic) -> Ite
 
         def on_event(event: Event) -> None:
             board.take(event)
-            if isinstance(event, LayoutEnded) and not is_good(event.layout):
+            if isinstance(event, LayoutEnded) and not words.is_good(event.layout):
                 # Above the table, where it stays: a reason is worth reading before the matrix has ended.
                 _say(console, failure(event.layout))
             screen.refresh()
@@ -91,7 +91,7 @@ class Lines:
                     self._say(f"{self._place(name)}{name}: {mode} ...")
                 self._running = (name, mode)
             case LayoutEnded(layout=layout):
-                said = success(layout) if is_good(layout) else failure(layout)
+                said = success(layout) if words.is_good(layout) else failure(layout)
                 began = self._layout_started_at.get(layout.name)
                 took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
                 self._say(f"{self._place(layout.name)}{said}{took}")
@@ -117,11 +117,6 @@ class Lines:
 
     def _say(self, line: str) -> None:
         _say(self._console, line)
-
-
-def is_good(layout: LayoutRecord) -> bool:
-    """Whether nothing was found against a layout: its numbers say more than its reason."""
-    return words.state(layout) in ("passed", "as_timed")
 
 
 def success(layout: LayoutRecord) -> str:

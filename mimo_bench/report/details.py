@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.plural import counted
 from mimo_bench.record.schema import AsTimed, DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing
 from mimo_bench.report import words
 from mimo_bench.report.settings import declared_settings, off_in_parity
@@ -88,7 +87,7 @@ def _in_parity_mode(parity: Parity) -> Iterator[tuple[str, str]]:
 def _as_timed(timed: AsTimed, reason: str) -> Iterator[tuple[str, str]]:
     # Where the timed steps decided, their reason is the layout's and stands above.
     because = "" if timed.reason == reason else f": {timed.reason}"
-    yield "as timed", f"{timed.verdict}{because}; {counted(timed.num_steps, 'step')}"
+    yield "as timed", f"{timed.verdict}{because}"
     bounds = timed.band
     if timed.verdict == "baseline":
         yield "as timed: band", words.band(bounds) if bounds is not None else words.DASH

@@ -51,7 +51,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         details=details.of_layouts(record, shown.in_full),
         settings=declared_settings,
         compared=compared,
-        held=[layout for layout in record.layouts if words.state(layout) == "as_timed"],
+        unhappy=[layout for layout in record.layouts if not words.is_good(layout)],
         shown=shown,
         skew=skew,
         rank_data=rank_data(record, shown.drawn),

@@ -119,7 +119,7 @@ def _reasons(record: RunRecord) -> str:
         f"- {_escape(layout.name)}, {words.status(layout)}: {_escape(words.first_line(layout.reason))}"
         + (f"; {_escape(layout.parity.first_difference)}" if layout.parity and layout.parity.first_difference else "")
         for layout in record.layouts
-        if words.state(layout) not in ("passed", "as_timed")
+        if not words.is_good(layout)
     )
 
 
@@ -177,9 +177,11 @@ def _environment(environment: Environment) -> str:
 
 
 def _rows(heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table, or nothing where it has no rows."""
-    known = list(rows)
-    return table(heads, known) if known else ""
+    """A table without the columns of which nothing is known, or nothing where it has no rows."""
+    columns = list(zip(heads, *rows, strict=True))
+    known = [column for column in columns if any(cell != words.DASH for cell in column[1:])]
+    kept_heads, *kept_rows = zip(*known, strict=True) if known else ((),)
+    return table(kept_heads, kept_rows) if kept_rows else ""
 
 
 def _section(title: str, body: str) -> str:

@@ -49,6 +49,11 @@ def state(layout: LayoutRecord) -> State:
     return "as_timed" if is_held else layout.status
 
 
+def is_good(layout: LayoutRecord) -> bool:
+    """Whether nothing was found against a layout."""
+    return state(layout) in ("passed", "as_timed")
+
+
 def status(layout: LayoutRecord) -> str:
     """How a layout ended, as a person says it."""
     return STATE_WORDS[state(layout)]
