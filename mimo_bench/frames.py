@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from mimo_bench.record.files import read_rank, read_run, series_path
 from mimo_bench.record.links import share_of_links
 from mimo_bench.record.schema import Difference, LayoutRecord, LinkSpeed, Parity, RankRecord, RunRecord
+from mimo_bench.record.series import read_series
 
 COLUMNS: dict[str, dict[str, str]] = {
     "layouts": {
@@ -188,7 +188,7 @@ def load_run(path: str | Path) -> Run:
     """The run that `mimo-bench run` left in the directory at `path`.
 
     Raises:
-        RecordError: there is no record, or it cannot be read.
+        RecordError: there is no record, or it or a file beside it cannot be read.
     """
     directory = Path(path)
     record = read_run(directory)
@@ -266,9 +266,8 @@ def _modules(layout: LayoutRecord) -> Iterator[dict[str, Any]]:
 
 
 def _steps(directory: Path, layout: LayoutRecord) -> Iterator[dict[str, Any]]:
-    path = series_path(directory, layout.name)
-    if path.is_file():
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    if series_path(directory, layout.name).is_file():
+        rows: list[dict[str, Any]] = read_series(directory, layout.name).to_pylist()
         yield from rows
 
 

@@ -14,7 +14,7 @@ import pytest
 import mimo_bench
 from mimo_bench.errors import RecordError
 from mimo_bench.frames import COLUMNS
-from mimo_bench.record.files import write_rank, write_run
+from mimo_bench.record.files import series_path, write_rank, write_run
 from mimo_bench.record.schema import (
     DeviceState,
     Energy,
@@ -100,6 +100,13 @@ def test_gradients_come_from_what_the_ranks_left(tmp_path: Path) -> None:
 def test_a_directory_without_a_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"run\.json: no such file"):
         mimo_bench.load_run(tmp_path)
+
+
+def test_a_damaged_series_of_steps_is_refused_by_name(tmp_path: Path) -> None:
+    copytree(golden.GOLDEN, tmp_path / "run")
+    series_path(tmp_path / "run", golden.DISJOINT).write_text("loss 10.9\n")
+    with pytest.raises(RecordError, match=rf"{golden.DISJOINT}/steps\.parquet: no whole Parquet file: .*; restore"):
+        mimo_bench.load_run(tmp_path / "run")
 
 
 def test_the_documentation_lists_every_column() -> None:

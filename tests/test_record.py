@@ -199,7 +199,7 @@ def test_a_missing_rank_file_points_at_the_log(tmp_path: Path) -> None:
 
 def test_ranks_import_the_record_without_tables_or_torch() -> None:
     program = (
-        "import sys; import mimo_bench.record.files, mimo_bench.record.validate;"
+        "import sys; import mimo_bench.record.files, mimo_bench.record.identities;"
         "print({'pandas', 'pyarrow', 'torch', 'megatron'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
@@ -362,6 +362,16 @@ def test_calls_and_bytes_that_shapes_do_not_give_are_named(directory: Path) -> N
 def test_a_missing_series_is_named(directory: Path) -> None:
     series_path(directory, golden.WRONG).unlink()
     with pytest.raises(RecordError, match=rf"'{golden.WRONG}': .* its series .*steps\.parquet is missing"):
+        validate(directory)
+
+
+@pytest.mark.parametrize("damage", ["text", "footer", "page"])
+def test_a_damaged_series_is_named(directory: Path, damage: str) -> None:
+    path = series_path(directory, golden.WRONG)
+    whole = path.read_bytes()
+    spoiled = {"text": b"loss 10.9\n", "footer": whole[:-40], "page": whole[:4] + bytes(200) + whole[204:]}
+    path.write_bytes(spoiled[damage])
+    with pytest.raises(RecordError, match=rf"'{golden.WRONG}': .*steps\.parquet: no whole Parquet file: .*run again"):
         validate(directory)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mimo_bench.errors import RecordError
 from mimo_bench.record.files import series_path, write_atomically
 from mimo_bench.record.schema import RankRecord
 
@@ -27,8 +28,20 @@ def write_series(directory: Path, name: str, ranks: Sequence[RankRecord]) -> Pat
 
 
 def read_series(directory: Path, name: str) -> pa.Table:
-    """The step series of the layout called `name`, as an Arrow table."""
-    return pq.read_table(series_path(directory, name))
+    """The step series of the layout called `name`, as an Arrow table.
+
+    Raises:
+        RecordError: it is missing, or no whole Parquet file.
+    """
+    path = series_path(directory, name)
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file; restore it or run again") from None
+    except (pa.ArrowException, OSError) as error:
+        # Arrow tells a damaged footer and a damaged page by errors of different kinds.
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise RecordError(f"{path}: no whole Parquet file: {reason}; restore the file or run again") from None
 
 
 def steps_table(ranks: Sequence[RankRecord]) -> pa.Table:

@@ -18,6 +18,7 @@ from mimo_bench.errors import RecordError, ScenarioError
 from mimo_bench.record.files import RUN_FILE, read_run, series_path
 from mimo_bench.record.identities import layout_contradictions
 from mimo_bench.record.schema import RunRecord
+from mimo_bench.record.series import read_series
 from mimo_bench.scenario import Scenario
 
 
@@ -29,7 +30,7 @@ def validate(directory: Path) -> None:
     """
     record = read_run(directory)
     path = directory / RUN_FILE
-    if found := [*contradictions(record), *_missing_series(directory, record)]:
+    if found := [*contradictions(record), *_series(directory, record)]:
         raise RecordError(
             "\n".join(f"{path}: {contradiction}" for contradiction in found)
             + f"\n{path}: {len(found)} in all; a record is not edited by hand: restore the file or run again"
@@ -98,8 +99,14 @@ def _ranking(record: RunRecord) -> Iterator[str]:
             yield f"ranking: {place.name!r} has no reason"
 
 
-def _missing_series(directory: Path, record: RunRecord) -> Iterator[str]:
+def _series(directory: Path, record: RunRecord) -> Iterator[str]:
+    """What is wrong with the files of steps beside `run.json`."""
     for layout in record.layouts:
         path = series_path(directory, layout.name)
-        if (layout.losses or layout.timing) and not path.is_file():
+        if path.is_file():
+            try:
+                read_series(directory, layout.name)
+            except RecordError as error:
+                yield f"layout {layout.name!r}: {error}"
+        elif layout.losses or layout.timing:
             yield f"layout {layout.name!r}: it has losses or timing, but its series {path} is missing"
