@@ -250,14 +250,24 @@ def _layout(tables: tuple[tuple[str, GridTable], ...]) -> Layout:
 class Steps(Table):
     """How many optimizer steps each mode takes."""
 
-    parity: PositiveInt = 5
-    """Steps whose losses and gradient norms are held against the baseline."""
+    parity: Annotated[int, Field(ge=2)] = 5
+    """Steps whose losses and gradient norms are held against the baseline; at least two."""
     learning: NonNegativeInt = 0
     """Further steps after the parity steps, before the held-out evaluation; for scenarios that must learn a task."""
     warmup: NonNegativeInt = 3
     """Steps before the timed window."""
     timed: PositiveInt = 10
     """Steps in the timed window."""
+
+    @field_validator("parity", mode="before")
+    @classmethod
+    def _refuse_one_step(cls, parity: Any) -> Any:
+        if type(parity) is int and parity == 1:
+            raise ValueError(
+                "a single step shows nothing of learning rates and of Adam's moments, which are held against the "
+                "baseline's after the second; use 2 or more, or leave it out for 5"
+            )
+        return parity
 
     @property
     def num_as_timed(self) -> int:

@@ -18,7 +18,7 @@ SCENARIO = scenario(
     {"colocated": ({}, {}), "disjoint": ({}, {"rank_offset": 1})},
     data={"provider": "synthetic", "items_per_sample": {"vision": (3, 1, 1, 1, 2)}},
     seq_length=96,
-    steps={"parity": 1, "warmup": 1, "timed": NUM_STEPS},
+    steps={"parity": 2, "warmup": 1, "timed": NUM_STEPS},
 )
 
 

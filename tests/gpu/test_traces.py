@@ -20,7 +20,7 @@ precision = "bf16"
 baseline = "colocated"
 
 [steps]
-parity = 1
+parity = 2
 warmup = 2
 timed = 3
 
