@@ -23,7 +23,7 @@ from mimo_bench.model import PRESETS, read_model_shape
 from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.weights.config_file import config_of
 from mimo_bench.weights.convert import export_weights, import_weights
-from mimo_bench.weights.directory import check_shape, read_manifest
+from mimo_bench.weights.directory import check_new, check_shape, read_manifest
 from mimo_bench.weights.mapping import parameters
 from tests import oracle
 from tests.checkpoints import CONFIGS, load, save_random
@@ -270,6 +270,14 @@ def test_a_directory_that_holds_something_is_neither_imported_nor_exported_into(
     assert sorted(checkpoint.iterdir()) == before
 
 
+def test_folders_on_the_way_to_a_new_directory_are_made(checkpoint: Path, tmp_path: Path) -> None:
+    import_weights(checkpoint, tmp_path / "weights" / "of" / "ours")
+    export_weights(tmp_path / "weights" / "of" / "ours", tmp_path / "checkpoints" / "again")
+    assert (tmp_path / "checkpoints" / "again" / "config.json").is_file()
+    with pytest.raises(WeightsError, match=r"cannot be made, .*config\.json is no writable directory"):
+        check_new(checkpoint / "config.json" / "weights" / "ours")
+
+
 def test_a_disk_that_fills_up_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
     limit = 400_000  # bytes a file; the checkpoint's tensors take 1.4 million
 
@@ -282,6 +290,12 @@ def test_a_disk_that_fills_up_leaves_nothing(checkpoint: Path, tmp_path: Path) -
     )
     assert (result.returncode, result.stderr) == (cli.OUR_FAULT, "mimo-bench: a file: File too large\n")
     assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def flip_last_bit(path: Path) -> None:
+    """Damage a file and leave its size."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 @pytest.fixture
@@ -311,6 +325,8 @@ def test_equal_weights_have_equal_hashes_wherever_they_lie(
         (lambda place: (place / "weights.json").write_text('{"format_version": 1}'), "shape: Field required"),
         (lambda place: (place / "vision.safetensors").unlink(), "vision.safetensors: no such file"),
         (lambda place: (place / "vision.safetensors").write_bytes(b"1234"), "has 4 bytes of 593"),
+        (lambda place: flip_last_bit(place / "vision.safetensors"), "vision.safetensors: its SHA-256 is not the one"),
+        (lambda place: flip_last_bit(place / "aside.safetensors"), "aside.safetensors: its SHA-256 is not the one"),
     ],
 )
 def test_a_broken_directory_of_weights_is_refused(

@@ -16,6 +16,7 @@ from mimo_bench.weights.directory import (
     ASIDE,
     COMPANIONS,
     Manifest,
+    check_content,
     new_directory,
     read_manifest,
     tensors_of,
@@ -97,11 +98,12 @@ def export_weights(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES
     """Write the weights in `source` as a checkpoint that `transformers` loads with `from_pretrained`.
 
     Raises:
-        WeightsError: a file is missing or broken, or `target` is not empty.
+        WeightsError: a file is missing, broken or not what was written, or `target` is not empty.
     """
     manifest = read_manifest(source)
     if not (source / CONFIG).is_file():
         raise WeightsError(f"{source / CONFIG}: no such file; without it `transformers` cannot tell what model it is")
+    check_content(source, manifest)
     aside = tensors_of(source, ASIDE).values() if ASIDE in manifest.files else ()
     streams = [*_unstack_all(source, manifest), *map(as_it_is, aside)]
     dealt = deal_out([stream.spec for stream in streams], shard_bytes=shard_bytes)

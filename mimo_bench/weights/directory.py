@@ -89,6 +89,22 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def check_content(directory: Path, manifest: Manifest) -> None:
+    """Refuse files that are not what was written, by their hashes; each is read once, a buffer at a time.
+
+    Raises:
+        WeightsError: naming the first file that was changed.
+    """
+    for name, stored in manifest.files.items():
+        path = directory / f"{name}.safetensors"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+                raise WeightsError(
+                    f"{path}: its SHA-256 is not the one in {MANIFEST}: the file was changed or damaged; import or "
+                    "save the weights again"
+                )
+
+
 def tensors_of(directory: Path, name: str) -> dict[str, StoredTensor]:
     """The tensors of one file of a directory of weights.
 
@@ -130,21 +146,23 @@ def check_new(directory: Path) -> None:
         raise WeightsError(f"{directory}: is a file; name a directory that is new or empty")
     if directory.is_dir() and any(directory.iterdir()):
         raise WeightsError(f"{directory}: is not empty; name a new directory, or remove what is in it")
-    parent = directory.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise WeightsError(f"{directory}: cannot be made, {parent} is no writable directory; name another")
+    existing = next(parent for parent in directory.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise WeightsError(f"{directory}: cannot be made, {existing} is no writable directory; name another")
 
 
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
     """A temporary directory beside `directory` that takes its place in one move, if the block ends well.
 
+    Folders on the way are made.
+
     Raises:
         WeightsError: there is something in its place.
     """
     check_new(directory)
     temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
-    temporary.mkdir()
+    temporary.mkdir(parents=True)
     try:
         yield temporary
         temporary.replace(directory.absolute())
