@@ -9,9 +9,9 @@ from mimo_bench.devices import num_gpus
 from mimo_bench.errors import CheckpointError, ScenarioError, UsageError, WeightsError
 from mimo_bench.scenario import Scenario, find_config, load_scenario
 from mimo_bench.train_command import TrainingOptions
-from mimo_bench.trainer.checkpoint.files import check_directory
+from mimo_bench.trainer.checkpoint.files import check_directory, saved_in
 from mimo_bench.trainer.pretraining import Pretraining
-from mimo_bench.weights.directory import check_new, check_shape, read_manifest
+from mimo_bench.weights.directory import MANIFEST, check_new, check_shape, read_manifest
 
 
 def plan_training(
@@ -98,6 +98,8 @@ def _start(scenario: Scenario, load: Path | None) -> Path | None:
     """Where the weights lie that training starts from; those asked for come before the scenario's own."""
     if load is None:
         return None if scenario.weights_directory is None else Path(scenario.weights_directory)
+    if not (load / MANIFEST).exists() and (checkpoints := saved_in(load)):
+        raise UsageError(f"--load: {load}: holds checkpoints; name one of them: the newest is {checkpoints[0]}")
     try:
         check_shape(load, read_manifest(load), scenario.shape)
     except WeightsError as error:

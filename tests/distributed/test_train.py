@@ -282,6 +282,10 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
         (["--layout", "one", "--steps", "0"], "--steps: 0: give a whole number of at least 1"),
         (["--layout", "one", "--save", "{place}"], "--save: {place}: is not empty"),
         (["--layout", "one", "--load", "{place}/theirs"], "--load: {place}/theirs/weights.json: no such file"),
+        (
+            ["--layout", "one", "--load", "{place}/others"],
+            "--load: {place}/others: holds checkpoints; name one of them: the newest is {place}/others/step-00000007",
+        ),
         (["--layout", "one", "--checkpoint-every", "5"], "--checkpoint-every: 5: name their directory with --check"),
         (
             ["--layout", "one", "--checkpoints", "{place}/c", "--checkpoint-every", "0"],
