@@ -368,6 +368,23 @@ def test_history_is_added_listed_accepted_and_drawn(tmp_path: Path, capsys: pyte
     assert "http" not in page
 
 
+def test_a_planted_night_is_listed_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planted = record_of(0).model_copy(update={"tainted": "slow-rank@dp2 was planted on purpose"})
+    assert cli.main(["history", "add", str(tmp_path / "history"), str(put(tmp_path / "run", planted))]) == 0
+    assert cli.main(["history", "list", str(tmp_path / "history")]) == 0
+    assert "| passed; slow-rank@dp2 was planted on purpose |" in capsys.readouterr().out
+
+
+def test_two_runs_side_by_side_say_how_layouts_ended_as_every_page_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = record_of(0)
+    open_ = tuple(layout.model_copy(update={"status": "unjudged"}) for layout in record.layouts)
+    directory = str(put(tmp_path / "run", record.model_copy(update={"layouts": open_})))
+    assert cli.main(["compare", directory, directory]) == 0
+    assert f"| {golden.BASELINE} | not judged | not judged |" in capsys.readouterr().out
+
+
 def test_what_a_history_says_cannot_become_markup() -> None:
     hostile = "<script>alert(1)</script>"
     page = render_trend(nights(*noisy(12), layout=hostile, scenario=hostile, machine=hostile), Expectations())

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from mimo_bench import cli
+from mimo_bench.model import PRESETS
 from mimo_bench.record.schema import Mode
 from mimo_bench.scenario import Settings, load_scenario
 
@@ -110,6 +111,11 @@ def test_every_option_of_run_stands_in_the_readme() -> None:
     assert isinstance(command, typer.core.TyperGroup)
     options = {name for option in command.commands["run"].params for name in option.opts if name.startswith("--")}
     assert options <= set(re.findall(r"--[a-z-]+", README))
+
+
+def test_every_preset_stands_in_the_table_of_models() -> None:
+    page = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w.-]+)` \| .* \| .* \|$", page, flags=re.MULTILINE)) == set(PRESETS)
 
 
 def test_every_setting_and_every_mode_stands_in_the_readme() -> None:

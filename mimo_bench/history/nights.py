@@ -13,7 +13,7 @@ from statistics import median
 
 from mimo_bench.parity.planting import PLANTED
 from mimo_bench.record.machine import machine
-from mimo_bench.record.schema import Quantity, RunRecord
+from mimo_bench.record.schema import Quantity, RunRecord, Status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class Night:
     measured_by: str
     machine: str
     layout: str
-    status: str
+    status: Status
     tainted: str | None
     commit: str | None
     software: str

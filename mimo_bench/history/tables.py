@@ -29,7 +29,7 @@ def list_table(nights: Sequence[Night]) -> str:
             last.machine,
             str(len(series)),
             f"{last.started_at:%Y-%m-%d %H:%M}",
-            last.status,
+            _status(last),
             words.seconds(last.step_seconds),
             last.measured_by[:12],
         )
@@ -37,6 +37,11 @@ def list_table(nights: Sequence[Night]) -> str:
         for last in series[-1:]
     ]
     return table(heads, sorted(rows))
+
+
+def _status(night: Night) -> str:
+    """How it ended, and why its numbers are no reference where they are none."""
+    return "; ".join(filter(None, (words.STATUS_WORDS[night.status], night.tainted)))
 
 
 def _row(side: Side) -> tuple[str, ...]:
