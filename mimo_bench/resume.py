@@ -11,6 +11,7 @@ timing mode alone the record has no losses that could show this: each layout sta
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mimo_bench.difference import are_named, first_difference
 from mimo_bench.errors import UsageError
 from mimo_bench.meters.environment import hash_of_code, read_environment
 from mimo_bench.parity.differences import relative
@@ -53,16 +55,18 @@ def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
         UsageError: it is of another experiment; the message names what differs, with both values and the remedy.
     """
     record = read_run(directory)
+    if record.scenario_hash != wanted.scenario.content_hash:
+        raise UsageError(_refusal(directory, *_scenarios_part(record, wanted.scenario)))
     pairs: dict[str, tuple[object, object]] = {
-        "scenario_hash": (record.scenario_hash, wanted.scenario.content_hash),
         "code_hash": (record.code_hash, hash_of_code()),
         "modes": (",".join(record.modes), ",".join(wanted.modes)),
         "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(wanted.names)),
-        "planted": (_planted(record.tainted), _planted(wanted.tainted)),
     }
     for name, (earlier, now) in pairs.items():
         if earlier != now:
             raise UsageError(_refusal(directory, name, earlier, now))
+    if (problem := _planted_otherwise(_planted(record.tainted), _planted(wanted.tainted))) is not None:
+        raise UsageError(f"--resume: {directory / RUN_FILE}: {problem}, or name a new directory")
     for name, earlier, now in differences(record.environment, read_environment(wanted.device_kind)):
         raise UsageError(_refusal(directory, f"environment.{name}", earlier, now))
     return record
@@ -70,7 +74,34 @@ def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
 
 def _planted(tainted: str | None) -> str | None:
     """What was planted; a disturbance from outside may be over, and does not part two invocations."""
-    return tainted if tainted is not None and tainted.endswith(PLANTED) else None
+    return tainted.removesuffix(PLANTED).strip() if tainted is not None and tainted.endswith(PLANTED) else None
+
+
+def _planted_otherwise(earlier: str | None, now: str | None) -> str | None:
+    """What parts two invocations of which one had another fault planted, and what to do; None if neither had."""
+    if earlier == now:
+        return None
+    asked = "no --plant was given" if now is None else f"--plant {now} was given"
+    if earlier is None:
+        return f"was run with no fault planted, and now {asked}; leave it out"
+    return f"was run with --plant {earlier}, and now {asked}; give --plant {earlier} again"
+
+
+def _scenarios_part(record: RunRecord, scenario: Scenario) -> tuple[str, str, str]:
+    """The first key in which a scenario is not the one of the record, and both its values in words."""
+    if (found := first_difference(record.scenario, scenario.model_dump(mode="json"))) is None:
+        # A scenario that was edited in the record has a hash of its own.
+        return "scenario_hash", record.scenario_hash, scenario.content_hash
+    return f"scenario.{found.key}", _said(found.before), _said(found.now)
+
+
+def _said(value: object) -> str:
+    """A scenario's value as a message says it; of tables, their names."""
+    if value is None:
+        return "not given"
+    if are_named(value):
+        return ", ".join(str(each["name"]) for each in value)
+    return json.dumps(value)
 
 
 def _refusal(directory: Path, name: str, earlier: object, now: object) -> str:

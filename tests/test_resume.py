@@ -13,6 +13,8 @@ from mimo_bench.matrix import MatrixOptions, started
 from mimo_bench.record.files import write_run
 from mimo_bench.record.schema import AsTimed, LayoutRecord, Parity, RunRecord
 from mimo_bench.resume import Wanted, go_on, read_earlier, same_training
+from mimo_bench.scenario import Scenario, Settings
+from mimo_bench.training import Training
 from tests import golden
 
 NAMES = (golden.BASELINE, golden.DISJOINT, golden.WRONG)
@@ -155,15 +157,70 @@ def test_a_run_in_which_everything_was_judged_has_nothing_left_to_do(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("scenario_hash", "0" * 64), ("code_hash", "0" * 64), ("tainted", "kill-rank was planted on purpose")],
+    "field",
+    ["scenario_hash", "code_hash"],
 )
-def test_a_record_of_another_experiment_is_refused_by_name(field: str, value: str, tmp_path: Path) -> None:
+def test_a_record_of_another_experiment_is_refused_by_name(field: str, tmp_path: Path) -> None:
     record = killed_after(tmp_path, golden.BASELINE)
-    write_run(tmp_path, record.model_copy(update={field: value}))
-    named = "planted" if field == "tainted" else field
-    with pytest.raises(UsageError, match=rf"run\.json: {named} is {value}, and now it is .*name a new directory"):
+    write_run(tmp_path, record.model_copy(update={field: "0" * 64}))
+    with pytest.raises(UsageError, match=rf"run\.json: {field} is 0+, and now it is .*name a new directory"):
         read_earlier(tmp_path, asked())
+
+
+def recorded(directory: Path, scenario: Scenario) -> None:
+    """Let the record in `directory` be of `scenario`."""
+    said = {"scenario": scenario.model_dump(mode="json"), "scenario_hash": scenario.content_hash}
+    write_run(directory, killed_after(directory, golden.BASELINE).model_copy(update=said))
+
+
+def test_another_scenario_is_refused_with_the_first_key_that_differs_and_both_values(tmp_path: Path) -> None:
+    ours = golden.scenario()
+    recorded(tmp_path, ours.model_copy(update={"training": Training(learning_rate=0.5, weight_decay=0.25)}))
+    rate = ours.training.learning_rate
+    with pytest.raises(
+        UsageError, match=rf"json: scenario\.training\.learning_rate is 0\.5, and now it is {rate}; one"
+    ):
+        read_earlier(tmp_path, asked())
+    fused = ours.layout[1].model_copy(update={"settings": Settings(fused_rope=True)})
+    recorded(tmp_path, ours.model_copy(update={"layout": (ours.layout[0], fused, *ours.layout[2:])}))
+    key = rf"scenario\.layout\.{fused.name}\.settings\.fused_rope"
+    with pytest.raises(UsageError, match=rf"{key} is true, and now it is false"):
+        read_earlier(tmp_path, asked())
+    recorded(tmp_path, ours.model_copy(update={"layout": ours.layout[:1]}))
+    both = ", ".join(ours.names[:2])
+    with pytest.raises(UsageError, match=rf"scenario\.layout is {ours.names[0]}, and now it is {both}"):
+        read_earlier(tmp_path, asked())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (
+            "kill-rank@q",
+            None,
+            "was run with --plant kill-rank@q, and now no --plant was given; give --plant kill-rank@q",
+        ),
+        (
+            None,
+            "kill-rank",
+            "was run with no fault planted, and now --plant kill-rank was given; leave it out, or name",
+        ),
+        (
+            "kill-rank@q",
+            "kill-rank",
+            "with --plant kill-rank@q, and now --plant kill-rank was given; give --plant kill",
+        ),
+    ],
+)
+def test_a_run_with_another_fault_planted_is_refused(
+    before: str | None, now: str | None, told: str, tmp_path: Path
+) -> None:
+    def tainted(fault: str | None) -> str | None:
+        return None if fault is None else f"{fault} was planted on purpose"
+
+    write_run(tmp_path, killed_after(tmp_path, golden.BASELINE).model_copy(update={"tainted": tainted(before)}))
+    with pytest.raises(UsageError, match=told):
+        read_earlier(tmp_path, asked(tainted=tainted(now)))
 
 
 def test_another_machine_or_library_is_refused_by_name(tmp_path: Path) -> None:

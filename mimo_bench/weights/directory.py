@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mimo_bench.difference import first_difference
 from mimo_bench.errors import WeightsError
 from mimo_bench.model import ModelShape
 from mimo_bench.weights.safetensors_file import StoredTensor, read_header
@@ -120,11 +121,10 @@ def check_shape(directory: Path, manifest: Manifest, shape: ModelShape) -> None:
     Raises:
         WeightsError: naming the first field that differs, with both values.
     """
-    if (difference := _first_difference(asdict(manifest.shape), asdict(shape))) is not None:
-        key, theirs, ours = difference
+    if (found := first_difference(asdict(manifest.shape), asdict(shape))) is not None:
         raise WeightsError(
-            f"{directory} is for a model with {key} = {theirs}, and the scenario's has {ours}; set model to the "
-            f"{directory / 'config.json'} of these weights, or name weights of the scenario's model"
+            f"{directory} is for a model with {found.key} = {found.before}, and the scenario's has {found.now}; set "
+            f"model to the {directory / 'config.json'} of these weights, or name weights of the scenario's model"
         )
 
 
@@ -179,13 +179,3 @@ def _check_size(path: Path, stored: StoredFile) -> None:
         raise WeightsError(
             f"{path}: has {size} bytes of {stored.num_bytes}; it was cut short, import the weights again"
         )
-
-
-def _first_difference(theirs: Any, ours: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in sorted(theirs.keys() | ours.keys()):
-            inner = f"{key}.{name}" if key else name
-            if (found := _first_difference(theirs.get(name), ours.get(name), inner)) is not None:
-                return found
-        return None
-    return None if theirs == ours else (key, theirs, ours)

@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mimo_bench.difference import first_difference
 from mimo_bench.errors import CheckpointError
 from mimo_bench.weights.directory import StoredFile
 
@@ -110,10 +111,10 @@ def check_continues(path: Path, manifest: CheckpointManifest, held_fixed: Mappin
     Raises:
         CheckpointError: naming the first key that differs, with both values.
     """
-    if (difference := _first_difference(manifest.held_fixed, held_fixed)) is not None:
+    if (found := first_difference(manifest.held_fixed, held_fixed)) is not None:
         raise CheckpointError(
-            f"{path}: is of another training: {difference}; resume with what it was, save to another directory, or "
-            "start anew from its weights"
+            f"{path}: is of another training: {found.key} = {found.now!r}, and it was {found.before!r}; resume "
+            "with what it was, save to another directory, or start anew from its weights"
         )
 
 
@@ -167,22 +168,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _first_difference(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
-    """The first key whose values differ, with both; None if all are equal."""
-    for key in _keys(saved, ours):
-        theirs, mine = saved.get(key), ours.get(key)
-        if isinstance(theirs, dict) and isinstance(mine, dict):
-            if (inner := _first_difference(theirs, mine)) is not None:
-                return f"{key}.{inner}"
-        elif theirs != mine:
-            return f"{key} = {mine!r}, and it was {theirs!r}"
-    return None
-
-
-def _keys(*tables: Mapping[str, Any]) -> Iterable[str]:
-    return sorted({key for table in tables for key in table})
 
 
 def _wrong_size(path: Path, stored: StoredFile) -> str | None:
