@@ -488,7 +488,7 @@ def train(
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
 ) -> None:
     """Train in one layout, without the bench; save weights, and checkpoints to go on from."""
-    from mimo_bench.train_command import WORKER, run_training
+    from mimo_bench.train_command import WORKER, how_to_go_on, run_training
     from mimo_bench.train_options import plan_training
 
     options = plan_training(
@@ -527,6 +527,9 @@ def train(
     except TrainingError as error:
         print(f"mimo-bench: {error}", file=sys.stderr)
         raise typer.Exit(NO_RECORD) from None
+    except (KeyboardInterrupt, Stopped):
+        print(f"mimo-bench: stopped: {how_to_go_on(options, names_out=out is not None)}", file=sys.stderr)
+        raise
     if not num_taken and checkpoints is not None:
         print(f"no step of {options.num_steps} was left to take after {saved_in(checkpoints)[0]}; raise --steps")
     if save is not None:

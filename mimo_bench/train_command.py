@@ -19,6 +19,7 @@ from mimo_bench.attempt import environment_of
 from mimo_bench.errors import TrainingError
 from mimo_bench.launch import DeviceKind, Job, Launcher
 from mimo_bench.scenario import Scenario
+from mimo_bench.trainer.checkpoint.files import saved_in
 from mimo_bench.trainer.metrics import METRICS
 from mimo_bench.weights.directory import new_directory
 from mimo_bench.weights.saving import complete
@@ -66,6 +67,17 @@ def run_training(options: TrainingOptions, *, launcher: Launcher, on_line: OnLin
         _train(options, launcher=launcher, place=place, on_line=on_line)
         if place is not None:
             complete(place, start=options.start, config=options.config)
+
+
+def how_to_go_on(options: TrainingOptions, *, names_out: bool) -> str:
+    """What is left of a training that was stopped, and what to type for the rest of it."""
+    if options.checkpoints is None:
+        return "nothing was saved; with --checkpoints DIR --checkpoint-every N a training can be gone on with"
+    again = "the same command with another --out" if names_out else "the same command"
+    if saved := saved_in(options.checkpoints):
+        return f"to go on from {saved[0]}, give {again}"
+    earlier = " and --checkpoint-every N" if options.checkpoint_every is None else ""
+    return f"no checkpoint was saved yet; {again}{earlier} begins anew"
 
 
 def _train(options: TrainingOptions, *, launcher: Launcher, place: Path | None, on_line: OnLine) -> None:

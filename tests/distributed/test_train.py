@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from transformers import LlavaForConditionalGeneration
 from mimo_bench import cli
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario import Scenario, load_scenario
-from mimo_bench.train_command import TrainingOptions, run_training
+from mimo_bench.train_command import TrainingOptions, how_to_go_on, run_training
 from mimo_bench.trainer.checkpoint.files import MANIFEST as CHECKPOINT
 from mimo_bench.trainer.checkpoint.files import CheckpointManifest, saved_in, write_json
 from mimo_bench.trainer.data.registry import build_dataset
@@ -273,6 +277,35 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
     assert set(place.iterdir()) - before == {place / "out", place / "checkpoints"}
     # That of the step before is whole, and no other was begun.
     assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_a_training_that_is_stopped_says_how_to_go_on(place: Path) -> None:
+    (place / "case.toml").write_text(DRAWN, encoding="utf-8")
+    command = [sys.executable, "-m", "mimo_bench", "train", str(place / "case.toml"), "--device", "cpu"]
+    command += ["--layout", "one", "--steps", "1000000", "--out", str(place / "out")]
+    command += ["--checkpoints", str(place / "checkpoints"), "--checkpoint-every", "1"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        # The checkpoint of a step is there before the third after it begins.
+        while not training.stdout.readline().startswith("step 4/"):
+            assert training.poll() is None, "ended before its fourth step"
+        training.send_signal(signal.SIGINT)
+        _, err = training.communicate(timeout=60)
+    assert training.returncode == 130
+    newest = saved_in(place / "checkpoints")[0]
+    assert err == f"mimo-bench: stopped: to go on from {newest}, give the same command with another --out\n"
+
+
+def test_what_is_left_of_a_stopped_training_depends_on_its_checkpoints(place: Path) -> None:
+    (place / "case.toml").write_text(DRAWN, encoding="utf-8")
+    asked = options(load_scenario(place / "case.toml"), "one", place / "out")
+    assert how_to_go_on(asked, names_out=False).startswith("nothing was saved; with --checkpoints DIR --checkpoint-ev")
+    asked = replace(asked, checkpoints=place / "checkpoints")
+    said = "no checkpoint was saved yet; the same command and --checkpoint-every N begins anew"
+    assert how_to_go_on(asked, names_out=False) == said
+    (place / "checkpoints" / "step-00000007").mkdir(parents=True)
+    said = f"to go on from {place / 'checkpoints' / 'step-00000007'}, give the same command"
+    assert how_to_go_on(asked, names_out=False) == said
 
 
 @pytest.mark.parametrize(
