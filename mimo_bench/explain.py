@@ -5,6 +5,7 @@ scenario -> layout -> ...: `load_scenario` uses it, so that nobody has to know p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin
@@ -13,6 +14,14 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from mimo_bench.suggest import choices
+
+_AS_WRITTEN = {
+    "bool_type": "; write true or false, without quotes",
+    "int_type": "; write a whole number, without quotes",
+    "float_type": "; write a number, without quotes",
+    "string_type": "; write it in quotes",
+}
+"""How TOML has a value of the type that pydantic asks for."""
 
 LONGEST_VALUE = 80
 """A wrong value is shown up to this many characters."""
@@ -61,9 +70,17 @@ def _explain(problem: ErrorDetails, *, content: dict[str, Any], root: type[BaseM
             remedy = "use letters, digits, '.', '_' and '-', beginning with a letter or digit"
             # Only layouts' names have a pattern; the place would say the name a second time.
             return f"layout {key} {_shown(problem['input'])}{remedy}"
-        case _:
+        case kind:
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            return f"{where}{_shown(problem['input'])}{message[:1].lower() + message[1:]}"
+            remedy = _meant_word(problem) if kind == "literal_error" else _AS_WRITTEN.get(kind, "")
+            return f"{where}{_shown(problem['input'])}{message[:1].lower() + message[1:]}{remedy}"
+
+
+def _meant_word(problem: ErrorDetails) -> str:
+    """The word that a wrong one is near to, of those that the message lists."""
+    known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+    nearest = get_close_matches(str(problem["input"]), known, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _place(location: Sequence[int | str], content: dict[str, Any]) -> tuple[str, str]:

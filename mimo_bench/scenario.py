@@ -544,4 +544,4 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{path}: not valid TOML: {error}") from None
+        raise ScenarioError(f"{path}: not valid TOML: {error}; correct it there") from None

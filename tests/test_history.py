@@ -304,7 +304,7 @@ def test_why_there_is_nothing_to_hold_against_is_said(tmp_path: Path) -> None:
     [
         ("[[reference]]\nlayout = 1\n", "reference.0.layout: 1"),
         ("[[expected_failure]]\nlinks = 'x'\n", "unknown key; remove it"),
-        ("no toml", "not valid TOML"),
+        ("no toml", "(at line 1, column 4); correct it there, or restore the file"),
     ],
 )
 def test_expectations_that_cannot_be_read_are_bad_input(tmp_path: Path, content: str, complaint: str) -> None:

@@ -88,6 +88,23 @@ def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:
     [
         ("seed = 0", "sed = 0", "sed: unknown key; remove it, or did you mean 'seed'?"),
         ("seed = 0", "seed = 0\nzzz = 1", "zzz: unknown key; remove it, or use one of question, model"),
+        (
+            "seed = 0",
+            'training = { learning_rate = "fast" }',
+            "training.learning_rate: 'fast': should be a valid number; write a number, without quotes",
+        ),
+        ("seed = 0", 'loader = { num_workers = "2" }', "'2': should be a valid integer; write a whole number, without"),
+        ('model = "llava-tiny"', "model = 3", "model: 3: should be a valid string; write it in quotes"),
+        (
+            "vision = { dp = 2 }",
+            'vision = { dp = 2 }\nsettings = { fused_optimizer = "yes" }',
+            "settings.fused_optimizer: 'yes': should be a valid boolean; write true or false, without quotes",
+        ),
+        (
+            "vision = { dp = 2 }",
+            'vision = { dp = 2 }\nsettings = { attention = "flsh" }',
+            "settings.attention: 'flsh': should be 'default', 'math', 'flash' or 'cudnn'; did you mean 'flash'?",
+        ),
         ("seed = 0", "seed = -1", "seed: -1: should be greater than or equal to 0"),
         ("seed = 0", "seed = 1.5", "seed: 1.5: should be a valid integer"),
         ("seed = 0", "seed = true", "seed: true: should be a valid integer"),
@@ -302,7 +319,9 @@ def test_a_scenario_without_layouts_is_refused(load: Load) -> None:
 
 
 def test_a_file_that_is_no_toml_is_named_with_the_line(load: Load) -> None:
-    assert "not valid TOML: " in complaint(load, "question = \n")
+    said = complaint(load, "question = \n")
+    assert "not valid TOML: " in said
+    assert said.endswith("; correct it there")
     assert "line 1" in complaint(load, "question = \n")
 
 

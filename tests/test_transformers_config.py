@@ -360,7 +360,9 @@ def test_experts_that_are_routed_otherwise_are_refused(fields: dict[str, Any], e
         read(with_text("mixtral", vocab_size=32064, **fields))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("{", "not valid JSON"), ("[]", "holds no table")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("{", r"not valid JSON: .*; correct it there, or copy"), ("[]", "holds no table")]
+)
 def test_a_file_that_is_no_configuration_is_refused(text: str, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(text, encoding="utf-8")

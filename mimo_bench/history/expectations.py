@@ -116,8 +116,10 @@ def read_expectations(path: Path) -> Expectations:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Expectations()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise HistoryError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise HistoryError(f"{path}: cannot be read: {error.strerror}; make it readable, or remove it") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise HistoryError(f"{path}: not valid TOML: {error}; correct it there, or restore the file") from None
     try:
         # A TOML list fills a tuple, which strict types would refuse.
         return Expectations.model_validate(

@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise ScenarioError(f"{path}: not valid JSON: {error}") from None
+        raise ScenarioError(f"{path}: not valid JSON: {error}; correct it there, or copy the file again") from None
     if not isinstance(content, dict):
         raise ScenarioError(f"{path}: holds no table; use what save_pretrained of `transformers` writes")
     return content
