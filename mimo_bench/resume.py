@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mimo_bench.difference import are_named, first_difference
 from mimo_bench.errors import UsageError
@@ -27,7 +27,7 @@ from mimo_bench.parity.planting import PLANTED
 from mimo_bench.record.files import RUN_FILE, read_run
 from mimo_bench.record.machine import differences
 from mimo_bench.record.schema import LayoutRecord, Mode, Resumption, RunRecord
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Scenario, without_places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,16 +89,11 @@ def _planted_otherwise(earlier: str | None, now: str | None) -> str | None:
 
 def _scenarios_part(record: RunRecord, scenario: Scenario) -> tuple[str, str, str]:
     """The first key in which a scenario is not the one of the record, and both its values in words."""
-    both = map(_without_places, (record.scenario, scenario.model_dump(mode="json")))
+    both = map(without_places, (record.scenario, scenario.model_dump(mode="json")))
     if (found := first_difference(*both)) is None:
         # A scenario that was edited in the record has a hash of its own.
         return "scenario_hash", record.scenario_hash, scenario.content_hash
     return f"scenario.{found.key}", _said(found.before), _said(found.now)
-
-
-def _without_places(scenario: dict[str, Any]) -> dict[str, Any]:
-    # Where a file lies is not what it holds, and parts no two scenarios.
-    return {**scenario, "data": {key: value for key, value in scenario["data"].items() if key != "located"}}
 
 
 def _said(value: object) -> str:

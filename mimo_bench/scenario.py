@@ -374,10 +374,7 @@ class Scenario(Table):
     @property
     def content_hash(self) -> str:
         """SHA-256 of what the scenario says, independent of how the file spells it."""
-        # Where a file lies is not what it holds.
-        said = self.model_dump(mode="json", exclude={"data": {"located"}})
-        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hash_of_content(self.model_dump(mode="json"))
 
     @cached_property
     def _tables(self) -> dict[str, LayoutTable]:
@@ -449,6 +446,20 @@ class Scenario(Table):
             seq_length=self.seq_length,
             counts_vary=self.data.counts_vary,
         )
+
+
+def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scenario says, as JSON has it, less where its files were found: that is not what they hold."""
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return dict(content)
+    return {**content, "data": {key: value for key, value in data.items() if key != "located"}}
+
+
+def hash_of_content(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what a scenario says, as JSON has it."""
+    canonical = json.dumps(without_places(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def load_scenario(path: Path) -> Scenario:

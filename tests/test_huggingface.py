@@ -23,10 +23,12 @@ from mimo_bench.data_section import HuggingFaceData, locate
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.image_size import saved_image_size
 from mimo_bench.model import PRESETS
+from mimo_bench.record.validate import contradictions
 from mimo_bench.tokens import Tokens, saved_tokens
 from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
 from mimo_bench.trainer.data.loader import collate
 from mimo_bench.trainer.data.prepare import prepare
+from tests import golden
 from tests.pictures import IMAGE_TOKEN_ID, PICTURES, row, write_folder, write_processor
 
 SHAPE = PRESETS["llava-tiny"]
@@ -68,6 +70,14 @@ def build(data: HuggingFaceData, *, seq_length: int = SEQ_LENGTH) -> HuggingFace
 def in_order(folder: Path, **changes: Any) -> HuggingFaceDataset:
     """The rows in the order of the file: held out, they are not shuffled."""
     return build(section(folder, validation="train", **changes))
+
+
+def test_the_record_of_a_run_on_own_files_has_the_hash_of_its_scenario(shared: Path) -> None:
+    scenario = golden.scenario().model_copy(update={"data": section(shared)})
+    content = scenario.model_dump(mode="json")
+    assert content["data"]["located"]
+    record = golden.record().model_copy(update={"scenario": content, "scenario_hash": scenario.content_hash})
+    assert [each for each in contradictions(record) if each.startswith("scenario")] == []
 
 
 def test_tokens_and_pixels_are_those_of_the_processor(shared: Path) -> None:

@@ -7,8 +7,6 @@ scenario -> layout -> trainer -> meters -> [record] -> parity -> report
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from mimo_bench.record.files import RUN_FILE, read_run, series_path
 from mimo_bench.record.identities import layout_contradictions
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Scenario, hash_of_content
 
 
 def validate(directory: Path) -> None:
@@ -57,8 +55,7 @@ def contradictions(record: RunRecord) -> Iterator[str]:
 def _run(record: RunRecord, scenario: Scenario) -> Iterator[str]:
     # The hash of what was recorded, not of what today's Scenario makes of it: a field that is added later, with a
     # default, must not contradict an older record.
-    canonical = json.dumps(record.scenario, sort_keys=True, separators=(",", ":"))
-    if record.scenario_hash != (expected := hashlib.sha256(canonical.encode()).hexdigest()):
+    if record.scenario_hash != (expected := hash_of_content(record.scenario)):
         yield f"scenario_hash = {record.scenario_hash!r}, but the scenario's is {expected!r}"
     if record.question != scenario.question:
         yield f"question = {record.question!r}, but the scenario asks {scenario.question!r}"
