@@ -84,8 +84,8 @@ def _side(
     noise = None if name in believed else _noise(old_timing, new_timing)
     return Side(
         layout=name,
-        old=words.STATUS_WORDS[old.status] if old else words.DASH,
-        new=words.STATUS_WORDS[new.status] if new else words.DASH,
+        old=words.STATE_WORDS[old.status] if old else words.DASH,
+        new=words.STATE_WORDS[new.status] if new else words.DASH,
         old_seconds=was,
         new_seconds=now,
         ratio=ratio,

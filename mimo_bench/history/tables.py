@@ -41,7 +41,7 @@ def list_table(nights: Sequence[Night]) -> str:
 
 def _status(night: Night) -> str:
     """How it ended, and why its numbers are no reference where they are none."""
-    return "; ".join(filter(None, (words.STATUS_WORDS[night.status], night.tainted)))
+    return "; ".join(filter(None, (words.STATE_WORDS[night.status], night.tainted)))
 
 
 def _row(side: Side) -> tuple[str, ...]:
