@@ -67,11 +67,15 @@ class _Accumulating:
     """A linear layer of megatron-core whose products add weight gradients, where its configuration asks for that."""
 
     weight: torch.nn.Parameter
+    gradient_accumulation_fusion: bool
+    sequence_parallel: bool
+    gathers_inputs: bool
+    """Whether it gathers its inputs under sequence parallelism, as megatron-core's own product does again backward."""
 
     @property
     def adds_gradients(self) -> bool:
         """Whether its product adds the weight's gradient by itself."""
-        raise NotImplementedError
+        return self.gradient_accumulation_fusion and not (self.gathers_inputs and self.sequence_parallel)
 
     def _forward_impl(
         self,
@@ -103,19 +107,13 @@ class _Accumulating:
 class ColumnLinear(_Accumulating, ColumnParallelLinear):
     """Splits its output over the tensor-parallel ranks."""
 
-    @property
-    def adds_gradients(self) -> bool:
-        """Under sequence parallelism megatron-core's own product, which gathers its inputs again, adds them."""
-        return bool(self.gradient_accumulation_fusion and not self.sequence_parallel)
+    gathers_inputs = True
 
 
 class RowLinear(_Accumulating, RowParallelLinear):
     """Splits its input over the tensor-parallel ranks."""
 
-    @property
-    def adds_gradients(self) -> bool:
-        """Its input is split the same way, sequence-parallel or not."""
-        return bool(self.gradient_accumulation_fusion)
+    gathers_inputs = False
 
 
 class Replica(DistributedDataParallel):
