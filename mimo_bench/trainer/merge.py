@@ -2,7 +2,7 @@
 
 scenario -> layout -> [trainer] -> meters -> record -> parity -> report
 
-megatron-core 0.19 finds the places on the device and waits for it, three times in every forward and once more in every
+megatron-core 0.19 finds the places on the device and waits for it, three times in every forward and twice in every
 backward. The host then queues an encoder's small kernels one by one on a device that has nothing else to do: of a step
 on an H200, 780 ms long, that took 80. The loader knows the places.
 """
