@@ -53,6 +53,7 @@ class Board:
         self._started: MatrixStarted | None = None
         self._rows: dict[str, Row] = {}
         self._record: RunRecord | None = None
+        self._contradictions: tuple[str, ...] = ()
         self._closed = False
         self._spinner = Spinner("line")
 
@@ -71,8 +72,8 @@ class Board:
             case LayoutEnded(layout=layout):
                 row = self._rows[layout.name]
                 row.ended, row.ended_at = layout, self._now()
-            case MatrixEnded(record=record):
-                self._record = record
+            case MatrixEnded():
+                self._record, self._contradictions = event.record, event.contradictions
 
     def close(self) -> None:
         """Nothing more will happen: what still ran was interrupted."""
@@ -104,6 +105,9 @@ class Board:
                 yield Text(words.none_to_take(self._record))
             if self._record.finished_at is None:
                 yield Text(words.stopped_early(self._started.directory), overflow="fold")
+            if self._contradictions:
+                said = words.in_doubt(self._contradictions, self._started.directory)
+                yield Text(said, style="yellow", overflow="fold")
             yield Text(f"report: {self._started.directory / HTML_FILE}", overflow="fold")
 
     def _table(self, rows: Sequence[Row], *, width: int) -> Table:

@@ -95,7 +95,7 @@ class Lines:
                 began = self._layout_started_at.get(layout.name)
                 took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
                 self._say(f"{self._place(layout.name)}{said}{took}")
-            case MatrixEnded(record=record):
+            case MatrixEnded(record=record, contradictions=contradictions):
                 self._say(words.summary(record.layouts))
                 if said := words.skipped(record):
                     self._say(said)
@@ -108,6 +108,8 @@ class Lines:
                 if self._started is not None:
                     if record.finished_at is None:
                         self._say(words.stopped_early(self._started.directory))
+                    if contradictions:
+                        self._say(words.in_doubt(contradictions, self._started.directory))
                     self._say(f"report: {self._started.directory / HTML_FILE}")
 
     def _place(self, name: str) -> str:

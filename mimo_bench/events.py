@@ -51,6 +51,8 @@ class MatrixEnded:
     """Every layout has ended and the record is written."""
 
     record: RunRecord
+    contradictions: tuple[str, ...] = ()
+    """What numbers of the record contradict each other, one sentence each; only a meter that errs makes them."""
 
 
 Event = MatrixStarted | LayoutStarted | LayoutEnded | MatrixEnded

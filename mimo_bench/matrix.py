@@ -23,6 +23,7 @@ from mimo_bench.record.files import sweep
 from mimo_bench.record.merge import foreign_processes
 from mimo_bench.record.schema import Mode, RunRecord
 from mimo_bench.record.series import write_series
+from mimo_bench.record.validate import contradictions
 from mimo_bench.report import write_report
 from mimo_bench.resume import Wanted, holds_record, read_earlier, sole_writer
 from mimo_bench.scenario import Scenario
@@ -86,7 +87,7 @@ def run_matrix(scenario: Scenario, *, options: MatrixOptions, on_event: OnEvent)
             # As large as the model, and of no use once every layout was held against it.
             shutil.rmtree(options.directory / BASELINE, ignore_errors=True)
             write_report(options.directory, ledger.record)
-            on_event(MatrixEnded(record=ledger.record))
+            on_event(MatrixEnded(record=ledger.record, contradictions=tuple(contradictions(ledger.record))))
         if options.history is not None:
             keep(options.directory, options.history)
         return ledger.record

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mimo_bench.errors import RecordError
-from mimo_bench.meters.account import summarise
+from mimo_bench.meters import recorder
+from mimo_bench.meters.account import join, summarise
 from mimo_bench.meters.calls import Signature, transfer_seconds
 from mimo_bench.meters.recorder import calls_of, entries_behind
+from mimo_bench.record.schema import RankCommunication
 
 
 def entry(
@@ -113,6 +116,37 @@ def test_a_collective_without_a_duration_still_counts(unknown: dict[str, Any]) -
         entry("all_reduce", sizes=[[1]], dtypes=["Float"], milliseconds=500),
     )
     assert found == {("language.tp", "all_reduce"): (2.0, 8.0, 0.5)}
+
+
+def rows(*entries: dict[str, Any]) -> tuple[RankCommunication, ...]:
+    """Rows of entries of one step."""
+    return summarise(calls_of(entries, groups={}), None, num_steps=1)
+
+
+def test_calls_that_compiled_code_made_without_python_count_as_the_recorder_saw_them() -> None:
+    seen = entry("all_reduce", sizes=[[2]], dtypes=["Float"])
+    hidden = entry("all_reduce", sizes=[[8]], dtypes=["Float"], milliseconds=500)
+    (found,) = join(rows(seen), rows({**seen, "duration_ms": 250}, hidden))
+    assert (found.calls_per_step, found.bytes_per_step, found.seconds_per_step) == (2.0, 40.0, 0.75)
+
+
+def test_calls_that_the_recorder_missed_count_as_python_made_them() -> None:
+    made = entry("all_reduce", sizes=[[2]], dtypes=["Float"])
+    (found,) = join(rows(made, made), rows({**made, "duration_ms": 250}))
+    assert (found.calls_per_step, found.bytes_per_step, found.seconds_per_step) == (2.0, 16.0, 0.25)
+
+
+def test_a_call_is_waited_for_until_a_watchdog_retires_it_whatever_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever dumps the recorder makes a call completed; the watchdog times it later.
+    call = entry("all_reduce", sizes=[[2]], dtypes=["Float"], record_id=1, retired=False)
+    message = entry("send 0->1", sizes=[[4]], dtypes=["Float"], record_id=2, retired=False, is_p2p=True)
+    timed = {"retired": True, "duration_ms": 500}
+    dumps = [[call, message], [call | timed, message], [call | timed, message | timed], [call | timed, message | timed]]
+    monkeypatch.setattr(recorder, "_dump", lambda: {"entries": dumps.pop(0)})
+    monkeypatch.setattr(recorder, "_WATCHDOG_SECONDS", 0.0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert [found.seconds for found in recorder.read_calls(0)] == [0.5, 0.5]
+    assert not dumps
 
 
 def test_calls_that_the_recorder_forgot_are_missed_and_not_taken_for_none() -> None:

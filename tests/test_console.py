@@ -112,6 +112,17 @@ def test_skipped_samples_are_told_at_the_end() -> None:
     assert "skipped" not in drawn(board_after(events()))
 
 
+def test_a_record_that_contradicts_itself_says_so_where_its_numbers_are_read() -> None:
+    ended = MatrixEnded(record=golden.record(), contradictions=("layout 'a': 1 s is not 2 s", "layout 'b': neither"))
+    said = (
+        "the record contradicts itself in 2 places, so do not trust these numbers: layout 'a': 1 s is not 2 s; "
+        "mimo-bench validate runs/one lists all of them"
+    )
+    assert log([STARTED, ended])[-2] == said
+    assert "contradicts itself in 2 places" in drawn(board_after([STARTED, ended]))
+    assert "contradicts" not in "".join(log(events()))
+
+
 def test_a_run_that_was_stopped_says_how_to_finish_it() -> None:
     ended = MatrixEnded(record=golden.record().model_copy(update={"finished_at": None}))
     said = "stopped early; to finish it, give the same command with --resume --out runs/one"

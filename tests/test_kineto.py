@@ -5,16 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mimo_bench.errors import RecordError
 from mimo_bench.meters.calls import Call, Part
 from mimo_bench.meters.json_stream import read_array
-from mimo_bench.meters.kineto import observe
+from mimo_bench.meters.kineto import MARK, observe
+from mimo_bench.meters.tracing import TracedClock
 
 
 def event(category: str, name: str, begin: float, end: float, **said: Any) -> dict[str, Any]:
@@ -86,6 +89,44 @@ def test_a_kernel_belongs_to_the_call_and_the_module_that_launched_it(tmp_path: 
         # Nobody asked for this one as far as we saw, so the profiler's own words have to do.
         ("vision.tp", "broadcast", ((8.0, 8.5),)),
     ]
+
+
+def compiled(begin: float, end: float, **said: Any) -> dict[str, Any]:
+    """A kernel that compiled code launched: in nobody's range, with the profiler's words about it."""
+    return event("kernel", "ncclDevKernel_AllReduce_Sum_bf16_RING_LL", begin, end, correlation=99, **{
+        "Collective name": "allreduce", "Process Group Description": "language.tp", **said})  # fmt: skip
+
+
+def test_calls_of_compiled_code_are_known_to_peers_by_their_ranks_and_in_their_order(tmp_path: Path) -> None:
+    known = {"Process Group Ranks": "[2, 3]", "Group size": 2}
+    trace = [*TRACE[:4], compiled(4e6, 5e6, **known), compiled(2e6, 3e6, **known)]
+    observed = observe(write(tmp_path / "trace.json", trace), [])
+    assert [(one.role, one.collective, one.ranks, one.spans) for one in observed.calls] == [
+        ("language.tp", "all_reduce", (2, 3), ((2.0, 3.0),)),
+        ("language.tp", "all_reduce", (2, 3), ((4.0, 5.0),)),
+    ]
+
+
+@pytest.mark.parametrize("said", [{}, {"Process Group Ranks": "[0, 1, ..., 7]", "Group size": 8}])
+def test_ranks_that_the_profiler_does_not_list_are_not_made_up(tmp_path: Path, said: dict[str, Any]) -> None:
+    (call,) = observe(write(tmp_path / "trace.json", [*TRACE[:4], compiled(2e6, 3e6, **said)]), []).calls
+    assert call.ranks == ()
+
+
+def test_the_window_ends_when_the_device_has_and_not_when_the_host_leaves_the_last_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    @contextmanager
+    def marker(name: str) -> Iterator[None]:
+        done.append(name)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("waited"))
+    monkeypatch.setattr(torch.profiler, "record_function", marker)
+    TracedClock().close()
+    assert done == ["waited", MARK]
 
 
 def test_the_order_of_events_in_the_file_does_not_matter(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ FIXTURES = Path(__file__).parent / "fixtures" / "traces"
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 _LONGEST_NAME = 60
-_SAID = ("correlation", "stream", "device", "Collective name", "Process Group Description")
+_SAID = ("correlation", "stream", "device", "Collective name", "Process Group Description",
+         "Process Group Ranks", "Group size")  # fmt: skip
 
 _SEVERAL = (0, 1)
 """A group of more than one rank, as those of one are left out of the table."""

@@ -108,6 +108,40 @@ def summarise(
     )
 
 
+def join(counted: Sequence[RankCommunication], timed: Sequence[RankCommunication]) -> tuple[RankCommunication, ...]:
+    """Rows with calls and bytes of `counted` and times of `timed`; a row that only one has stays as it is.
+
+    Compiled code calls its collectives without Python, so a row of which more calls were timed than counted is taken
+    from those.
+    """
+    times = {_key(row): row for row in timed}
+    joined = [row if (other := times.pop(_key(row), None)) is None else _joined(row, other) for row in counted]
+    return tuple(sorted([*joined, *times.values()], key=_key))
+
+
+def _joined(counted: RankCommunication, timed: RankCommunication) -> RankCommunication:
+    if timed.calls_per_step > counted.calls_per_step:
+        return timed
+    return timed.model_copy(update={"calls_per_step": counted.calls_per_step, "bytes_per_step": counted.bytes_per_step})
+
+
+def with_exposure(
+    rows: Sequence[RankCommunication], traced: Sequence[RankCommunication]
+) -> tuple[RankCommunication, ...]:
+    """Rows with the exposed time that the traced steps showed, at most the row's own time."""
+    exposed = {_key(row): row.exposed_seconds for row in traced}
+    return tuple(
+        row
+        if (seconds := exposed.get(_key(row))) is None
+        else row.model_copy(update={"exposed_seconds": min(seconds, row.seconds_per_step)})
+        for row in rows
+    )
+
+
+def _key(row: RankCommunication) -> tuple[str, str, bool]:
+    return row.role, row.collective, row.spans_hosts
+
+
 @dataclass(slots=True)
 class _Row:
     """Sums of one row while it grows."""

@@ -18,6 +18,26 @@ from mimo_bench.meters.intervals import Interval, Intervals, total
 BATCH = "coalesced"
 """The name of messages that were launched together, as the flight recorder has it."""
 
+_PLAIN_NAMES = {
+    "allreduce": "all_reduce",
+    "allreduce_coalesced": "all_reduce",
+    "_all_gather_base": "all_gather",
+    "_allgather_base": "all_gather",
+    "allgather": "all_gather",
+    "all_gather_into_tensor_coalesced": "all_gather",
+    "allgather_into_tensor_coalesced": "all_gather",
+    "_reduce_scatter_base": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced": "reduce_scatter",
+    "all_to_all_single": "all_to_all",
+    "all_to_allv": "all_to_all",
+    "all_reduce_barrier": "barrier",
+}
+
+
+def plain_name(collective: str) -> str:
+    """What is called so by NCCL's flight recorder or by the profiler, in the words of `torch.distributed`."""
+    return _PLAIN_NAMES.get(collective, collective)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from mimo_bench.meters.account import Observed, close_account, summarise
+from mimo_bench.meters.account import Observed, close_account, join, summarise, with_exposure
 from mimo_bench.meters.calls import Call, Signature, transfer_seconds
 from mimo_bench.meters.clock import StepClock, WallClock, build_clock
 from mimo_bench.meters.cpu_compute import ComputeSpans
@@ -149,7 +149,7 @@ def _count_and_time(batches: Batches, train: Train, unmeasured: Unmeasured) -> t
 
 
 def _trace(
-    trainer: Trainer, batches: Batches, train: Train, clock: StepClock, path: Path, unmeasured: Unmeasured
+    trainer: Trainer, batches: Batches, train: Train, clock: TracedClock, path: Path, unmeasured: Unmeasured
 ) -> Observed | None:
     """The same steps again under a profiler; None where it or its trace failed."""
     interceptor, tracing = Interceptor(marks_ranges=True), Tracing(path)
@@ -158,8 +158,10 @@ def _trace(
         unmeasured.entered("modules", phases(trainer, unmeasured.guarded("modules", tracing.mark))),
         interceptor.watching(),
     ):
-        train(batches, clock)
+        # The first mark belongs to both clocks only where the device has nothing left to do.
         torch.cuda.synchronize()
+        train(batches, clock)
+        clock.close()
     return unmeasured.attempt("trace", lambda: observe(path, interceptor.calls)) if tracing.is_written else None
 
 
@@ -173,32 +175,3 @@ def compared(calls: Sequence[Call] | None, unmeasured: Unmeasured) -> list[float
     known = [signatures or [] for signatures in everybody]
     nothing: list[float | None] = [None] * len(mine)
     return unmeasured.attempt("transfer", lambda: transfer_seconds(known, dist.get_rank())) or nothing
-
-
-def join(counted: Sequence[RankCommunication], timed: Sequence[RankCommunication]) -> tuple[RankCommunication, ...]:
-    """Rows with calls and bytes of `counted` and times of `timed`; a row that only one has stays as it is."""
-    times = {_key(row): row for row in timed}
-    joined = [
-        row
-        if (other := times.pop(_key(row), None)) is None
-        else other.model_copy(update={"calls_per_step": row.calls_per_step, "bytes_per_step": row.bytes_per_step})
-        for row in counted
-    ]
-    return tuple(sorted([*joined, *times.values()], key=_key))
-
-
-def with_exposure(
-    rows: Sequence[RankCommunication], traced: Sequence[RankCommunication]
-) -> tuple[RankCommunication, ...]:
-    """Rows with the exposed time that the traced steps showed, at most the row's own time."""
-    exposed = {_key(row): row.exposed_seconds for row in traced}
-    return tuple(
-        row
-        if (seconds := exposed.get(_key(row))) is None
-        else row.model_copy(update={"exposed_seconds": min(seconds, row.seconds_per_step)})
-        for row in rows
-    )
-
-
-def _key(row: RankCommunication) -> tuple[str, str, bool]:
-    return row.role, row.collective, row.spans_hosts

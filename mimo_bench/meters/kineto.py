@@ -10,22 +10,23 @@ on whatever stream; everything else on the device is computation, copies include
 from __future__ import annotations
 
 import bisect
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mimo_bench.errors import RecordError
 from mimo_bench.meters.account import Observed
-from mimo_bench.meters.calls import Call, Part
+from mimo_bench.meters.calls import Call, Part, plain_name
 from mimo_bench.meters.intervals import Interval
 from mimo_bench.meters.json_stream import read_array
 
 RANGE = "mimo_bench.call "
 """The range around a launch is called this, the number of the call, its role and its collective."""
 MARK = "mimo_bench.mark"
-"""A marker where the clock of the traced steps is told that one begins or ends."""
+"""A marker where the host begins or ends a traced step, and a last one where the device has ended the last of them."""
 TURN = "mimo_bench.turn "
 """A marker where a rank turns to a module; the name behind it is the module's, or nothing."""
 
@@ -89,6 +90,8 @@ def observe(path: Path, calls: Sequence[Call]) -> Observed:
             spans[number].append(kernel.span)
         else:
             nobodys.append(_unasked(kernel))
+    # Peers know a call again by its number within its group.
+    nobodys.sort(key=lambda call: call.spans)
     found = [replace(call, spans=tuple(sorted(spans[number]))) for number, call in enumerate(calls)]
     return Observed(window=(min(read.marks), max(read.marks)), compute=compute, calls=found + nobodys)
 
@@ -145,13 +148,19 @@ def _module(turns: Sequence[tuple[float, str | None]], at: float | None) -> str 
 
 
 def _unasked(kernel: _Kernel) -> Call:
-    """A communication kernel that no call asked for, with what the profiler says of it."""
+    """A communication kernel that Python asked for nowhere, as in compiled code, with what the profiler says of it."""
     said = kernel.said
-    collective = str(said.get("Collective name") or "unknown")
+    collective = plain_name(str(said.get("Collective name") or "unknown"))
     return Call(
         role=str(said.get("Process Group Description") or "unknown"),
         collective=collective,
-        ranks=(),
+        ranks=_ranks(said),
         parts=(Part(collective=collective, num_bytes=0),),
         spans=(kernel.span,),
     )
+
+
+def _ranks(said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ranks of a kernel's group; nothing where the profiler abridged its list, as it does for large groups."""
+    listed = tuple(map(int, re.findall(r"\d+", str(said.get("Process Group Ranks") or ""))))
+    return listed if len(listed) == said.get("Group size") else ()

@@ -21,20 +21,12 @@ import torch
 from torch._C._distributed_c10d import _dump_nccl_trace_json  # type: ignore[attr-defined]  # not in the stubs
 
 from mimo_bench.errors import RecordError
-from mimo_bench.meters.calls import BATCH, Call, Part
+from mimo_bench.meters.calls import BATCH, Call, Part, plain_name
 
 _SETTLE_SECONDS = 5.0
+_WATCHDOG_SECONDS = 0.2
+"""Longer than it takes NCCL's watchdogs, one a group, to look at all calls that have ended, and to retire them."""
 _ELEMENT_BYTES = {"Float": 4, "BFloat16": 2, "Half": 2, "Double": 8, "Long": 8, "Int": 4, "Byte": 1, "Bool": 1}
-_NAMES = {
-    "_all_gather_base": "all_gather",
-    "all_gather_into_tensor_coalesced": "all_gather",
-    "_reduce_scatter_base": "reduce_scatter",
-    "reduce_scatter_tensor_coalesced": "reduce_scatter",
-    "allreduce_coalesced": "all_reduce",
-    "all_to_all_single": "all_to_all",
-    "all_reduce_barrier": "barrier",
-}
-"""What the recorder calls a collective, where that differs from what it is called here."""
 _PEERS = re.compile(r"(\d+)(->|<-)(\d+)")
 _ARROWS = {"send": "->", "recv": "<-"}
 
@@ -51,15 +43,17 @@ def read_calls(after: int) -> list[Call]:
         RecordError: the recorder no longer has all of them.
     """
     torch.cuda.synchronize()
-    deadline = time.monotonic() + _SETTLE_SECONDS
+    deadline, known = time.monotonic() + _SETTLE_SECONDS, -1
     while True:
         dump = _dump()
         entries = entries_behind(dump.get("entries", []), after)
-        # The recorder's own thread fills durations in; messages of a batch never get one.
-        waiting = [entry for entry in entries if entry["state"] == "scheduled" and not entry.get("is_p2p")]
-        if not waiting or time.monotonic() > deadline:
+        settled = [entry for entry in entries if is_settled(entry)]
+        # Messages of a batch are never settled, single ones are: they are waited for as long as any of them moves.
+        is_complete = all(is_settled(entry) or entry.get("is_p2p") for entry in entries) and len(settled) == known
+        if is_complete or time.monotonic() > deadline:
             return calls_of(entries, groups=dump.get("pg_config") or {})
-        time.sleep(0.2)
+        known = len(settled)
+        time.sleep(_WATCHDOG_SECONDS)
 
 
 def entries_behind(entries: Sequence[Mapping[str, Any]], after: int) -> list[Mapping[str, Any]]:
@@ -75,6 +69,14 @@ def entries_behind(entries: Sequence[Mapping[str, Any]], after: int) -> list[Map
             f"take fewer timed steps"
         )
     return found
+
+
+def is_settled(entry: Mapping[str, Any]) -> bool:
+    """Whether the recorder has said all that it will of a call: a watchdog times a call when it retires it, not before.
+
+    The entry's state says less: whoever reads the recorder makes it `completed` as soon as the device is done.
+    """
+    return bool(entry.get("retired")) or entry.get("duration_ms") is not None
 
 
 def calls_of(entries: Sequence[Mapping[str, Any]], *, groups: Mapping[str, Any]) -> list[Call]:
@@ -108,7 +110,7 @@ def calls_of(entries: Sequence[Mapping[str, Any]], *, groups: Mapping[str, Any])
 
 def _call(entry: Mapping[str, Any], ranks: tuple[int, ...]) -> Call:
     said = entry["profiling_name"].removeprefix("nccl:").split(" ")
-    collective = _NAMES.get(said[0], said[0])
+    collective = plain_name(said[0])
     seconds = (entry.get("duration_ms") or 0.0) / 1e3
     # A batch has no data of its own: its messages do.
     parts = () if collective == BATCH else (Part(collective=collective, num_bytes=_input_bytes(entry)),)

@@ -56,7 +56,16 @@ class TracedClock(CudaClock):
     """A clock that leaves a marker in the trace wherever it takes the time, so that both speak of the same window."""
 
     def mark(self) -> None:
-        """A step begins or ends here."""
+        """A step begins or ends here, as the host sees it, which runs ahead of the device."""
         super().mark()
-        with torch.profiler.record_function(MARK):
-            pass
+        _leave_marker()
+
+    def close(self) -> None:
+        """The window ends here: waits for the device, whose last kernels run after the host has left the last step."""
+        torch.cuda.synchronize()
+        _leave_marker()
+
+
+def _leave_marker() -> None:
+    with torch.profiler.record_function(MARK):
+        pass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -263,6 +263,12 @@ def going_on(*, num_layouts: int, num_kept: int) -> str:
 def stopped_early(directory: Path) -> str:
     """How a run that was stopped is finished."""
     return f"stopped early; to finish it, give the same command with --resume --out {directory}"
+
+
+def in_doubt(contradictions: Sequence[str], directory: Path) -> str:
+    """That numbers of a record contradict each other, and who lists them all."""
+    told = f"the record contradicts itself in {counted(len(contradictions), 'place')}, so do not trust these numbers: "
+    return f"{told}{contradictions[0]}; mimo-bench validate {directory} lists all of them"
 
 
 def learnt(record: RunRecord) -> list[str]:
