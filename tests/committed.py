@@ -48,6 +48,11 @@ def directories() -> list[Path]:
     return sorted(path.parent for path in REPORTS.glob("*/run.json"))
 
 
+def measured() -> list[Path]:
+    """Every committed run whose memory was measured: what ran in parity mode alone has no peak worth its name."""
+    return [directory for directory in directories() if errors(directory)]
+
+
 def predicted(directory: Path) -> list[Predicted]:
     """The fullest rank of each layout of a run, and every other that was predicted another peak."""
     record = read_run(directory)
@@ -80,8 +85,8 @@ def _peaks(record: RunRecord) -> Iterator[tuple[str, int, int, int]]:
 def table() -> str:
     """The errors of all committed runs, as Markdown."""
     rows = [
-        f"| `{each.run}` | {each.layout} | {', '.join(map(str, each.ranks))} | {each.measured / 1e9:.2f} GB "
-        f"| {each.predicted / 1e9:.2f} GB | {each.error:+.1%} |".replace("%", " %")
+        f"| `{each.run}` | {each.layout} | {', '.join(map(str, each.ranks))} | {_gb(each.measured)} "
+        f"| {_gb(each.predicted)} | {each.error:+.1%} |".replace("%", " %")
         for directory in directories()
         for each in predicted(directory)
     ]
@@ -89,6 +94,10 @@ def table() -> str:
     summary = f"Over all {len(found)} ranks: mean {sum(found) / len(found):.1%}, worst {max(found):.1%}."
     head = "| run | layout | ranks | measured | predicted | error |\n|---|---|---|---|---|---|"
     return "\n".join([head, *rows, "", summary.replace("%", " %")])
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.{2 if num_bytes >= 1e9 else 3}f} GB"
 
 
 def document(text: str) -> str:

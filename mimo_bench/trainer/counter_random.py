@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 Words = Any
-"""A tensor or a NumPy array of int64: both wrap around alike."""
+"""A NumPy array of int64, which wraps around."""
 
 # The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -21,13 +21,17 @@ _LAST_SHIFT = 31
 _MANTISSA_BITS = 24
 
 CHUNK = 1 << 22
-"""Elements that are mixed at a time, as that takes some times their memory."""
+"""Elements that are mixed at a time on the host, as that takes some times their memory."""
 
 
 def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
     """Float32 numbers in [0, 1), one for each int64 position, the same for the same key and position."""
-    start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    state = _mix(_words(positions.flatten()) * _signed(_GOLDEN) + _signed(start))
+    start = _signed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+    if positions.is_cuda:
+        from mimo_bench.trainer.counter_kernels import draw  # Triton is where GPUs are
+
+        return draw(positions.contiguous(), start)
+    state = _mix(_words(positions.flatten()) * _signed(_GOLDEN) + start)
     drawn = torch.as_tensor(_shift_right(state, 64 - _MANTISSA_BITS))
     return drawn.view(positions.shape).to(torch.float32) * 2.0**-_MANTISSA_BITS
 
@@ -38,20 +42,27 @@ def digest(tensor: torch.Tensor) -> str:
     A sum of mixed words, so it needs no particular order of reading; equal tensors have equal digests, and a value
     that changes or moves changes it.
     """
-    sums, start = [], 0
+    if tensor.is_cuda:
+        from mimo_bench.trainer.counter_kernels import sum_of_hashes  # Triton is where GPUs are
+
+        return _hexadecimal(int(sum_of_hashes(tensor.detach().contiguous())))
+    total, start = 0, 0
     for part in tensor.detach().flatten().split(CHUNK):
         words = part.to(torch.float32).view(torch.int32).to(torch.int64) if part.is_floating_point() else part
         positions = torch.arange(start, start + len(part), device=part.device)
         # Mixed twice, so that two values that swap places do not cancel in the sum.
-        sums.append(_mix(_mix(_words(positions) * _signed(_GOLDEN)) ^ _words(words)).sum())
+        total += int(_mix(_mix(_words(positions) * _signed(_GOLDEN)) ^ _words(words)).sum())
         start += len(part)
-    # Read only now: a device works on all parts without waiting.
-    return f"{sum(map(int, sums)) % (1 << 64):016x}"
+    return _hexadecimal(total)
+
+
+def _hexadecimal(total: int) -> str:
+    return f"{total % (1 << 64):016x}"
 
 
 def _words(values: torch.Tensor) -> Words:
-    """Int64 values to compute with: on the host an array, as small ones take an array a tenth of a tensor's time."""
-    return values.numpy() if values.device.type == "cpu" else values
+    """Int64 values to compute with: as an array, as small ones take an array a tenth of a tensor's time."""
+    return values.numpy()
 
 
 def _mix(state: Words) -> Words:
