@@ -21,7 +21,7 @@ def _enough_gpus(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three layouts of the tiny model on two ranks."""
+    """Layouts of the tiny model on two ranks."""
     path = tmp_path_factory.mktemp("scenario") / "three.toml"
     path.write_text(SCENARIO, encoding="utf-8")
     return path

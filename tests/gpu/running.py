@@ -43,6 +43,13 @@ name = "disjoint"
 vision = {}
 language = { rank_offset = 1 }
 settings = { recompute_activations = true }
+
+# Compiled code calls its collectives without Python: they have to be counted all the same.
+[[layout]]
+name = "compiled"
+vision = { dp = 2 }
+language = { tp = 2 }
+settings = { compile_layers = true }
 """
 
 

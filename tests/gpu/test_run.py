@@ -49,7 +49,7 @@ def test_a_rank_that_fails_ends_its_layout_alone(
 ) -> None:
     status, record = run(
         scenario, tmp_path / "out", "--device", "cuda", "--modes", "timing",
-        "--hang-limit", "20", "--plant", f"{fault}@fan-in",
+        "--hang-limit", "20", "--plant", f"{fault}@fan-in", "--layout", "fan-in", "--layout", "disjoint",
     )  # fmt: skip
     layouts = by_name(record)
     assert status == 3
