@@ -138,6 +138,7 @@ NEED_141_GB = {"dp4", "disjoint-vision-1--language-dp3", "disjoint-vision-dp2--l
         ("gpu1", GPU_OF_141_GB, set()),
         ("gpu1_long", GPU_OF_141_GB, set()),
         ("gpu2", GPU_OF_80_GB, set()),
+        ("gpu2_heavy_encoder", GPU_OF_141_GB, set()),
         ("gpu_three_modules", GPU_OF_141_GB, set()),
         ("gpu4", GPU_OF_80_GB, set()),
         ("gpu4_full", GPU_OF_80_GB, NEED_141_GB),
@@ -160,14 +161,24 @@ def test_layouts_of_gpu_scenarios_fit_the_gpus_that_they_are_for_and_so_do_the_b
     assert max(needed_bytes(variant.scenario, asked.baseline) for variant in variants) <= device_bytes
 
 
+LARGER_ON_FOUR = (({"tp": 2, "dp": 2}, False), ({"dp": 4}, False), ({"dp": 4}, True))
+
+
 @pytest.mark.parametrize(
-    ("name", "device_bytes"), [("gpu4_heavy_encoder", GPU_OF_80_GB), ("gpu4_heavy_encoder_141gb", GPU_OF_141_GB)]
+    ("name", "given_name", "device_bytes", "others"),
+    [
+        ("gpu2_heavy_encoder", "tp2", GPU_OF_141_GB, (({"dp": 2}, False), ({"dp": 2}, True))),
+        ("gpu4_heavy_encoder", "tp4", GPU_OF_80_GB, LARGER_ON_FOUR),
+        ("gpu4_heavy_encoder_141gb", "tp4", GPU_OF_141_GB, LARGER_ON_FOUR),
+    ],
 )
-def test_equal_degrees_that_a_heavy_encoders_scenario_leaves_out_do_not_fit(name: str, device_bytes: int) -> None:
+def test_equal_degrees_that_a_heavy_encoders_scenario_leaves_out_do_not_fit(
+    name: str, given_name: str, device_bytes: int, others: tuple[tuple[dict[str, int], bool], ...]
+) -> None:
     asked = load_scenario(REPOSITORY / "scenarios" / f"{name}.toml")
-    for degrees, recomputes in (({"tp": 2, "dp": 2}, False), ({"dp": 4}, False), ({"dp": 4}, True)):
+    given = asked.table(given_name)
+    for degrees, recomputes in others:
         grid = GridTable(**degrees)
-        given = asked.table("tp4")
         settings = given.settings.model_copy(update={"recompute_activations": recomputes})
         equal = given.model_copy(
             # The smallest micro-batches that there are.

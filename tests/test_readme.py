@@ -64,7 +64,7 @@ def test_every_command_that_readme_and_docs_show_parses(line: str) -> None:
 
 def test_runs_on_gpus_name_scenarios_and_layouts_that_there_are() -> None:
     runs = shown_runs()
-    assert len(runs) == 7
+    assert len(runs) == 9
     for path, *options in runs:
         scenario = load_scenario(REPOSITORY / path)
         asked = [value for option, value in pairwise(options) if option == "--layout"]
