@@ -19,8 +19,10 @@ from mimo_bench.record.files import read_rank, read_run, series_path, write_atom
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
 from mimo_bench.record.validate import contradictions, validate
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import Scenario, load_scenario
 from tests import golden, synthetic
+
+REPOSITORY = Path(__file__).parents[1]
 
 Content = dict[str, Any]
 
@@ -414,4 +416,21 @@ def test_a_modules_memory_is_that_of_its_worst_rank(directory: Path) -> None:
 def test_the_hash_is_the_one_that_a_scenario_gives_itself() -> None:
     today = golden.scenario()
     update = {"scenario": today.model_dump(mode="json"), "scenario_hash": today.content_hash}
+    assert list(contradictions(golden.record().model_copy(update=update))) == []
+
+
+def test_a_record_of_a_model_of_ones_own_is_read_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    config = Path(__file__).parent / "configs" / "clip_llama.json"
+    text = (REPOSITORY / "scenarios" / "cpu_smoke.toml").read_text(encoding="utf-8")
+    path.write_text(text.replace('"llava-tiny"', json.dumps(str(config))), encoding="utf-8")
+    own = load_scenario(path)
+    update = {
+        "scenario": own.model_dump(mode="json"),
+        "scenario_hash": own.content_hash,
+        "question": own.question,
+        "baseline": own.baseline,
+        "layouts": (),
+        "ranking": (),
+    }
     assert list(contradictions(golden.record().model_copy(update=update))) == []

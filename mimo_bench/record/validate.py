@@ -7,6 +7,7 @@ scenario -> layout -> trainer -> meters -> [record] -> parity -> report
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def validate(directory: Path) -> None:
 def contradictions(record: RunRecord) -> Iterator[str]:
     """Everything in `record` that contradicts the scenario or itself, one sentence each."""
     try:
-        scenario = Scenario.model_validate(record.scenario)
+        # As JSON: a model's shape may be one of its own, whose parts are lists and numbers here.
+        scenario = Scenario.model_validate_json(json.dumps(record.scenario))
         scenario.check()
     except (ValidationError, ScenarioError) as error:
         # Nothing else can be held against a scenario that is none.
