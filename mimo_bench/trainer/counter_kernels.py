@@ -60,7 +60,9 @@ def sum_of_hashes(values: torch.Tensor) -> torch.Tensor:
     num_programs = triton.cdiv(values.numel(), _BLOCK)
     sums = torch.empty(num_programs, dtype=torch.int64, device=values.device)
     if num_programs:
-        _sum_hashes[(num_programs,)](values, sums, values.numel(), block=_BLOCK)
+        # A thread of a loader has the first GPU for its own, whichever the rank's is.
+        with torch.cuda.device_of(values):
+            _sum_hashes[(num_programs,)](values, sums, values.numel(), block=_BLOCK)
     return sums.sum()
 
 
@@ -68,5 +70,6 @@ def draw(positions: torch.Tensor, start: int) -> torch.Tensor:
     """Float32 numbers in [0, 1) of the shape of `positions`, contiguous and int64; `start` has 64 bits and a sign."""
     drawn = torch.empty(positions.shape, dtype=torch.float32, device=positions.device)
     if num_programs := triton.cdiv(positions.numel(), _BLOCK):
-        _draw[(num_programs,)](positions, drawn, start, positions.numel(), block=_BLOCK)
+        with torch.cuda.device_of(positions):
+            _draw[(num_programs,)](positions, drawn, start, positions.numel(), block=_BLOCK)
     return drawn

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from mimo_bench.trainer.counter_random import digest, uniform
+
+POSITIONS = torch.arange(0, 2**40, 2**40 // 100_003)
 
 
 @pytest.mark.gpu(1)
@@ -18,6 +22,12 @@ def test_a_gpu_hashes_what_a_cpu_hashes(dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu(1)
 def test_a_gpu_draws_what_a_cpu_draws() -> None:
-    positions = torch.arange(0, 2**40, 2**40 // 100_003)
     for key in "abcd":  # of which some start below zero
-        assert torch.equal(uniform(key, positions.cuda()).cpu(), uniform(key, positions))
+        assert torch.equal(uniform(key, POSITIONS.cuda()).cpu(), uniform(key, POSITIONS))
+
+
+@pytest.mark.gpu(2)
+def test_a_thread_draws_on_the_gpu_that_it_is_given() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(uniform, "a", POSITIONS.to("cuda:1")).result()
+    assert torch.equal(drawn.cpu(), uniform("a", POSITIONS))
