@@ -184,7 +184,9 @@ def test_a_photograph_is_turned_as_the_camera_says_it_was_held(own: Path, shared
 def test_an_image_of_more_than_eight_bits_is_refused_and_not_cut_to_white(own: Path) -> None:
     Image.new("I;16", (32, 32), 30000).save(own / "deep.png")
     write_rows(own, [{**row(0), "images": ["deep.png"]}])
-    with pytest.raises(DataError, match=r"row 0 .*deep\.png has more than 8 bits a channel, .*; convert it to 8"):
+    with pytest.raises(
+        DataError, match=r"row 1 of the file.*deep\.png has more than 8 bits a channel, .*; convert it to 8"
+    ):
         in_order(own).encoder_inputs("vision", "validation", 0)
 
 
@@ -200,6 +202,7 @@ def own(shared: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+ROWS = [row(index) for index in range(24)]
 NO_ANSWER = {**row(0), "messages": row(0)["messages"][:1]}
 MISSING = {**row(0), "images": ["pictures/nothing.png"]}
 ONE_TOO_MANY = {**row(0), "images": row(1)["images"]}
@@ -210,6 +213,7 @@ def asks(content: Any, **changes: Any) -> dict[str, Any]:
     return {**row(0), "messages": [{"role": "user", "content": content, **changes}, row(0)["messages"][1]]}
 
 
+ROW_2 = "row 2 of the file, counted from 1"
 TOO_LONG = asks("<image> what " + "is " * 60)
 
 
@@ -241,11 +245,33 @@ def test_a_bad_sample_is_told_by_file_row_and_id(own: Path, bad: dict[str, Any],
         dataset.text("validation", 1)
         dataset.encoder_inputs("vision", "validation", 1)
 
-    with pytest.raises(DataError, match=rf"train\.jsonl, split 'train', row 1 \('sample-0'\): {expected}"):
+    with pytest.raises(DataError, match=rf"train\.jsonl, split 'train', {ROW_2} \('sample-0'\): {expected}"):
         read()
     # And so it can be left out.
     assert re.search(expected, dataset.bad("validation", 1) or "")
     assert dataset.bad("validation", 0) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "expected"),
+    [
+        ({"validation": "train[75%:]"}, 3, "split 'train[75%:]', row 22 of the file, counted from 1 ('sample-21'):"),
+        # Rows 1 to 3 and the last 6: the fourth of the split is row 19.
+        (
+            {"validation": "train[:3]+train[75%:]"},
+            3,
+            "split 'train[:3]+train[75%:]', row 19 of the file, counted from 1 ('sample-18'):",
+        ),
+        ({"path": "rows", "validation": "train[75%:]"}, 3, "row 3 of that split, counted from 0 ('sample-21'):"),
+    ],
+)
+def test_a_sample_of_a_part_of_a_file_is_told_by_its_row_of_the_file(
+    own: Path, changes: dict[str, str], row: int, expected: str
+) -> None:
+    (own / "rows").mkdir()
+    for folder in (own, own / "rows"):
+        write_rows(folder, [{**one, "messages": one["messages"][:1]} for one in ROWS])
+    assert expected in (build(section(own, **changes)).bad("validation", row) or "")
 
 
 @pytest.mark.parametrize(("cut", "expected"), [(20, "cannot be decoded"), (None, "is no image that Pillow knows")])
@@ -253,7 +279,9 @@ def test_a_broken_image_is_told_by_its_sample(own: Path, shared: Path, cut: int 
     whole = (shared / "pictures" / "cat.png").read_bytes()
     (own / "broken.png").write_bytes(b"no image" if cut is None else whole[: len(whole) // 2])
     write_rows(own, [{**row(0), "images": ["broken.png"]}])
-    with pytest.raises(DataError, match=rf"row 0 \('sample-0'\): image .*broken\.png {expected}"):
+    with pytest.raises(
+        DataError, match=rf"row 1 of the file, counted from 1 \('sample-0'\): image .*broken\.png {expected}"
+    ):
         in_order(own).encoder_inputs("vision", "validation", 0)
 
 

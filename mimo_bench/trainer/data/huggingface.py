@@ -6,12 +6,13 @@ through them in the order of the file. Text is made without opening an image, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from mimo_bench.contents import file_rows, row_at
 from mimo_bench.data_section import HuggingFaceData, Split
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import ModelShape
@@ -37,6 +38,7 @@ class HuggingFaceDataset:
         self._image_processor = processor.image_processor
         self._chat = Chat(processor, shape=shape, seq_length=seq_length, where=f"data.processor: {data.processor!r}")
         self._rows: dict[Split, int] = {}
+        self._file_rows: dict[Split, Sequence[range] | None] = {}
         self._columns: dict[Split, dict[str, Any]] = {}
         self._kept: dict[Split, list[int]] = {}
         place = data.place("path")
@@ -55,6 +57,7 @@ class HuggingFaceDataset:
                 name: rows.select_columns([name])
                 for name in {*self._data.columns.values(), "id"}.intersection(rows.column_names)
             }
+            self._file_rows[split] = file_rows(self._data, split, rows)
             self._rows[split] = len(rows)
         return self._rows[split]
 
@@ -147,10 +150,19 @@ class HuggingFaceDataset:
             raise DataError(f"{self._name(split, row)} {reason}") from None
 
     def _name(self, split: Split, row: int) -> str:
-        """How a user finds the sample: file, split, row, and its id where there is one."""
+        """How a user finds the sample: file, split, row, and its id where there is one.
+
+        Rows of a file are counted from 1, as an editor counts the lines of a JSONL; others as `datasets` does.
+        """
         own = self._column(split, row, "id") if "id" in self._columns[split] else None
         named = "" if own is None else f" ({own!r})"
-        return f"{self._data.path}, split {getattr(self._data, split)!r}, row {row}{named}:"
+        parts = self._file_rows[split]
+        where = (
+            f"row {row} of that split, counted from 0"
+            if parts is None
+            else f"row {row_at(parts, row) + 1} of the file, counted from 1"
+        )
+        return f"{self._data.path}, split {getattr(self._data, split)!r}, {where}{named}:"
 
 
 def _written(value: str | int | None) -> str:
