@@ -39,6 +39,7 @@ steps = { parity = 2, learning = 1, warmup = 1, timed = 1 }
 [data]
 provider = "huggingface"
 path = "train.jsonl"
+train = "train[:75%]"
 validation = "train[75%:]"
 processor = "our-llava"
 on_bad_sample = "skip"

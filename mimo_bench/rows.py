@@ -132,4 +132,4 @@ def _column_remedy(key: str, column: str, *, others: Set[str]) -> str:
 def _remedy(split: Split) -> str:
     if split == "train":
         return 'name a split that it has, data.train = "..."'
-    return f'name a split that it has, or a part of one: data.{split} = "train[90%:]"'
+    return f'name a split that it has, or parts of one: data.train = "train[:90%]" and data.{split} = "train[90%:]"'

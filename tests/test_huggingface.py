@@ -334,7 +334,7 @@ def test_a_file_that_cannot_be_used_is_named_before_anything_starts(
     [
         ({"train": "train[100%:]"}, "split 'train\\[100%:\\]': .* corresponds to no data; name a split that it has"),
         ({"validation": "train[100%:]"}, "split 'train\\[100%:\\]': .*data; .* data.validation = "),
-        ({"validation": "held-out"}, "split 'held-out': .*; name a split that it has, or a part of one"),
+        ({"validation": "held-out"}, "split 'held-out': .*; name a split that it has, or parts of one"),
     ],
 )
 def test_a_split_that_is_empty_or_missing_is_named_before_anything_starts(
@@ -372,9 +372,15 @@ def test_names_on_the_hub_are_not_looked_up_before_anything_starts(own: Path) ->
     assert main(["check", "--quiet", str(write_scenario(own, path="team/photographs"))]) == 0
 
 
+PARTS = (
+    r"split .validation.: .*; name a split that it has, or parts of one: "
+    r'data\.train = "train\[:90%\]" and data\.validation = "train\[90%:\]"'
+)
+
+
 def test_a_split_that_is_not_there_is_told_before_training_with_what_to_write(shared: Path) -> None:
     data = section(shared)
-    with pytest.raises(DataError, match=r'split .validation.: .*; name a split .* data\.validation = "train\[90%:\]"'):
+    with pytest.raises(DataError, match=PARTS):
         prepare(build(data), {"train": 8, "validation": 8})
 
 

@@ -60,18 +60,23 @@ def test_images_of_the_example_train_alike_in_two_layouts_and_bad_samples_are_co
     # What it says to type next is typed here; the second is what the gate below does of a run.
     check, run = (shlex.split(line)[1:] for line in said.stdout.splitlines())
     assert main(check) == 0
-    assert "2 layouts of our-llava/config.json" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "2 layouts of our-llava/config.json" in told
     assert run == ["run", check[1], "--device", "cpu"]
 
     bad = {**own_images.conversation(0), "images": ["nothing.png"]}
-    with (tmp_path / "own/train.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(bad) + "\n")
+    samples = tmp_path / "own/train.jsonl"
+    line = json.dumps(bad) + "\n"
+    # One of those that are trained on, and one of those that are held out.
+    samples.write_text(line + samples.read_text(encoding="utf-8") + line, encoding="utf-8")
     gate = Gate(launcher, load_scenario(Path(check[1])), tmp_path / "run", hang_seconds=120.0)
     account = gate.judge("fan-in")
     assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
     for rank in (*gate.baseline.ranks, *account.ranks):
         assert rank.skipped_samples == {"train": 1, "validation": 1}
-    assert "nothing.png does not exist" in (tmp_path / "run/layouts/fan-in/parity/rank2.log").read_text()
+    log = (tmp_path / "run/layouts/fan-in/parity/rank2.log").read_text()
+    for row in (1, 34):
+        assert f"row {row} of the file, counted from 1 ('sample-0'): image {tmp_path / 'own/nothing.png'} does" in log
 
 
 def test_photographs_train_alike_in_two_layouts(launcher: Launcher, tmp_path: Path) -> None:
