@@ -19,7 +19,7 @@ from mimo_bench.errors import ScenarioError
 from mimo_bench.image_size import check_image_size, saved_image_size
 from mimo_bench.model import ModelShape
 from mimo_bench.suggest import choices
-from mimo_bench.table import NonNegativeFloat, Share, Table
+from mimo_bench.table import NonNegativeFloat, NonNegativeInt, Share, Table
 from mimo_bench.tokens import saved_tokens
 
 Split = Literal["train", "validation", "test"]
@@ -27,8 +27,15 @@ Split = Literal["train", "validation", "test"]
 FILE_KINDS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+FILLED_IN = ("located", "contents")
+"""Keys of a user's own files that no scenario says: where they were found, and what they held."""
+
 LEAST_TEXT = 8
 """Positions that every sample keeps for its text, whatever its images take."""
+
+
+NUM_DIGITS: Final[dict[Split, int]] = {"train": 1259, "validation": 359, "test": 179}
+"""Images of each split of the digits."""
 
 
 class SyntheticData(Table):
@@ -60,6 +67,10 @@ class SyntheticData(Table):
     def most_items(self, module: str) -> int:
         """The largest number of items that a sample has for the encoder `module`."""
         return max(count for count, weight in enumerate(self.weights(module)) if weight)
+
+    def num_samples(self, split: Split) -> int | None:
+        """None: they are drawn without end."""
+        return None
 
     def share_without(self, module: str) -> float:
         """The share of samples that have no item for the encoder `module`."""
@@ -101,6 +112,14 @@ class DigitsData(Table):
         """Every digit is one image."""
         return False
 
+    def most_items(self, module: str) -> int:
+        """One image."""
+        return 1
+
+    def num_samples(self, split: Split) -> int | None:
+        """How many images a split has."""
+        return NUM_DIGITS[split]
+
     def check(self, shape: ModelShape, *, seq_length: int) -> None:
         """Refuse to start without the package that ships the digits, or with a model that reads something else.
 
@@ -111,6 +130,17 @@ class DigitsData(Table):
             raise ScenarioError('data: the digits are images and nothing else; use "synthetic" for a model with audio')
         if find_spec("sklearn") is None:
             raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
+
+
+class Contents(Table):
+    """What a user's own files were found to hold when their scenario was read."""
+
+    num_samples: dict[Split, NonNegativeInt]
+    """Rows of the splits that are read, bad samples included."""
+    most_images: NonNegativeInt | None
+    """The largest number of images of any training sample that fits into a sequence; None where it is not known."""
+    num_trained_on: dict[Split, NonNegativeInt]
+    """Rows of a held-out split that `train` has too, where there are any."""
 
 
 class HuggingFaceData(Table):
@@ -144,6 +174,8 @@ class HuggingFaceData(Table):
         default={}
     )
     # Where path and processor were found when the file was read; ranks look there.
+    contents: Annotated[Contents | None, SkipJsonSchema(), Field(exclude_if=lambda found: found is None)] = None
+    # What the files held then, for predictions: None before they are read, and for a name on the hub.
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> HuggingFaceData:
@@ -155,6 +187,14 @@ class HuggingFaceData(Table):
     def counts_vary(self) -> bool:
         """Unknown before the files are read, so it is taken for granted."""
         return True
+
+    def most_items(self, module: str) -> int | None:
+        """The largest number of images that a training sample has; None where that is not known."""
+        return None if self.contents is None else self.contents.most_images
+
+    def num_samples(self, split: Split) -> int | None:
+        """How many rows a split has, bad samples included; None where that is not known."""
+        return None if self.contents is None else self.contents.num_samples.get(split)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -208,8 +248,9 @@ def locate(data: Any, *, beside: Path) -> Any:
     """
     if not isinstance(data, dict) or data.get("provider") != "huggingface":
         return data
-    if "located" in data:
-        raise ScenarioError("data.located: is filled in from path and processor; remove it")
+    for key in FILLED_IN:
+        if key in data:
+            raise ScenarioError(f"data.{key}: is filled in from path and processor; remove it")
     located = {}
     for key in ("path", "processor"):
         if isinstance(name := data.get(key), str) and name:

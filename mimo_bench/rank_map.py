@@ -1,4 +1,4 @@
-"""What `mimo-bench check` prints: for every layout, which rank holds what, samples, memory and communication.
+"""What `mimo-bench check` prints: notes on samples; of every layout, which rank holds what, memory and communication.
 
 [scenario -> layout] -> trainer -> ...: integers and text only, so a laptop answers in milliseconds.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimo_bench.communication_table import CommunicationTables
+from mimo_bench.data_notes import notes
 from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.memory_table import describe_memory
 from mimo_bench.plural import counted
@@ -16,7 +17,7 @@ from mimo_bench.scenario import LayoutTable, Scenario
 
 
 def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
-    """The scenario's layouts as lines of text: a heading, a rank map, memory and communication.
+    """What is to be minded of samples, then layouts as lines of text: a heading, a rank map, memory, communication.
 
     Args:
         scenario: a valid one.
@@ -24,6 +25,8 @@ def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
     """
     predictor, maps, communication = MemoryPredictor(scenario), RankMaps(), CommunicationTables(scenario)
     unknown = unknown_encoders(scenario.shape)
+    if said := list(notes(scenario)):
+        yield from (*said, "")
     for table in scenario.layout:
         layout = table.grids()
         plan = scenario.plan_of(table, layout)

@@ -23,17 +23,6 @@ class BadSample(Exception):  # noqa: N818  # a finding about one sample; who rea
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def check_rows(data: HuggingFaceData, splits: Iterable[Split]) -> None:
-    """Refuse files whose splits cannot be opened; names on the hub are left alone, as that needs a network.
-
-    Raises:
-        DataError: as `open_rows` has it.
-    """
-    if data.place("path") is not None:
-        for split in splits:
-            open_rows(data, split)
-
-
 def open_rows(data: HuggingFaceData, split: Split) -> Any:
     """The rows of one split, as a `datasets.Dataset` whose images are not decoded.
 

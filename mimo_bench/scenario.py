@@ -20,13 +20,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from mimo_bench.data_section import Data, HuggingFaceData, SyntheticData, locate
+from mimo_bench.contents import read_contents
+from mimo_bench.data_section import FILLED_IN, Data, HuggingFaceData, Split, SyntheticData, locate
 from mimo_bench.errors import DataError, LayoutError, ScenarioError, WeightsError
 from mimo_bench.explain import explain
 from mimo_bench.layout import BatchPlan, Grid, Layout
 from mimo_bench.model import PRESETS, ModelShape, read_model_shape
 from mimo_bench.model.provider import extend
-from mimo_bench.rows import check_rows
 from mimo_bench.suggest import choices
 from mimo_bench.table import NonNegativeInt, PositiveInt, Share, Table
 from mimo_bench.training import Training
@@ -449,11 +449,11 @@ class Scenario(Table):
 
 
 def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a scenario says, as JSON has it, less where its files were found: that is not what they hold."""
+    """What a scenario says, as JSON has it, less where its files were found and what was counted in them."""
     data = content.get("data")
     if not isinstance(data, dict):
         return dict(content)
-    return {**content, "data": {key: value for key, value in data.items() if key != "located"}}
+    return {**content, "data": {key: value for key, value in data.items() if key not in FILLED_IN}}
 
 
 def hash_of_content(content: Mapping[str, Any]) -> str:
@@ -490,7 +490,7 @@ def load_scenario(path: Path) -> Scenario:
         if manifest is not None:
             check_shape(directory, manifest, scenario.shape)
         if isinstance(scenario.data, HuggingFaceData):
-            check_rows(scenario.data, ("train", "validation") if scenario.evaluation.num_batches else ("train",))
+            scenario = _with_contents(scenario, scenario.data)
     except DataError as error:
         raise ScenarioError(f"{path}: {error}") from None
     except ScenarioError as error:
@@ -498,6 +498,19 @@ def load_scenario(path: Path) -> Scenario:
     except WeightsError as error:
         raise ScenarioError(f"{path}: weights: {error}") from None
     return scenario
+
+
+def _with_contents(scenario: Scenario, data: HuggingFaceData) -> Scenario:
+    """The scenario with what its files hold.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    splits: tuple[Split, ...] = ("train", "validation") if scenario.evaluation.num_batches else ("train",)
+    # A sequence has room for something else than images, which the loss scores.
+    most_images = (scenario.seq_length - 1) // scenario.shape.encoders["vision"].num_tokens
+    contents = read_contents(data, splits, most_images=most_images)
+    return scenario.model_copy(update={"data": data.model_copy(update={"contents": contents})})
 
 
 def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from sklearn.datasets import load_digits
 
 from mimo_bench import data_section, scenario
+from mimo_bench.data_notes import notes
 from mimo_bench.data_section import NAMED, Data, DigitsData, Split
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import PRESETS
@@ -131,6 +132,16 @@ def test_the_first_held_out_digit_is_a_four_and_its_answer_says_so() -> None:
     text = dataset.text("validation", 0)
     assert text.tokens.tolist() == [IMAGE] * NUM_PATCHES + [1, 2, 3] + [14]
     assert text.is_answer.tolist() == [False] * (NUM_PATCHES + 3) + [True]
+
+
+def test_check_says_where_held_out_digits_are_gone_through_more_than_once() -> None:
+    assert {split: DigitsData().num_samples(split) for split in SPLITS} == NUM_DIGITS
+    learning = scenario.load_scenario(DIGITS_SCENARIO)
+    assert list(notes(learning)) == []  # 5 x 64 of the 359 images
+    longer = learning.model_copy(update={"evaluation": scenario.Evaluation(num_batches=6)})
+    assert list(notes(longer)) == [
+        "validation has 359 samples and is gone through 1.07 times: evaluation.num_batches = 6 takes 384"
+    ]
 
 
 def test_every_pixel_of_a_digit_becomes_a_square_in_three_equal_channels() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from tokenizers.models import Unigram, WordLevel
 from transformers import AutoProcessor
 
 from mimo_bench.cli import main
-from mimo_bench.data_section import HuggingFaceData, locate
+from mimo_bench.data_section import HuggingFaceData, SyntheticData, locate
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.image_size import saved_image_size
 from mimo_bench.model import PRESETS
+from mimo_bench.prediction import predict_memory
 from mimo_bench.record.validate import contradictions
+from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.tokens import Tokens, saved_tokens
 from mimo_bench.trainer.data.huggingface import HuggingFaceDataset
 from mimo_bench.trainer.data.loader import collate
@@ -368,8 +371,166 @@ def test_samples_are_looked_at_without_torch_and_transformers(shared: Path, own:
     assert said.stderr == ""
 
 
-def test_names_on_the_hub_are_not_looked_up_before_anything_starts(own: Path) -> None:
-    assert main(["check", "--quiet", str(write_scenario(own, path="team/photographs"))]) == 0
+def test_names_on_the_hub_are_not_looked_up_before_anything_starts(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (said,) = checked(write_scenario(own, path="team/photographs"), capsys)
+    assert said == (
+        "how many images a sample has is not known, as 'team/photographs' is read by ranks alone; "
+        "memory is predicted for one image a sample: more of them need more"
+    )
+
+
+def checked(scenario: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What `check` says of samples, between the question and the first layout."""
+    assert main(["check", str(scenario)]) == 0
+    _, notes, _ = capsys.readouterr().out.split("\n\n", 2)
+    return notes.splitlines()
+
+
+def with_images(counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows with so many images each."""
+    return [{**row(0), "images": ["pictures/cat.png"] * count} for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("counts", "most"),
+    [
+        ([1, 2, 1], 2),
+        ([0, 0], 0),
+        # An image takes 16 positions of 64, so four leave nothing to learn: nothing trains on such a sample.
+        ([1, 3, 4, 40], 3),
+    ],
+)
+def test_memory_is_predicted_as_if_every_sample_were_the_fullest_that_fits(
+    own: Path, capsys: pytest.CaptureFixture[str], counts: list[int], most: int
+) -> None:
+    write_rows(own, with_images(counts))
+    file = write_scenario(own, train="train", validation="train")
+    assert checked(file, capsys)[0] == (
+        f"train has {len(counts)} samples of up to {most} image{'s' * (most != 1)}; "
+        "memory is predicted as if each had as many"
+    )
+    scenario = load_scenario(file)
+    weights = [0.0] * most + [1.0]
+    alike = scenario.model_copy(update={"data": SyntheticData(items_per_sample={"vision": tuple(weights)})})
+    assert predict_memory(scenario, "one-rank") == predict_memory(alike, "one-rank")
+    one_each = scenario.model_copy(update={"data": SyntheticData()})
+    (rank,), (plain,) = predict_memory(scenario, "one-rank"), predict_memory(one_each, "one-rank")
+    kept, kept_plain = (each.modules["vision"].activations_bytes for each in (rank, plain))
+    assert kept is not None
+    # Four samples a micro-batch; one that has no image at all has a blank one.
+    assert kept_plain == kept * 4 / max(1, 4 * most)
+
+
+def test_only_the_samples_that_are_trained_on_count_for_memory(own: Path) -> None:
+    write_rows(own, with_images([1, 1, 1, 3]))
+    scenario = load_scenario(write_scenario(own, train="train[:75%]", validation="train[75%:]"))
+    assert scenario.data.most_items("vision") == 1
+
+
+def test_images_are_counted_whatever_their_column_holds(own: Path, shared: Path) -> None:
+    write_rows(own, [{**row(0), "images": "pictures/cat.png"}, {**row(2), "images": None}])
+    assert load_scenario(write_scenario(own, validation="train")).data.most_items("vision") == 1
+    pictures = [{"bytes": (shared / "pictures" / "cat.png").read_bytes(), "path": None}] * 2
+    features = datasets.Features({"images": datasets.List(datasets.Image()), "messages": datasets.Json()})
+    rows = {"images": [pictures, pictures[:1]], "messages": [row(1)["messages"]] * 2}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(own / "train.parquet")
+    scenario = load_scenario(write_scenario(own, path="train.parquet", validation="train"))
+    assert scenario.data.most_items("vision") == 2
+    features = datasets.Features({**features, "images": datasets.List(datasets.Value("string"), length=3)})
+    rows = {"images": [["pictures/cat.png"] * 3], "messages": [row(1)["messages"]]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(own / "threes.parquet")
+    scenario = load_scenario(write_scenario(own, path="threes.parquet", validation="train"))
+    assert scenario.data.most_items("vision") == 3
+
+
+def test_a_column_of_lists_and_single_images_leaves_their_number_open(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(own, [row(1), {**row(0), "images": "pictures/cat.png"}])
+    (said, *_) = checked(write_scenario(own, validation="train"), capsys)
+    assert said.startswith("how many images a sample has is not known, as 'train.jsonl' has unlike things in 'images';")
+
+
+WITH_TRAIN = (
+    "with data.train = 'train[:16]', so held-out samples are trained on; part them, as train[:90%] and train[90%:] do"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_batches", "expected"),
+    [
+        ({"train": "train[:50%]", "validation": "train[50%:]"}, 1, []),
+        (
+            {"train": "train[:50%]", "validation": "train[50%:]"},
+            3,
+            ["validation has 12 samples and is gone through twice: evaluation.num_batches = 3 takes 24"],
+        ),
+        (
+            {"train": "train[:80%]", "validation": "train[80%:]"},
+            1,
+            ["validation has 5 samples and is gone through 1.6 times: evaluation.num_batches = 1 takes 8"],
+        ),
+        ({"train": "train[:50%]", "validation": "train[50%:]"}, 0, []),
+        (
+            # Rows 8 to 15 of 24, and 16 to 23.
+            {"train": "train[:16]", "validation": "train[8:16]+train[16:]", "test": "train[15:17]"},
+            1,
+            [
+                f"warning: data.validation = 'train[8:16]+train[16:]' shares 8 samples {WITH_TRAIN}",
+                f"warning: data.test = 'train[15:17]' shares 1 sample {WITH_TRAIN}",
+            ],
+        ),
+        # What is not there is shared with nobody.
+        ({"train": "train[:50%]", "validation": "train[50%:]", "test": "train[90:95]"}, 1, []),
+    ],
+)
+def test_check_says_which_held_out_samples_count_twice_or_are_trained_on(
+    shared: Path,
+    own: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    num_batches: int,
+    expected: list[str],
+) -> None:
+    (own / "train.jsonl").symlink_to(shared / "train.jsonl")
+    file = write_scenario(own, **changes)
+    text = file.read_text(encoding="utf-8")
+    file.write_text(f"evaluation = {{ num_batches = {num_batches} }}\n{text}", encoding="utf-8")
+    _, *said = checked(file, capsys)
+    assert said == expected
+
+
+def test_splits_that_lie_in_folders_of_their_own_share_nothing(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "validation"):
+        (own / "rows" / split).mkdir(parents=True)
+        write_rows(own / "rows" / split, ROWS[:8])
+        (own / "rows" / split / "train.jsonl").rename(own / "rows" / split / f"{split}.jsonl")
+    said = checked(write_scenario(own, path="rows", validation="validation"), capsys)
+    assert said == ["train has 8 samples of up to 2 images; memory is predicted as if each had as many"]
+
+
+def test_what_files_hold_is_in_the_record_and_does_not_make_another_scenario_of_it(own: Path) -> None:
+    write_rows(own, ROWS)
+    file = write_scenario(own, train="train[:75%]")
+    before = load_scenario(file)
+    assert before.model_dump(mode="json")["data"]["contents"] == {
+        "num_samples": {"train": 18, "validation": 6},
+        "most_images": 2,
+        "num_trained_on": {},
+    }
+    assert Scenario.model_validate_json(before.model_dump_json()) == before
+    write_rows(own, ROWS * 2)
+    after = load_scenario(file)
+    assert after != before
+    assert after.content_hash == before.content_hash
+
+
+@pytest.mark.parametrize("key", ["located", "contents"])
+def test_what_is_filled_in_cannot_be_written(shared: Path, key: str) -> None:
+    with pytest.raises(ScenarioError, match=rf"data\.{key}: is filled in from path and processor; remove it"):
+        section(shared, **{key: {}})
 
 
 PARTS = (

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from mimo_bench.data_section import HuggingFaceData, SyntheticData
+from mimo_bench.data_section import Contents, HuggingFaceData, SyntheticData
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import PRESETS
 from mimo_bench.scenario import WITHOUT_FP16, GridTable, LayoutTable, LoaderTable, Scenario, StoredContent
@@ -118,11 +118,14 @@ def test_fp16_is_refused_with_the_reason_that_a_scenario_is_refused_with() -> No
     assert "scales the loss for each module on its own" in WITHOUT_FP16
 
 
-def test_what_a_checkpoint_must_have_in_common_does_not_depend_on_where_files_lie(tmp_path: Path) -> None:
+def test_what_a_checkpoint_must_have_in_common_does_not_depend_on_where_files_lie_or_hold(tmp_path: Path) -> None:
     known: list[dict[str, Any]] = []
     for place in ("here", "there"):
         located = {"path": str(tmp_path / place / "rows.jsonl")}
-        data = HuggingFaceData(provider="huggingface", path="rows.jsonl", processor="processor", located=located)
+        contents = Contents(num_samples={"train": len(known) + 1}, most_images=1, num_trained_on={})
+        data = HuggingFaceData(
+            provider="huggingface", path="rows.jsonl", processor="processor", located=located, contents=contents
+        )
         known.append(training(loader=LoaderTable(num_workers=len(known) + 1)).held_fixed(data))
     assert known[0] == known[1]
     assert json.loads(json.dumps(known[0])) == known[0]

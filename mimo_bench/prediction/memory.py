@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.data_section import SyntheticData
 from mimo_bench.layout import LANGUAGE, BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.prediction.activations import ActivationBytes, activation_bytes
 from mimo_bench.prediction.parameters import stage_parameters
@@ -176,7 +175,8 @@ class MemoryPredictor:
                 module,
                 grid,
                 stage=at.pp,
-                num_items=self._items_per_sample[module] * num_samples,
+                # A micro-batch without any item has its encoder read a blank one.
+                num_items=max(1, self._items_per_sample[module] * num_samples),
                 seq_length=scenario.seq_length,
                 settings=case.settings,
                 precision=scenario.precision,
@@ -207,10 +207,14 @@ def num_in_flight(layout: Layout, module: str, rank: int, num_micro_batches: int
 
 
 def _items_per_sample(scenario: Scenario, module: str) -> int:
-    """What the fullest sample has for a module: one text for the language model, or so many images."""
-    if module == LANGUAGE or not isinstance(scenario.data, SyntheticData):
+    """What the fullest sample has for a module: one text for the language model, or so many images.
+
+    One image where own files do not tell; `check` says so then.
+    """
+    if module == LANGUAGE:
         return 1
-    return scenario.data.most_items(module)
+    known = scenario.data.most_items(module)
+    return 1 if known is None else known
 
 
 def _rank(

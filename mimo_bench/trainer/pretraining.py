@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
+from mimo_bench.data_section import FILLED_IN, NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import ModelShape
 from mimo_bench.scenario import WITHOUT_FP16, LoaderTable, Precision, Scenario, Settings
@@ -194,7 +194,7 @@ def check_precision(precision: str) -> None:
 def _identity(data: object) -> Any:
     """What tells samples from others: all options of ours, wherever files lie, and of a user's own the class alone."""
     if isinstance(data, Ours):
-        return described(data).model_dump(mode="json", exclude={"located"})
+        return described(data).model_dump(mode="json", exclude={*FILLED_IN})
     return f"{type(data).__module__}.{type(data).__qualname__}"
 
 

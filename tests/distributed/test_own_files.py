@@ -62,6 +62,8 @@ def test_images_of_the_example_train_alike_in_two_layouts_and_bad_samples_are_co
     assert main(check) == 0
     told = capsys.readouterr().out
     assert "2 layouts of our-llava/config.json" in told
+    assert "train has 24 samples of up to 2 images" in told
+    assert "warning" not in told
     assert run == ["run", check[1], "--device", "cpu"]
 
     bad = {**own_images.conversation(0), "images": ["nothing.png"]}
