@@ -6,6 +6,7 @@ when their scenario is, before anything starts; `datasets` keeps what it read, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class BadSample(Exception):  # noqa: N818  # a finding about one sample; who rea
     """Why a sample cannot be trained on; the one who knows its name adds it."""
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -101,6 +103,8 @@ def _image_source(value: Any, *, beside: Path | None) -> Path | bytes:
         value = value.get("path")
     if not isinstance(value, str) or not value:
         raise BadSample(f"has {value!r} among its images; give the path of an image, or an empty list for none")
+    if _URL.match(value):
+        raise BadSample(f"has {value!r} among its images, and URLs are not fetched; save it, and give its path")
     return Path(value) if beside is None else beside / value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram, WordLevel
 from transformers import AutoProcessor
 
+from examples import own_images
 from mimo_bench.cli import main
 from mimo_bench.data_section import HuggingFaceData, SyntheticData, locate
 from mimo_bench.errors import DataError, ScenarioError
@@ -216,8 +218,17 @@ def asks(content: Any, **changes: Any) -> dict[str, Any]:
     return {**row(0), "messages": [{"role": "user", "content": content, **changes}, row(0)["messages"][1]]}
 
 
-ROW_2 = "row 2 of the file, counted from 1"
+ROW_1, ROW_2 = (f"row {number} of the file, counted from 1" for number in (1, 2))
+
+
+def talk(*messages: dict[str, Any]) -> dict[str, Any]:
+    """A conversation without images."""
+    return {"id": "sample-0", "images": [], "messages": list(messages)}
+
+
 TOO_LONG = asks("<image> what " + "is " * 60)
+ANSWER = {"role": "assistant", "content": "a flower"}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "picture", "arguments": {}}}]}
 
 
 @pytest.mark.parametrize(
@@ -225,15 +236,36 @@ TOO_LONG = asks("<image> what " + "is " * 60)
     [
         (NO_ANSWER, "has no answer to learn"),
         (MISSING, r"image .*nothing\.png does not exist"),
-        (ONE_TOO_MANY, "places 1 images in its messages and has 2"),
+        (ONE_TOO_MANY, "places 1 image in its messages and has 2; "),
         (TOO_LONG, r"has \d+ tokens, 16 of them for its images, and seq_length is 64"),
         ({**row(0), "messages": None}, "has images and no message of the role 'user' to stand in"),
+        (talk(), "has no answer to learn"),
+        (asks(None), r"message 0 has no content; give it text, or a list of parts"),
+        (talk({"role": "user"}, ANSWER), "message 0 has no content"),
+        (talk({"role": "user", "content": "what ?"}, {**CALL, "tool_calls": None}), "message 1 has no content"),
+        (
+            talk({"role": "human", "content": "what ?"}, {"role": "gpt", "content": "a flower"}),
+            "role 'human' of message 0 is not known; use system, user, assistant or tool, or one that the chat",
+        ),
+        (asks("what ?", role="usr"), "role 'usr' of message 0 is not known"),
+        (
+            asks([{"type": "text", "text": None}]),
+            "has {'text': None, 'type': 'text'} as part of a message, which is ne",
+        ),
+        (
+            talk({"role": "user", "content": "what ?"}, CALL),
+            "message 1 has tool_calls, which the chat template does no",
+        ),
+        (
+            {**row(0), "images": ["https://example.com/x.png"]},
+            "has 'https://example.com/x.png' among its images, and URL",
+        ),
         ({**row(0), "messages": "what is this ?"}, "has a str for a list of messages"),
         ({**row(0), "messages": ["what is this ?"]}, "has a message without a role, 'what is this"),
         (asks("what is this ?", role=None), "has a message without a role, {'content': 'what is this"),
         (asks(5), "has 5 as content of a message; make it text"),
         (asks([{"type": "video"}]), "has {'type': 'video'} as part of a message, which is neither text nor an image"),
-        (asks([{"type": "text", "text": "what <image> ?"}]), "is rendered with 2 of <image> and has 1 images"),
+        (asks([{"type": "text", "text": "what <image> ?"}]), "is rendered with 2 of <image> and has 1 image; "),
         ({**row(0), "images": [None]}, "has None among its images; give the path of an image, or an empty list"),
         ({**row(0), "images": ""}, "has '' among its images"),
         ({**row(0), "images": 5}, "has 5 among its images"),
@@ -249,6 +281,8 @@ def test_a_bad_sample_is_told_by_file_row_and_id(own: Path, bad: dict[str, Any],
         dataset.encoder_inputs("vision", "validation", 1)
 
     with pytest.raises(DataError, match=rf"train\.jsonl, split 'train', {ROW_2} \('sample-0'\): {expected}"):
+        read()
+    with pytest.raises(DataError, match=r'; data\.on_bad_sample = "skip" leaves out bad samples$'):
         read()
     # And so it can be left out.
     assert re.search(expected, dataset.bad("validation", 1) or "")
@@ -275,6 +309,68 @@ def test_a_sample_of_a_part_of_a_file_is_told_by_its_row_of_the_file(
     for folder in (own, own / "rows"):
         write_rows(folder, [{**one, "messages": one["messages"][:1]} for one in ROWS])
     assert expected in (build(section(own, **changes)).bad("validation", row) or "")
+
+
+def with_template(folder: Path, template: str, *messages: dict[str, Any]) -> HuggingFaceDataset:
+    """One conversation without images, rendered by another template than the example's."""
+    shutil.copytree(folder / "processor", folder / "other")
+    (folder / "other" / "chat_template.jinja").write_text(template, encoding="utf-8")
+    write_rows(folder, [talk(*messages)])
+    return in_order(folder, processor="other")
+
+
+def test_of_a_conversation_that_the_assistant_begins_the_answers_alone_are_scored(own: Path) -> None:
+    write_rows(own, [talk(ANSWER, {"role": "user", "content": "what ?"}, ANSWER)])
+    text = in_order(own).text("validation", 0)
+    assert text.tokens.tolist()[:2] == [1, ASSISTANT]
+    assert text.is_answer.tolist()[:2] == [False, False]
+    assert text.tokens[text.is_answer].tolist() == [11, FLOWER, END] * 2
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "expected"),
+    [
+        (
+            "{{ raise_exception('Roles must alternate user/assistant\nand so on') }}",
+            [{"role": "user", "content": "what ?"}, ANSWER],
+            "is refused by the chat template: Roles must alternate user/assistant and so on; mend the conversation",
+        ),
+        (
+            "{{ messages[0].content[0].text.name.first }}",
+            [{"role": "user", "content": "what ?"}, ANSWER],
+            "is refused by",
+        ),
+        (
+            "{{ messages[0]['role'] }}",
+            [ANSWER],
+            "begins with an answer, and the chat template needs a message in front of it: .*no element 0; give it",
+        ),
+    ],
+)
+def test_what_a_chat_template_refuses_is_a_bad_sample_in_its_own_words(
+    own: Path, template: str, messages: list[dict[str, Any]], expected: str
+) -> None:
+    dataset = with_template(own, template, *messages)
+    with pytest.raises(DataError, match=rf"train\.jsonl, split 'train', {ROW_1} \('sample-0'\): {expected}"):
+        dataset.text("validation", 0)
+    assert re.search(expected, dataset.bad("validation", 0) or "")
+
+
+def test_calls_of_tools_are_answers_where_the_template_writes_them_and_what_tools_say_is_none(own: Path) -> None:
+    template = own_images.TEMPLATE.replace(
+        "</s>", "{% for call in message.tool_calls %}{{ call.function.name }} {% endfor %}</s>"
+    )
+    asked = {"role": "user", "content": "what ?"}
+    dataset = with_template(own, template, asked, CALL, {"role": "tool", "content": "this"}, ANSWER)
+    text = dataset.text("validation", 0)
+    assert text.tokens[text.is_answer].tolist() == [12, END, 11, FLOWER, END]
+
+
+def test_a_role_of_the_chat_templates_own_is_known(own: Path) -> None:
+    template = own_images.TEMPLATE.replace("USER: ", "USER: {% elif message['role'] == \"developer\" %}of ")
+    asked = {"role": "user", "content": "what ?"}
+    dataset = with_template(own, template, {"role": "developer", "content": "this"}, asked, ANSWER)
+    assert dataset.text("validation", 0).tokens.tolist()[:3] == [1, 13, 7]
 
 
 @pytest.mark.parametrize(("cut", "expected"), [(20, "cannot be decoded"), (None, "is no image that Pillow knows")])

@@ -6,18 +6,19 @@ turn adds to the rendered conversation before it. So it holds for any template t
 
 from __future__ import annotations
 
-import reprlib
 from typing import Any
 
 import torch
 
 from mimo_bench.errors import ScenarioError
 from mimo_bench.model import ModelShape
+from mimo_bench.plural import counted
 from mimo_bench.rows import BadSample
 from mimo_bench.tokens import Tokens
+from mimo_bench.trainer.data.messages import Message, in_parts, roles_of
 from mimo_bench.trainer.data.sample import Text
 
-Message = dict[str, Any]
+_NO_ANSWER = "has no answer to learn; give it a message of the role 'assistant' that is not empty"
 
 
 class Chat:
@@ -36,6 +37,7 @@ class Chat:
         self._tokens_per_image = shape.encoders["vision"].num_tokens
         if not processor.chat_template:
             raise ScenarioError(f"{where}: the processor has no chat template; save one beside it, chat_template.jinja")
+        self._roles = roles_of(processor.chat_template)
         tokens = Tokens(
             image_token=self._image_token,
             image_token_id=self._tokenizer.convert_tokens_to_ids(self._image_token),
@@ -47,10 +49,12 @@ class Chat:
         """The tokens of a conversation, image tokens repeated for every position that an image takes.
 
         Raises:
-            BadSample: it is no conversation, has no answer, names another number of images than it has, or does not
-                fit.
+            BadSample: it is no conversation, has no answer, names another number of images than it has, is refused by
+                the chat template, or does not fit.
         """
         conversation = self._with_images(messages, num_images)
+        if not conversation:
+            raise BadSample(_NO_ANSWER)
         rendered = self._render(conversation)
         answers = self._answers(conversation, rendered)
         encoded = self._tokenizer(
@@ -64,8 +68,8 @@ class Chat:
         ]
         if (found := encoded["input_ids"].count(self._image_token_id)) != num_images:
             raise BadSample(
-                f"is rendered with {found} of {self._image_token} and has {num_images} images; place each as a part of "
-                "the type 'image', not within a part of text"
+                f"is rendered with {found} of {self._image_token} and has {counted(num_images, 'image')}; place each "
+                "as a part of the type 'image', not within a part of text"
             )
         text = self._expanded(encoded["input_ids"], is_answer)
         if (length := len(text.tokens)) > self._seq_length:
@@ -74,12 +78,12 @@ class Chat:
                 f"{self._seq_length}; use at least {length}, or shorten it"
             )
         if not text.is_answer.any():
-            raise BadSample("has no answer to learn; give it a message of the role 'assistant' that is not empty")
+            raise BadSample(_NO_ANSWER)
         return text
 
     def _with_images(self, messages: list[Message], num_images: int) -> list[Message]:
         """The messages in parts; images that no message places stand before the first of the user."""
-        conversation = [self._with_parts(message) for message in messages]
+        conversation = in_parts(messages, image_token=self._image_token, roles=self._roles)
         placed = sum(part["type"] == "image" for message in conversation for part in message["content"])
         if not placed and num_images:
             first = next((message for message in conversation if message["role"] == "user"), None)
@@ -87,38 +91,35 @@ class Chat:
                 raise BadSample("has images and no message of the role 'user' to stand in")
             first["content"] = [{"type": "image"}] * num_images + first["content"]
         elif placed != num_images:
-            raise BadSample(f"places {placed} images in its messages and has {num_images}; make both the same")
+            raise BadSample(
+                f"places {counted(placed, 'image')} in its messages and has {num_images}; make both the same"
+            )
         return conversation
 
-    def _with_parts(self, message: Any) -> Message:
-        """A message whose content is text and images in order."""
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadSample(f"has a message without a role, {_short(message)}; give each one role and content")
-        return {"role": message["role"], "content": self._parts(message.get("content"))}
-
-    def _parts(self, content: Any) -> list[Message]:
-        """Text and images in order, from a string with image tokens or from parts already."""
-        if content is None:
-            return []
-        if isinstance(content, list):
-            return [_part(part) for part in content]
-        if not isinstance(content, str):
-            raise BadSample(f"has {_short(content)} as content of a message; make it text, or a list of parts")
-        first, *others = content.split(self._image_token)
-        parts = [{"type": "text", "text": first}]
-        for other in others:
-            parts += [{"type": "image"}, {"type": "text", "text": other}]
-        return [part for part in parts if part["type"] == "image" or part["text"].strip()]
-
     def _render(self, conversation: list[Message], *, asks: bool = False) -> str:
-        rendered: str = self._processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=asks)
-        return rendered
+        try:
+            # As a batch of one: by itself, a conversation of no message is taken for none.
+            (rendered,) = self._processor.apply_chat_template(
+                [conversation], tokenize=False, add_generation_prompt=asks
+            )
+        except Exception as error:  # a template is a user's program, and raises what it likes
+            words = " ".join(str(error).split()) or type(error).__name__
+            if not conversation:
+                raise BadSample(
+                    f"begins with an answer, and the chat template needs a message in front of it: {words}; give it "
+                    "one of the role 'user'"
+                ) from None
+            raise BadSample(
+                f"is refused by the chat template: {words}; mend the conversation, or the template"
+            ) from None
+        return str(rendered)
 
     def _answers(self, conversation: list[Message], rendered: str) -> list[tuple[int, int]]:
         """First character and the one behind the last of each answer in the rendered conversation."""
         spans = []
         for index, message in enumerate(conversation):
-            if message["role"] != "assistant" or not message["content"]:
+            calls = message.get("tool_calls")
+            if message["role"] != "assistant" or not (message["content"] or calls):
                 continue
             before = self._render(conversation[:index], asks=True)
             behind = self._render(conversation[: index + 1])
@@ -127,6 +128,11 @@ class Chat:
                     "is rendered by the chat template so that its answers cannot be told from the rest: a further turn "
                     "changes what was there; use a template that only appends, and that writes what asks for an answer "
                     "(add_generation_prompt)"
+                )
+            if calls and behind == self._render([*conversation[:index], {**message, "tool_calls": []}]):
+                raise BadSample(
+                    f"message {index} has tool_calls, which the chat template does not write; use one that does, or "
+                    "write them as content"
                 )
             # A template may end a conversation with space that it does not put between turns.
             spans.append((len(before), len(behind.rstrip())))
@@ -137,17 +143,3 @@ class Chat:
         is_image = ids == self._image_token_id
         times = torch.where(is_image, self._tokens_per_image, 1)
         return Text(tokens=ids.repeat_interleave(times), is_answer=(answer & ~is_image).repeat_interleave(times))
-
-
-def _part(part: Any) -> Message:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "image":
-        return {"type": "image"}
-    if kind == "text" and isinstance(text := part.get("text") or "", str):
-        return {"type": "text", "text": text}
-    raise BadSample(f"has {_short(part)} as part of a message, which is neither text nor an image; make it one of them")
-
-
-def _short(value: Any) -> str:
-    """What stands there, cut where it is long."""
-    return reprlib.repr(value)

@@ -17,7 +17,8 @@ from mimo_bench.data_section import HuggingFaceData, Split
 from mimo_bench.errors import DataError, ScenarioError
 from mimo_bench.model import ModelShape
 from mimo_bench.rows import BadSample, image_sources, open_rows
-from mimo_bench.trainer.data.chat import Chat, Message
+from mimo_bench.trainer.data.chat import Chat
+from mimo_bench.trainer.data.messages import Message
 from mimo_bench.trainer.data.order import shuffled
 from mimo_bench.trainer.data.pictures import pixels
 from mimo_bench.trainer.data.sample import CPU, Text
@@ -147,7 +148,8 @@ class HuggingFaceDataset:
         try:
             yield
         except BadSample as reason:
-            raise DataError(f"{self._name(split, row)} {reason}") from None
+            remedy = "" if self.skips_bad_samples else '; data.on_bad_sample = "skip" leaves out bad samples'
+            raise DataError(f"{self._name(split, row)} {reason}{remedy}") from None
 
     def _name(self, split: Split, row: int) -> str:
         """How a user finds the sample: file, split, row, and its id where there is one.
