@@ -113,7 +113,7 @@ def stop_and_go(asked: argparse.Namespace, scenario: Scenario, layout: str) -> N
     found = {
         "layout": layout,
         "num_ranks": num_ranks,
-        "losses": [line["loss"] for line in lines],
+        "losses": [line["loss"] for line in lines if "loss" in line],
         "step_seconds": median([*first["step_seconds"], *second["step_seconds"]]),
         "peak_bytes": max(peaks, default=None),
         "built_seconds": first["built_seconds"],

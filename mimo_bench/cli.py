@@ -512,6 +512,10 @@ def train(
 
     def show(told: dict[str, Any]) -> None:
         nonlocal num_taken
+        if "passed_over" in told:
+            for line in _missing_lines(told):
+                print(line, flush=True)
+            return
         if "validation_loss" in told:
             print(_validation_line(told), flush=True)
             return
@@ -537,6 +541,15 @@ def train(
     if checkpoints is not None:
         print(f"checkpoints: {checkpoints}")
     print(f"log: {options.directory / METRICS}")
+
+
+def _missing_lines(told: dict[str, Any]) -> Iterator[str]:
+    """What a training does without, as its log has it, in words."""
+    from mimo_bench.report import words
+
+    if said := words.skipped_samples(told["skipped_samples"]):
+        yield said
+    yield from told["passed_over"]
 
 
 def _step_line(told: dict[str, Any], num_steps: int) -> str:

@@ -183,6 +183,7 @@ def test_tensorboard_gets_what_the_log_gets_and_a_training_that_goes_on_takes_ba
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", SimpleNamespace(SummaryWriter=Board))
     logging = Logging(directory=tmp_path, module_grad_norms=True)
     metrics = Metrics(logging, num_steps=9, first_step=2, is_writer=True)
+    metrics.begin(skipped_samples={"train": 2}, passed_over=["step 3 was cut short"])
     result = StepResult(loss=0.5, grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={})
     metrics.step(3, result, learning_rates={"vision": 0.25}, num_samples=4)
     metrics.evaluation(3, "validation", EvaluationTotals(loss=0.75, answer_accuracy=0.5, num_samples=4))
@@ -191,7 +192,10 @@ def test_tensorboard_gets_what_the_log_gets_and_a_training_that_goes_on_takes_ba
     # TensorBoard forgets this step and those behind it: the second stays, as its line in the log does.
     assert (board.directory, board.purge_step, board.is_closed) == (str(tmp_path), 3, True)
     told = {name: value for (name, step), value in board.scalars.items() if step == 3}
-    step, validation = read_metrics(tmp_path)
+    begun, step, validation = read_metrics(tmp_path)
+    # What a training does without is words, and so in the log alone.
+    assert begun == {"step": 2, "skipped_samples": {"train": 2}, "passed_over": ["step 3 was cut short"]}
+    assert {step for _, step in board.scalars} == {3}
     flat = {"learning_rate/vision": 0.25, "grad_norms/vision": 2.0}
     flat |= {name: value for name, value in (step | validation).items() if isinstance(value, float | int)}
     assert told | {"step": 3} == flat

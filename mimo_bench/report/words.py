@@ -241,6 +241,11 @@ def skipped(record: RunRecord) -> str:
         split: max(layout.skipped_samples.get(split, 0) for layout in record.layouts)
         for split in dict.fromkeys(split for layout in record.layouts for split in layout.skipped_samples)
     }
+    return skipped_samples(counts)
+
+
+def skipped_samples(counts: Mapping[str, int]) -> str:
+    """The same of counts by split."""
     said = ", ".join(f"{number} of {split}" for split, number in counts.items() if number)
     return f"Bad samples skipped: {said}; the ranks' logs name them." if said else ""
 

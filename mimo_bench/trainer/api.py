@@ -20,11 +20,12 @@ import torch.distributed as dist
 from mimo_bench.data_section import Split
 from mimo_bench.errors import TrainingError, UsageError
 from mimo_bench.layout import BatchPlan, Layout
+from mimo_bench.plural import counted
 from mimo_bench.trainer.arguments import check_kind, check_least, check_split
 from mimo_bench.trainer.checkpoint.files import path_of
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
-from mimo_bench.trainer.data.prepare import in_words, prepare
+from mimo_bench.trainer.data.prepare import in_words, num_left_out, prepare
 from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice, join
@@ -144,9 +145,10 @@ def train(trainer: Trainer, config: Pretraining, *, data: Samples, on_step: OnSt
         CheckpointError: no checkpoint can be gone on from, or none can be written.
         TrainingError: a loss is infinite or no number, on every rank alike; nothing is saved after it.
     """
-    saver = _go_on(trainer, config, data)
+    saver, passed_over = _go_on(trainer, config, data)
     first, last = trainer.optimizer.num_steps, config.num_steps
     metrics = Metrics(config.logging, num_steps=last, first_step=first, is_writer=dist.get_rank() == 0)
+    metrics.begin(skipped_samples=num_left_out(trainer.loader.dataset), passed_over=passed_over)
     losses: list[float] = []
     scores: dict[Split, EvaluationTotals] = {}
 
@@ -249,10 +251,10 @@ def _prepare(dataset: Dataset, num_batches: Mapping[Split, int], *, global_batch
             print(line, flush=True)
 
 
-def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> Saver | None:
-    """What saves the training, which then stands where its newest checkpoint left it; None where nothing is saved."""
+def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> tuple[Saver | None, tuple[str, ...]]:
+    """What saves the training, which then stands where its newest whole checkpoint left it, and those passed over."""
     if (saving := config.saving) is None:
-        return None
+        return None, ()
     held_fixed = config.held_fixed(data)
     saver = Saver(
         trainer,
@@ -261,9 +263,12 @@ def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> Saver | None
         keep_last=saving.keep_last,
         in_background=saving.in_background,
     )
-    num_steps = resume(trainer, saving.directory, held_fixed=held_fixed)
-    if num_steps is not None and dist.get_rank() == 0:
-        left = config.num_steps - num_steps
-        what = f"{left} steps are left" if left > 0 else f"no step of {config.num_steps} is left; raise num_steps"
-        print(f"going on from {path_of(saving.directory, num_steps)}: {what}", flush=True)
-    return saver
+    if (resumed := resume(trainer, saving.directory, held_fixed=held_fixed)) is None:
+        return saver, ()
+    if dist.get_rank() == 0:
+        left = config.num_steps - resumed.num_steps
+        is_left = f"{counted(left, 'step')} {'is' if left == 1 else 'are'} left"
+        what = is_left if left > 0 else f"no step of {config.num_steps} is left; raise num_steps"
+        place = path_of(saving.directory, resumed.num_steps)
+        print(*resumed.passed_over, f"going on from {place}: {what}", sep="\n", flush=True)
+    return saver, resumed.passed_over

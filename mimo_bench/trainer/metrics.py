@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
@@ -63,6 +64,12 @@ class Metrics:
 
                 # What it purges begins with that step.
                 self._board = SummaryWriter(str(logging.directory), purge_step=first_step + 1)
+
+    def begin(self, *, skipped_samples: Mapping[Split, int], passed_over: Sequence[str]) -> None:
+        """Write down what the training does without, if anything: bad samples by split, and damaged checkpoints."""
+        if skipped_samples or passed_over:
+            found = {"skipped_samples": dict(skipped_samples), "passed_over": list(passed_over)}
+            self._log({"step": self._first_step, **found})
 
     def step(self, num_steps: int, result: StepResult, *, learning_rates: dict[str, float], num_samples: int) -> float:
         """Write down the step after which `num_steps` have been taken; returns the seconds that it took."""
@@ -122,10 +129,13 @@ class Metrics:
         pace = (now - self._started_at) / (num_steps - self._first_step)
         return timedelta(seconds=round(pace * (self._num_steps - num_steps)))
 
-    def _write(self, found: dict[str, Any]) -> None:
+    def _log(self, found: dict[str, Any]) -> None:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_finite(found), allow_nan=False) + "\n")
+
+    def _write(self, found: dict[str, Any]) -> None:
+        self._log(found)
         if self._board is not None:
             for name, value in _flat(found):
                 self._board.add_scalar(name, value, global_step=found["step"])

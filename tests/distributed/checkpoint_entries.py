@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,12 @@ def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     trainer = build(arguments, precision=made.precision)
     directory = Path(arguments["directory"].format(rank=rank))
     found: dict[str, Any] = {"losses": [], "problem": None}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            found["resumed_after"] = resume(trainer, directory, held_fixed=held_fixed) if arguments["resume"] else None
-        except CheckpointError as error:
-            found["problem"] = str(error)
-    found["warnings"] = [str(warning.message) for warning in caught if "going on from" in str(warning.message)]
+    resumed = None
+    try:
+        resumed = resume(trainer, directory, held_fixed=held_fixed) if arguments["resume"] else None
+    except CheckpointError as error:
+        found["problem"] = str(error)
+    found["resumed_after"], found["passed_over"] = (resumed.num_steps, resumed.passed_over) if resumed else (None, ())
     if "file_bytes" in arguments:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments["file_bytes"], resource.RLIM_INFINITY))
     if found["problem"] is None:

@@ -171,9 +171,9 @@ def test_what_is_not_whole_is_named_and_the_one_before_it_is_taken(launcher: Lau
     cut.write_bytes(cut.read_bytes()[:-100])
     (found,) = runs.run("one-rank", until=1)
     assert found["resumed_after"] == 1
-    (warning,) = found["warnings"]
+    (said,) = found["passed_over"]
     size = cut.stat().st_size
-    assert warning == (
+    assert said == (
         f"{cut}: has {size} bytes of {size + 100}; it was cut short; going on from the checkpoint before it"
     )
     # A single bit elsewhere is seen by its hash.

@@ -29,6 +29,7 @@ from mimo_bench.trainer.metrics import read_metrics
 from mimo_bench.weights.directory import read_manifest
 from tests import oracle
 from tests.checkpoints import CONFIGS, load, save_random
+from tests.pictures import row, write_folder
 
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
@@ -259,6 +260,65 @@ def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_anothe
     said = f"no step of 5 was left to take after {reached}; raise --steps\nweights: "
     assert capsys.readouterr().out.startswith(said)
     assert read_manifest(place / "again").content_hash == read_manifest(place / "whole").content_hash
+
+
+def test_a_damaged_checkpoint_is_named_before_the_one_that_training_goes_on_from(
+    place: Path, launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "case.toml").write_text(DRAWN, encoding="utf-8")
+    scenario = load_scenario(place / "case.toml")
+    parts = {"checkpoints": place / "checkpoints", "checkpoint_every": 1}
+    asked = options(scenario, "one", place / "first", num_steps=2, **parts)
+    run_training(asked, launcher=launcher, on_line=lambda _: None)
+    older, newest = (place / "checkpoints" / f"step-0000000{step}" for step in (1, 2))
+    cut = newest / "language.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    size = cut.stat().st_size
+    arguments = ["--layout", "one", "--steps", "2", "--device", "cpu", "--checkpoints", str(place / "checkpoints")]
+    assert cli.main(["train", str(place / "case.toml"), *arguments, "--out", str(place / "out")]) == 0
+    passed_over = f"{cut}: has {size} bytes of {size + 100}; it was cut short; going on from the checkpoint before it"
+    said = capsys.readouterr().out
+    assert said.startswith(f"{passed_over}\ngoing on from {older}\nstep 2/2: loss ")
+    assert f"{passed_over}\ngoing on from {older}: 1 step is left\n" in (place / "out" / "rank0.log").read_text()
+
+
+OWN = """
+question = "Are bad samples counted?"
+model = "llava-tiny"
+global_batch_size = 8
+global_micro_batch_size = 4
+seq_length = 64
+baseline = "one"
+
+[data]
+provider = "huggingface"
+path = "train.jsonl"
+validation = "train[20:]"
+processor = "processor"
+on_bad_sample = "skip"
+
+[[layout]]
+name = "one"
+vision = {}
+language = {}
+"""
+
+
+def test_bad_samples_that_a_training_skips_are_counted_as_a_run_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = ({**row(0), "images": ["nothing.png"]}, {**row(2), "messages": []})
+    with write_folder(tmp_path).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(one) + "\n" for one in bad)
+    (tmp_path / "own.toml").write_text(OWN, encoding="utf-8")
+    arguments = ["--layout", "one", "--steps", "4", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert cli.main(["train", str(tmp_path / "own.toml"), *arguments, "--validate-every", "4"]) == 0
+    counted = "Bad samples skipped: 2 of train, 2 of validation; the ranks' logs name them.\n"
+    assert capsys.readouterr().out.startswith(f"{counted}step 1/4: loss ")
+    first = read_metrics(tmp_path / "out")[0]
+    assert first == {"step": 0, "skipped_samples": {"train": 2, "validation": 2}, "passed_over": []}
+    log = (tmp_path / "out" / "rank0.log").read_text()
+    assert log.count("nothing.png does not exist") == log.count("has no answer to learn") == 2
 
 
 def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,25 @@ from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 
 
-def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) -> int | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed:
+    """Where a training goes on; the same on every rank."""
+
+    num_steps: int
+    """Those that were taken before."""
+    passed_over: tuple[str, ...]
+    """What is wrong with each newer checkpoint, the newest first, as a sentence for the user."""
+
+
+def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) -> Resumed | None:
     """Take over the newest checkpoint in `directory` that is whole; collective over the world.
 
     Weights, moments and the schedule are then those of that step, and so is the place in the data, which the step
-    decides; nothing else in a training is random. A checkpoint that is not whole is named in a warning, and the one
-    before it is taken.
+    decides; nothing else in a training is random. A checkpoint that is not whole is passed over, and the one before it
+    is taken.
 
     Returns:
-        The number of steps it was saved after; None where `directory` holds no checkpoint.
+        Where training goes on; None where `directory` holds no checkpoint.
 
     Raises:
         CheckpointError: all checkpoints are damaged, the newest whole one is of another training, or ranks do not see
@@ -40,12 +50,11 @@ def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) 
         manifest, problem = _open(path)
         if manifest is None:
             problems.append(problem)
-            if dist.get_rank() == 0:
-                warnings.warn(f"{problem}; going on from the checkpoint before it", stacklevel=2)
             continue
         check_continues(path, manifest, held_fixed)
         load(trainer, path, num_steps=manifest.num_steps)
-        return manifest.num_steps
+        passed_over = tuple(f"{problem}; going on from the checkpoint before it" for problem in problems)
+        return Resumed(num_steps=manifest.num_steps, passed_over=passed_over)
     if problems:
         raise CheckpointError(f"{directory}: no checkpoint is whole: {'; '.join(map(str, problems))}")
     return None

@@ -42,6 +42,7 @@ class HuggingFaceDataset:
         self._file_rows: dict[Split, Sequence[range] | None] = {}
         self._columns: dict[Split, dict[str, Any]] = {}
         self._kept: dict[Split, list[int]] = {}
+        self._num_left_out: dict[Split, int] = {}
         place = data.place("path")
         self._folder = None if place is None else place if place.is_dir() else place.parent
 
@@ -67,13 +68,18 @@ class HuggingFaceDataset:
         """Whether samples that cannot be read are left out, instead of ending the run."""
         return self._data.on_bad_sample == "skip"
 
-    def keep(self, split: Split, positions: list[int]) -> None:
+    def keep(self, split: Split, positions: list[int], *, num_left_out: int) -> None:
         """Let sample ids stand for these positions of the order of rows, so that others are left out."""
-        self._kept[split] = positions
+        self._kept[split], self._num_left_out[split] = positions, num_left_out
 
     def num_kept(self, split: Split) -> int:
         """How many sample ids stand for positions that were kept; no more can be read then."""
         return len(self._kept.get(split, ()))
+
+    @property
+    def num_left_out(self) -> dict[Split, int]:
+        """How many rows are left out of each split that was looked through."""
+        return dict(self._num_left_out)
 
     def bad(self, split: Split, position: int) -> str | None:
         """What is wrong with the row at a position of the order, if anything; makes all of it."""

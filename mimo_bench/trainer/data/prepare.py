@@ -40,6 +40,12 @@ def prepare(dataset: Dataset, num_samples: Mapping[Split, int]) -> dict[Split, d
     return {split: _leave_out(dataset, split, count) for split, count in missing.items()}
 
 
+def num_left_out(dataset: Dataset) -> dict[Split, int]:
+    """How many samples `prepare` has left out so far, of each split that lacks any."""
+    counts = dataset.num_left_out if isinstance(dataset, HuggingFaceDataset) else {}
+    return {split: count for split, count in counts.items() if count}
+
+
 def in_words(skipped: Mapping[Split, Mapping[int, str]]) -> Iterator[str]:
     """What `prepare` found: how many samples are left out of each split, and a line for each of them."""
     for split, reasons in skipped.items():
@@ -62,8 +68,9 @@ def _leave_out(dataset: HuggingFaceDataset, split: Split, count: int) -> dict[in
         if position >= num_rows and not kept:
             first = next(reason for reason in reasons.values() if reason)
             raise DataError(f"every sample is bad, {num_rows} of them; the first: {first}")
-    dataset.keep(split, kept)
-    return {row: reason for row, reason in sorted(reasons.items()) if reason}
+    left_out = {row: reason for row, reason in sorted(reasons.items()) if reason}
+    dataset.keep(split, kept, num_left_out=len(left_out))
+    return left_out
 
 
 def _examine(
