@@ -236,6 +236,7 @@ def test_what_uneven_replicas_cost_is_the_surplus_of_the_busiest_one_in_the_enco
     for report in (Page(render_html(uneven)).text, render_markdown(uneven)):
         assert "1.50 x" in report
         assert "vision 25.0 ms, 12.2 %" in report
+        assert "How uneven the items of encoder replicas are, by how much a step is at most longer for it" in report
         assert "37.5 % of all positions are padding" in report
     assert "### Samples" in render_markdown(uneven)
 
@@ -600,6 +601,17 @@ def test_the_markdown_table_has_a_row_for_every_layout() -> None:
         assert len(rows) == 1
         assert len(re.findall(r"(?<!\\)\|", rows[0])) == 11
     assert any(r"vision dp2 @0-1 \| language tp2 @2-3" in line for line in lines)
+
+
+def test_the_rows_of_the_markdown_stand_by_place_and_behind_them_in_the_order_of_the_run() -> None:
+    record = golden.record()
+    best, *others = record.ranking
+    turned = record.model_copy(update={"ranking": (*others, best), "layouts": record.layouts[::-1]})
+    ranked = [place.name for place in turned.ranking]
+    rest = [layout.name for layout in turned.layouts if layout.name not in ranked]
+    assert min(len(ranked), len(rest)) > 1
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| (?:colocated|disjoint) \|", render_markdown(turned), re.MULTILINE)
+    assert rows == [*zip(("1", "2"), ranked, strict=True), *((words.DASH, name) for name in rest)]
 
 
 def test_the_markdown_says_verdicts_reasons_and_ranking() -> None:

@@ -24,7 +24,7 @@ from mimo_bench.report.compared import compared
 from mimo_bench.report.curves import grad_norm_differences, loss_differences
 from mimo_bench.report.definitions import DEFINITIONS
 from mimo_bench.report.ranks import rank_data
-from mimo_bench.report.selection import Selection, select
+from mimo_bench.report.selection import Selection, by_place, select
 from mimo_bench.report.settings import declared_settings
 from mimo_bench.report.strips import axis_strip, dot_strip, strip_scale
 from mimo_bench.report.templating import template
@@ -42,7 +42,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         advice=advice(record.layouts),
         indices={layout.name: index for index, layout in enumerate(record.layouts)},
         places=places,
-        ordered=sorted(record.layouts, key=lambda layout: places.get(layout.name, len(places) + 1)),
+        ordered=by_place(record),
         ties={place.name for place in record.ranking if place.tied_with_best},
         steps=_steps(record),
         trade=_trade(record, looks, shown),

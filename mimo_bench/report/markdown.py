@@ -14,6 +14,7 @@ from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import proof, settings, skew, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, compared
+from mimo_bench.report.selection import by_place
 
 SIZE_LIMIT = 1024 * 1024
 """Bytes; GitHub refuses a longer summary."""
@@ -43,7 +44,7 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         _section("Not passed", _reasons(record)),
         _section("Held as timed only", _held_as_timed(record)),
         _changes(changes),
-        table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in record.layouts)),
+        table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in by_place(record))),
         _folded("Settings", _rows(settings.HEADS, settings.settings_rows(record))),
         _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
         _folded("Every verdict, with its reason and its band", _verdicts(record)),
@@ -152,7 +153,7 @@ def _samples(record: RunRecord) -> str:
         for layout in record.layouts
         if layout.loading is not None
     ]
-    return f"{table(skew.HEADS, rows)}\n\n{skew.padding(record)}" if rows else ""
+    return f"{_escape(skew.note(record))}\n\n{table(skew.HEADS, rows)}" if rows else ""
 
 
 def _launches(record: RunRecord) -> str:

@@ -1,13 +1,14 @@
-"""Which of very many layouts the page shows in full, so that it opens in a browser and goes through a mail gateway.
+"""In which order the layouts stand, and which of very many the page shows in full.
 
-record -> [report]: the table always holds every layout; what a layout opens to, and its ranks, take most of the page.
+record -> [report]: the table always holds every layout; what a layout opens to, and its ranks, take most of the page,
+and that must open in a browser and go through a mail gateway.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record.schema import LayoutRecord, RunRecord
 
 MOST_IN_FULL = 200
 """Layouts that can be opened."""
@@ -22,6 +23,12 @@ class Selection:
     in_full: frozenset[str]
     drawn: frozenset[str]
     """Of these, those whose ranks are drawn."""
+
+
+def by_place(record: RunRecord) -> list[LayoutRecord]:
+    """Those that are ranked, the best first, then the others in the order of the run."""
+    places = {place.name: index for index, place in enumerate(record.ranking)}
+    return sorted(record.layouts, key=lambda layout: places.get(layout.name, len(places)))
 
 
 def select(record: RunRecord) -> Selection:

@@ -60,7 +60,16 @@ def is_uneven(record: RunRecord) -> bool:
     return any(found > 1.0 for layout in record.layouts for found in layout.imbalance.values())
 
 
-def padding(record: RunRecord) -> str:
+def note(record: RunRecord) -> str:
+    """What the columns of the table of samples mean, and what padding costs."""
+    meaning = (
+        "How uneven the items of encoder replicas are, by how much a step is at most longer for it, and what making "
+        "samples costs where the loader runs beside training; judged times have none of the latter."
+    )
+    return f"{meaning} {_padding(record)}".strip()
+
+
+def _padding(record: RunRecord) -> str:
     """What uneven lengths cost: the padding, of which every layout computes as much; empty where nothing was timed."""
     tokens = max(
         (layout.timing.tokens_per_step for layout in record.layouts if layout.timing is not None), default=None
