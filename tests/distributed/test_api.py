@@ -152,7 +152,10 @@ def test_a_bad_sample_that_is_not_left_out_ends_all_ranks_with_its_name(
 ) -> None:
     asked: dict[str, Any] = {"module": "api_entries", "num_steps": 4, "validate_every": None}
     outcome = launch_entry(launcher, "train", photographs(), "disjoint", tmp_path, **asked)
-    bad = re.compile(r"train\.jsonl, split 'train', row 25 of the file, counted from 1 \('sample-0'\): image \S+nothing\.png does not exist")
+    bad = re.compile(
+        r"train\.jsonl, split 'train', row 25 of the file, counted from 1 \('sample-0'\): "
+        r"image \S+nothing\.png does not exist"
+    )
     assert outcome.ended == "crashed"
     assert re.match(rf"rank 0 raised DataError: {bad.pattern}", outcome.reason)
     # The rank that reads it has no worker left; the launcher has seen the end of the others.
