@@ -300,7 +300,7 @@ def overhead(
     from mimo_bench.devices import num_gpus
     from mimo_bench.scenario import load_scenario
 
-    scenario = load_scenario(file)
+    scenario = load_scenario(file, with_fingerprint=record is not None)
     name = scenario.baseline if layout is None else scenario.table(layout).name
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
@@ -361,7 +361,7 @@ def alarms(
     from mimo_bench.devices import num_places
     from mimo_bench.scenario import load_scenario
 
-    scenario = load_scenario(file)
+    scenario = load_scenario(file, with_fingerprint=True)
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
         run_options.check_fits(scenario, file, (), available=num_places())

@@ -29,6 +29,12 @@ def wrong_columns(data: HuggingFaceData, features: Any) -> Iterator[str]:
             yield f"column {column!r}, which data.{key} names, {reason}"
 
 
+def holds_paths(feature: Any) -> bool:
+    """Whether a column of images can only hold paths, one or several a row; not so where it is missing, `None`."""
+    inner = _listed(feature)
+    return _scalar(feature if inner is None else inner) in _TEXT
+
+
 def _no_images(feature: Any) -> str | None:
     inner = _listed(feature)
     kind = _scalar(feature if inner is None else inner)

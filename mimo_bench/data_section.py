@@ -8,6 +8,7 @@ Whatever is written here, a sample depends on these options, the seed and its id
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -28,7 +29,7 @@ FILE_KINDS = (".jsonl", ".json", ".parquet", ".csv")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 FILLED_IN = ("located", "contents")
-"""Keys of a user's own files that no scenario says: where they were found, and what they held."""
+"""Keys of a user's own files that no scenario says and no hash has: where they were found, and what was counted."""
 
 LEAST_TEXT = 8
 """Positions that every sample keeps for its text, whatever its images take."""
@@ -143,6 +144,33 @@ class Contents(Table):
     """Rows of a held-out split that `train` has too, where there are any."""
 
 
+class FileDigest(Table):
+    """A file that samples are read from."""
+
+    num_bytes: NonNegativeInt
+    sha256: str
+
+
+class ImagesDigest(Table):
+    """Images as their folder has them; none of them is opened."""
+
+    num_files: NonNegativeInt
+    num_bytes: NonNegativeInt
+    sha256: str
+    """Of their names, from the folder on, and sizes."""
+
+
+class DataFingerprint(Table):
+    """What samples are made from, wherever it lies: equal for a folder that was moved or copied."""
+
+    files: Mapping[str, FileDigest] = {}
+    """The tables, by their names from the folder on."""
+    images: ImagesDigest | None = None
+    """Those of the folder, or those that the rows name; None where there are none."""
+    revision: str | None = None
+    """The commit of a dataset on the hub."""
+
+
 class HuggingFaceData(Table):
     """A user's own samples, read by `datasets` and made ready by a processor of `transformers`.
 
@@ -176,6 +204,8 @@ class HuggingFaceData(Table):
     # Where path and processor were found when the file was read; ranks look there.
     contents: Annotated[Contents | None, SkipJsonSchema(), Field(exclude_if=lambda found: found is None)] = None
     # What the files held then, for predictions: None before they are read, and for a name on the hub.
+    fingerprint: Annotated[DataFingerprint | None, SkipJsonSchema(), Field(exclude_if=lambda held: held is None)] = None
+    # What lies at path, once somebody asked: part of the scenario's hash and of checkpoints, unlike where it lies.
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> HuggingFaceData:
@@ -248,7 +278,7 @@ def locate(data: Any, *, beside: Path) -> Any:
     """
     if not isinstance(data, dict) or data.get("provider") != "huggingface":
         return data
-    for key in FILLED_IN:
+    for key in (*FILLED_IN, "fingerprint"):
         if key in data:
             raise ScenarioError(f"data.{key}: is filled in from path and processor; remove it")
     located = {}

@@ -35,12 +35,11 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
     import datasets
     import pyarrow as pa
 
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs about a broken file, we raise
+    be_quiet()
     wanted = getattr(data, split)
     where = f"data: {data.path}, split {wanted!r}"
     try:
-        rows = datasets.load_dataset(**_source(data), split=wanted)
+        rows = datasets.load_dataset(**source_of(data), split=wanted)
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{where}: cannot be read: {_first_line(error.__cause__ or error)}; mend the file") from None
     except pa.ArrowInvalid as error:
@@ -60,7 +59,16 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
     return _undecoded(rows, data.images)
 
 
-def _source(data: HuggingFaceData) -> dict[str, Any]:
+def be_quiet() -> None:
+    """Let `datasets` print nothing: what it logs about a broken file, we raise."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+
+
+def source_of(data: HuggingFaceData) -> dict[str, Any]:
+    """What `datasets.load_dataset` is told of where the rows are."""
     place = data.place("path")
     if place is None:
         return {"path": data.path}

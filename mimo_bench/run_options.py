@@ -51,7 +51,7 @@ def plan(asked: Asked) -> list[tuple[Scenario, MatrixOptions]]:
     Raises:
         MimoBenchError: a file, a name or an option that cannot be met.
     """
-    scenarios = [load_scenario(file) for file in asked.files]
+    scenarios = [load_scenario(file, with_fingerprint=True) for file in asked.files]
     check_history(asked)
     planting = Planting.of(asked.plant)
     modes = parse_modes(asked.modes)

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.contents import read_contents
+from mimo_bench.data_fingerprint import read_fingerprint
 from mimo_bench.data_section import FILLED_IN, Data, HuggingFaceData, Split, SyntheticData, locate
 from mimo_bench.errors import DataError, LayoutError, ScenarioError, WeightsError
 from mimo_bench.explain import explain
@@ -453,7 +454,11 @@ def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
     data = content.get("data")
     if not isinstance(data, dict):
         return dict(content)
-    return {**content, "data": {key: value for key, value in data.items() if key not in FILLED_IN}}
+    fingerprint = data.get("fingerprint")
+    # Files that are known by what they hold may be moved, and path then says their new place.
+    is_local = isinstance(fingerprint, dict) and fingerprint.get("revision") is None
+    left_out = (*FILLED_IN, "path") if is_local else FILLED_IN
+    return {**content, "data": {key: value for key, value in data.items() if key not in left_out}}
 
 
 def hash_of_content(content: Mapping[str, Any]) -> str:
@@ -462,8 +467,13 @@ def hash_of_content(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load_scenario(path: Path) -> Scenario:
+def load_scenario(path: Path, *, with_fingerprint: bool = False) -> Scenario:
     """Read and check a scenario file.
+
+    Args:
+        path: the file.
+        with_fingerprint: whether to add that of the data, for whoever records, resumes or compares. All bytes of a
+            user's own files are read for it, images apart, and the hub is asked for names there.
 
     Raises:
         ScenarioError: with file, key or layout, value and remedy.
@@ -490,7 +500,7 @@ def load_scenario(path: Path) -> Scenario:
         if manifest is not None:
             check_shape(directory, manifest, scenario.shape)
         if isinstance(scenario.data, HuggingFaceData):
-            scenario = _with_contents(scenario, scenario.data)
+            scenario = _with_contents(scenario, scenario.data, with_fingerprint=with_fingerprint)
     except DataError as error:
         raise ScenarioError(f"{path}: {error}") from None
     except ScenarioError as error:
@@ -500,7 +510,7 @@ def load_scenario(path: Path) -> Scenario:
     return scenario
 
 
-def _with_contents(scenario: Scenario, data: HuggingFaceData) -> Scenario:
+def _with_contents(scenario: Scenario, data: HuggingFaceData, *, with_fingerprint: bool) -> Scenario:
     """The scenario with what its files hold.
 
     Raises:
@@ -509,8 +519,10 @@ def _with_contents(scenario: Scenario, data: HuggingFaceData) -> Scenario:
     splits: tuple[Split, ...] = ("train", "validation") if scenario.evaluation.num_batches else ("train",)
     # A sequence has room for something else than images, which the loss scores.
     most_images = (scenario.seq_length - 1) // scenario.shape.encoders["vision"].num_tokens
-    contents = read_contents(data, splits, most_images=most_images)
-    return scenario.model_copy(update={"data": data.model_copy(update={"contents": contents})})
+    found: dict[str, Any] = {"contents": read_contents(data, splits, most_images=most_images)}
+    if with_fingerprint:
+        found["fingerprint"] = read_fingerprint(data)
+    return scenario.model_copy(update={"data": data.model_copy(update=found)})
 
 
 def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:

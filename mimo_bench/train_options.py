@@ -33,7 +33,7 @@ def plan_training(
     Raises:
         MimoBenchError: a file, a name or an option that cannot be met.
     """
-    scenario = load_scenario(file)
+    scenario = load_scenario(file, with_fingerprint=checkpoints is not None)
     try:
         world_size = scenario.table(layout).grids().world_size
     except ScenarioError as error:

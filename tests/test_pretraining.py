@@ -118,20 +118,37 @@ def test_fp16_is_refused_with_the_reason_that_a_scenario_is_refused_with() -> No
     assert "scales the loss for each module on its own" in WITHOUT_FP16
 
 
-def test_what_a_checkpoint_must_have_in_common_does_not_depend_on_where_files_lie_or_hold(tmp_path: Path) -> None:
+def test_what_a_checkpoint_must_have_in_common_does_not_depend_on_where_files_lie_and_on_counts(
+    tmp_path: Path,
+) -> None:
     known: list[dict[str, Any]] = []
     for place in ("here", "there"):
-        located = {"path": str(tmp_path / place / "rows.jsonl")}
+        (tmp_path / place).mkdir()
+        file = tmp_path / place / "rows.jsonl"
+        file.write_text('{"images": []}\n', encoding="utf-8")
         contents = Contents(num_samples={"train": len(known) + 1}, most_images=1, num_trained_on={})
-        data = HuggingFaceData(
-            provider="huggingface", path="rows.jsonl", processor="processor", located=located, contents=contents
-        )
+        said = {"provider": "huggingface", "path": str(file), "processor": "processor"}
+        data = HuggingFaceData.model_validate({**said, "located": {"path": str(file)}, "contents": contents})
         known.append(training(loader=LoaderTable(num_workers=len(known) + 1)).held_fixed(data))
     assert known[0] == known[1]
     assert json.loads(json.dumps(known[0])) == known[0]
-    assert known[0]["data"]["path"] == "rows.jsonl"
+    assert known[0]["data"]["fingerprint"]["files"]["rows.jsonl"]["num_bytes"] == 15
     assert training(seed=1).held_fixed("digits") != training(seed=0).held_fixed("digits")
     assert training().held_fixed("digits") != training().held_fixed("synthetic")
+
+
+def test_samples_of_a_users_own_are_told_apart_by_class_and_by_the_hash_that_they_say() -> None:
+    class Rows:
+        content_hash: Any = None
+
+    rows = Rows()
+    named = training().held_fixed(rows)["data"]
+    assert named.endswith("Rows")
+    rows.content_hash = "0" * 64
+    assert training().held_fixed(rows)["data"] == {"class": named, "content_hash": "0" * 64}
+    rows.content_hash = 5
+    with pytest.raises(UsageError, match=r"data\.content_hash = 5: give a str, such as a digest of the files"):
+        training().held_fixed(rows)
 
 
 def test_samples_of_ours_go_by_name_or_description_and_files_are_looked_for_from_the_working_directory(

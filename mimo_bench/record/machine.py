@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+from mimo_bench.difference import first_difference
 from mimo_bench.record.schema import Environment, RunRecord
 
 SOFTWARE = ("driver", "cuda", "nccl", "python", "torch", "megatron_core", "transformers")
@@ -46,10 +48,26 @@ def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
         for what, (was, is_now, key) in pairs.items()
         if was != is_now
     ]
+    if (parted := first_difference(*map(_fingerprint, (before, now)))) is not None:
+        found.append(f"the data differs: {parted.key} was {_said(parted.before)} and is {_said(parted.now)}")
     for when, record in (("old", before), ("new", now)):
         if record.tainted is not None:
             found.append(f"the {when} run is tainted: {record.tainted}")
     return found
+
+
+def _fingerprint(record: RunRecord) -> dict[str, Any]:
+    """What the samples of a run were made from, as a table of its own; nothing where they came from no files."""
+    data = record.scenario.get("data")
+    fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
+    return {} if fingerprint is None else {"data": {"fingerprint": fingerprint}}
+
+
+def _said(value: object) -> str:
+    """A value of the data as a message says it; of what one side lacks, and of tables, only whether it is there."""
+    if value is None:
+        return "not there"
+    return "there" if isinstance(value, dict) else _short(str(value))
 
 
 def _short(value: str) -> str:

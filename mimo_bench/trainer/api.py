@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch.distributed as dist
 
@@ -255,7 +255,7 @@ def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> tuple[Saver 
     """What saves the training, which then stands where its newest whole checkpoint left it, and those passed over."""
     if (saving := config.saving) is None:
         return None, ()
-    held_fixed = config.held_fixed(data)
+    held_fixed = _held_fixed(config, data)
     saver = Saver(
         trainer,
         saving.directory,
@@ -272,3 +272,11 @@ def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> tuple[Saver 
         place = path_of(saving.directory, resumed.num_steps)
         print(*resumed.passed_over, f"going on from {place}: {what}", sep="\n", flush=True)
     return saver, resumed.passed_over
+
+
+def _held_fixed(config: Pretraining, data: Samples) -> dict[str, Any]:
+    """What a checkpoint must have in common; rank 0 reads files for it, and tells the others. Collective."""
+    told: list[Any] = [config.held_fixed(data) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(told, src=0)
+    found: dict[str, Any] = told[0]
+    return found

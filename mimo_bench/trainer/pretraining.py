@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from mimo_bench.data_section import FILLED_IN, NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
+from mimo_bench.data_fingerprint import read_fingerprint
+from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
 from mimo_bench.errors import ScenarioError, UsageError
 from mimo_bench.model import ModelShape
-from mimo_bench.scenario import WITHOUT_FP16, LoaderTable, Precision, Scenario, Settings
+from mimo_bench.scenario import WITHOUT_FP16, LoaderTable, Precision, Scenario, Settings, without_places
 from mimo_bench.suggest import choices
 from mimo_bench.trainer.arguments import check_kind, check_least, check_path
 from mimo_bench.trainer.metrics import Logging
@@ -154,7 +155,14 @@ class Pretraining:
         return num_steps == self.num_steps or (every is not None and num_steps % every == 0)
 
     def held_fixed(self, data: object) -> dict[str, Any]:
-        """What a training that goes on from a checkpoint has in common with the one that saved it, as JSON has it."""
+        """What a training that goes on from a checkpoint has in common with the one that saved it, as JSON has it.
+
+        A user's own files are read for it, where `data.fingerprint` does not say yet what they hold.
+
+        Raises:
+            DataError: they cannot be read.
+            UsageError: samples of a user's own have a `content_hash` that is no text.
+        """
         return {
             "shape": _as_json(asdict(self.shape)),
             "data": _identity(data),
@@ -192,10 +200,17 @@ def check_precision(precision: str) -> None:
 
 
 def _identity(data: object) -> Any:
-    """What tells samples from others: all options of ours, wherever files lie, and of a user's own the class alone."""
+    """What tells samples from others: options of ours and what files hold, wherever they lie; a user's own class."""
     if isinstance(data, Ours):
-        return described(data).model_dump(mode="json", exclude={*FILLED_IN})
-    return f"{type(data).__module__}.{type(data).__qualname__}"
+        ours = described(data)
+        if isinstance(ours, HuggingFaceData) and ours.fingerprint is None:
+            ours = ours.model_copy(update={"fingerprint": read_fingerprint(ours)})
+        return without_places({"data": ours.model_dump(mode="json")})["data"]
+    name = f"{type(data).__module__}.{type(data).__qualname__}"
+    if (content_hash := getattr(data, "content_hash", None)) is None:
+        return name
+    check_kind("data.content_hash", content_hash, str, such_as="a digest of the files that samples are read from")
+    return {"class": name, "content_hash": content_hash}
 
 
 def _as_json(value: Any) -> Any:

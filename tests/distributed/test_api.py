@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -129,6 +130,22 @@ def test_bad_samples_are_left_out_alike_on_all_ranks_and_the_first_one_says_whic
         index = said.index(f"bad samples left out of {split}: 1")
         assert "nothing.png does not exist" in said[index + 1]
     assert "left out" not in (tmp_path / "disjoint" / "rank1.log").read_text()
+
+
+def test_a_training_goes_on_from_moved_files_and_not_from_files_with_another_answer(
+    launcher: Launcher, tmp_path: Path, photographs: Callable[..., Scenario]
+) -> None:
+    train(launcher, tmp_path, "disjoint", made=photographs(on_bad_sample="skip"), num_steps=1, save=True)
+    file = Path(shutil.copytree(tmp_path / "own", tmp_path / "moved"), "train.jsonl")
+    (tmp_path / "own/train.jsonl").unlink()
+    moved = photographs(on_bad_sample="skip", path=str(file))
+    (told, _) = train(launcher, tmp_path, "disjoint", made=moved, num_steps=2, save=True)
+    assert len(told["losses"]) == 1
+    file.write_text(file.read_text(encoding="utf-8").replace("a flower", "a rocket", 1), encoding="utf-8")
+    asked: dict[str, Any] = {"module": "api_entries", "num_steps": 3, "validate_every": None, "save": True}
+    outcome = launch_entry(launcher, "train", moved, "disjoint", tmp_path, **asked)
+    assert outcome.ended == "crashed"
+    assert "step-00000002: is of another training: data.fingerprint.files.train.jsonl.sha256 = " in outcome.reason
 
 
 def test_settings_that_a_scenario_would_refuse_are_refused_in_the_same_words(

@@ -28,7 +28,8 @@ class Text:
 class Dataset(Protocol):
     """Samples by id. The sides are separate so that a rank makes only what its modules read.
 
-    Threads of the loader call it side by side.
+    Threads of the loader call it side by side. With an attribute `content_hash`, a text that tells what the samples are
+    read from, a checkpoint is gone on from only where it is the same.
     """
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
