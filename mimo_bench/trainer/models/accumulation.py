@@ -53,7 +53,10 @@ class _Product(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         to_inputs = gradient.matmul(weight)
         reduction = None
-        if ctx.group is not None:
+        if ctx.group is not None and torch.compiler.is_compiling():
+            # A handle to wait for would break the layer's graph in two; the compiler starts it and waits by itself.
+            dist.all_reduce(to_inputs, group=ctx.group)
+        elif ctx.group is not None:
             # While the weight's gradient is computed.
             reduction = dist.all_reduce(to_inputs, group=ctx.group, async_op=True)
         add_weight_gradient(ctx.main_gradient, gradient.flatten(0, -2), inputs.flatten(0, -2))
