@@ -11,6 +11,7 @@ One thing is for speed: gloo gives every group a thread that wakes a hundred tim
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -19,16 +20,26 @@ import torch
 import torch._dynamo
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
-from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
-_installed: _OnCpu | None = None
+_installed = False
+
+_MAKES_TENSORS = (
+    *("empty", "zeros", "ones", "full", "eye", "tensor", "as_tensor", "arange", "linspace"),
+    *("rand", "randn", "randint", "randperm"),
+    *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
+)
+"""Functions of torch that take a device."""
+_MAKES_TENSORS_LIKE = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
+"""Methods of tensors that do."""
 
 
 def install() -> None:
     """Redirect this process for good; a second call does nothing."""
     global _installed
-    if _installed is not None:
+    if _installed:
         return
+    _installed = True
     # megatron-core compiles small functions; on the host that takes minutes and gains nothing.
     torch._dynamo.config.disable = True
     _redirect_torch_cuda()
@@ -36,9 +47,7 @@ def install() -> None:
     _share_one_network_thread()
     _redirect_rng_state()
     _redirect_token_counts()
-    # Autograd runs CPU backward passes in the calling thread, so the mode holds there too.
-    _installed = _OnCpu()
-    _installed.__enter__()  # type: ignore[no-untyped-call]
+    _redirect_tensors()
 
 
 def _is_cuda(device: Any) -> bool:
@@ -47,29 +56,49 @@ def _is_cuda(device: Any) -> bool:
     return isinstance(device, int) or (isinstance(device, str) and device.startswith("cuda"))
 
 
-class _OnCpu(TorchFunctionMode):
-    """Everything that names a CUDA device gets the CPU."""
+def _redirect_tensors() -> None:
+    """Everything that names a CUDA device gets the CPU.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Every operation of a training comes by here, and hardly any of them is meant.
-        if kwargs:
-            if (device := kwargs.get("device")) is not None and _is_cuda(device):
-                kwargs = {**kwargs, "device": torch.device("cpu")}
-        else:
-            kwargs = {}
-        if func not in _MEANT:
-            return func(*args, **kwargs)
-        if func is torch.Tensor.cuda:
-            return args[0]
-        if func is torch.Tensor.to and len(args) > 1 and not isinstance(args[1], bool) and _is_cuda(args[1]):
-            args = (args[0], torch.device("cpu"), *args[2:])
-        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
-            # The optimizers tell precisions apart by CUDA type names.
-            return func(*args).replace("torch.", "torch.cuda.", 1)
-        return func(*args, **kwargs)
+    Each function is replaced by itself: a mode of torch would be asked about every operation of a training, and costs
+    an eighth of its time.
+    """
+    # What `with torch.device(...)` looks out for; it is found once, and has to be torch's own functions.
+    _device_constructors()
+    for name in _MAKES_TENSORS:
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    for name in _MAKES_TENSORS_LIKE:
+        setattr(torch.Tensor, name, _on_cpu(getattr(torch.Tensor, name)))
+    move, name_type = torch.Tensor.to, torch.Tensor.type
+
+    def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args and not isinstance(args[0], bool) and _is_cuda(args[0]):
+            args = (torch.device("cpu"), *args[1:])
+        return move(tensor, *args, **_without_cuda(kwargs))
+
+    def type_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        # The optimizers tell precisions apart by CUDA type names.
+        named: Any = name_type(tensor, *args, **kwargs)
+        return named if args or kwargs else named.replace("torch.", "torch.cuda.", 1)
+
+    def cuda(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return tensor
+
+    for name, replacement in {"to": to, "type": type_, "cuda": cuda}.items():
+        setattr(torch.Tensor, name, replacement)
 
 
-_MEANT = frozenset((torch.Tensor.cuda, torch.Tensor.to, torch.Tensor.type))
+def _on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **_without_cuda(kwargs))
+
+    return call
+
+
+def _without_cuda(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if (device := kwargs.get("device")) is not None and _is_cuda(device):
+        kwargs["device"] = torch.device("cpu")
+    return kwargs
 
 
 class _Stream:
