@@ -24,14 +24,10 @@ from torch.utils._device import _device_constructors
 
 _installed = False
 
-_MAKES_TENSORS = (
-    *("empty", "zeros", "ones", "full", "eye", "tensor", "as_tensor", "arange", "linspace"),
-    *("rand", "randn", "randint", "randperm"),
-    *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
-)
-"""Functions of torch that take a device."""
-_MAKES_TENSORS_LIKE = ("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor")
-"""Methods of tensors that do."""
+_LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
+"""Functions of torch that take a tensor and a device."""
+_NEW = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros")
+"""Methods of tensors that take one."""
 
 
 def install() -> None:
@@ -62,11 +58,11 @@ def _redirect_tensors() -> None:
     Each function is replaced by itself: a mode of torch would be asked about every operation of a training, and costs
     an eighth of its time.
     """
-    # What `with torch.device(...)` looks out for; it is found once, and has to be torch's own functions.
-    _device_constructors()
-    for name in _MAKES_TENSORS:
+    # All that `with torch.device(...)` looks out for. torch lists it once, so that stays true after the replacements.
+    makers = [name for function in _device_constructors() if hasattr(torch, name := function.__name__)]
+    for name in (*makers, *_LIKE):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    for name in _MAKES_TENSORS_LIKE:
+    for name in _NEW:
         setattr(torch.Tensor, name, _on_cpu(getattr(torch.Tensor, name)))
     move, name_type = torch.Tensor.to, torch.Tensor.type
 
