@@ -32,6 +32,7 @@ from mimo_bench.record.merge import (
     Trained,
     merge_account,
     merge_communication,
+    merge_comparing,
     merge_energy,
     merge_memory,
     merge_modules,
@@ -136,6 +137,7 @@ class LayoutRunner:
             known["grad_norms"] = {module: norms[compared] for module, norms in trained.grad_norms.items()}
             known["evaluation"] = trained.evaluation
         known["parity"] = account.parity
+        known["comparing"] = merge_comparing(account.ranks_in("parity"))
         watched = account.ranks_in("comm")
         known["account"] = merge_account(watched)
         known["communication"] = merge_communication(watched)

@@ -6,10 +6,11 @@ scenario -> layout -> [trainer -> meters -> record] -> parity -> report
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,8 @@ from mimo_bench.launch.progress import beat
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.meters.clock import build_clock
 from mimo_bench.meters.comm_watch import watch_communication
-from mimo_bench.meters.memory import snapshot_if_out_of_memory
+from mimo_bench.meters.memory import ExtraMemory, snapshot_if_out_of_memory
+from mimo_bench.meters.memory_watch import Allocator
 from mimo_bench.meters.rehearsal import rehearsal
 from mimo_bench.meters.unmeasured import Unmeasured
 from mimo_bench.parity.faults import FaultContext
@@ -35,7 +37,7 @@ from mimo_bench.parity.probes.trace import Trace
 from mimo_bench.parity.trace import TRACE
 from mimo_bench.rank_log import Phases, RankLog, finite
 from mimo_bench.record.files import write_atomically, write_rank
-from mimo_bench.record.schema import EvaluationResult, Mode, RankLoading, RankRecord, VariantName
+from mimo_bench.record.schema import Comparing, EvaluationResult, Mode, RankLoading, RankRecord, VariantName
 from mimo_bench.scenario import Scenario
 from mimo_bench.timing_window import Window
 from mimo_bench.trainer.data.loader import MicroBatch
@@ -45,6 +47,7 @@ from mimo_bench.trainer.data.registry import build_dataset
 from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
+from mimo_bench.trainer.weights import shards
 
 
 class WorkerArguments(BaseModel):
@@ -135,16 +138,24 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
         jitter_weights(trainer)
     batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
     phases.end("load")
-    mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
+    extra = ExtraMemory(Allocator()) if asked.device_kind == "cuda" else None
+    with watched(extra):
+        mismatch = hold_against_baseline(fingerprint(trainer, batches), asked)
     phases.end("fingerprint")
     beat()
     evaluation = None
     probe = GradientProbe(asked.baseline / GRADIENTS, is_baseline=asked.is_baseline)
     outcome = OutcomeProbe(asked.baseline / "outcome", is_baseline=asked.is_baseline)
+
+    def inspect_gradients() -> None:
+        with watched(extra):
+            probe.inspect(trainer)
+
     if mismatch is None:
-        log.train(trainer, batches[:1], inspect=lambda: probe.inspect(trainer))
+        log.train(trainer, batches[:1], inspect=inspect_gradients)
         log.train(trainer, batches[1:OUTCOME_STEPS])
-        outcome.inspect(trainer)
+        with watched(extra):
+            outcome.inspect(trainer)
         log.train(trainer, batches[OUTCOME_STEPS:])
     if mismatch is None and asked.variant is None:
         with closing(trainer.loader.batches("train", start=steps.parity)) as later:
@@ -162,7 +173,19 @@ def run_parity(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, pha
         optimizer=outcome.differences,
         scored_tokens=probe.scored_tokens,
         replicas=probe.disagreement or outcome.disagreement,
+        comparing=extra and Comparing(extra_bytes=extra.peak, largest_tensor_bytes=largest_tensor_bytes(trainer)),
     )
+
+
+def watched(extra: ExtraMemory | None) -> AbstractContextManager[None]:
+    """A context whose memory is watched; None for ranks whose allocator does not say."""
+    return nullcontext() if extra is None else extra.watched()
+
+
+def largest_tensor_bytes(trainer: Trainer) -> int:
+    """Of the full tensors, in fp32, of which this rank holds a part or the whole."""
+    sizes = [math.prod(shard.full_shape) for shard in shards(trainer.model, trainer.topology)]
+    return torch.float32.itemsize * max(sizes)
 
 
 def run_trace(trainer: Trainer, asked: WorkerArguments, *, undo: ExitStack, phases: Phases) -> RankRecord:

@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 
+from mimo_bench.meters.memory import ExtraMemory
+from mimo_bench.meters.memory_watch import Allocator
 from mimo_bench.record.merge import (
     last_step_at,
     merge_communication,
+    merge_comparing,
     merge_launch,
     merge_memory,
     merge_timing,
     merge_training,
     quartiles,
 )
-from mimo_bench.record.schema import EvaluationResult, RankCommunication, RankMemory, RankRecord
+from mimo_bench.record.schema import Comparing, EvaluationResult, RankCommunication, RankMemory, RankRecord
 
 EVALUATION = EvaluationResult(loss=2.5, answer_accuracy=0.5, num_samples=4)
 
@@ -163,6 +166,28 @@ def test_a_colocated_peak_is_the_peak_of_every_module_on_the_rank() -> None:
     merged = merge_memory([memory(0, ("vision", "language"), 50, 60)])
     assert merged is not None
     assert merged.modules["vision"] == merged.modules["language"]
+
+
+def test_comparing_takes_what_it_takes_on_the_rank_that_takes_most() -> None:
+    taken = [Comparing(extra_bytes=extra, largest_tensor_bytes=extra // 2) for extra in (20, 60, 40)]
+    ranks = [rank(number, mode="parity", comparing=one) for number, one in enumerate(taken)]
+    assert merge_comparing(ranks) == taken[1]
+    assert merge_comparing([rank(0), rank(1)]) is None
+
+
+def test_extra_memory_is_that_of_the_part_that_took_most() -> None:
+    now, peak = 100, 0
+
+    def reset() -> None:
+        nonlocal peak
+        peak = now
+
+    extra = ExtraMemory(Allocator(allocated=lambda: now, peak=lambda: peak, reset_peak=reset))
+    for most in (130, 170, 150):
+        with extra.watched():
+            peak = max(peak, most)
+    peak = 900  # not watched
+    assert extra.peak == 70
 
 
 def test_cpu_ranks_have_no_memory() -> None:

@@ -296,6 +296,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Content], None], str]] = {
         assign("layouts", 1, "parity", "as_timed", "loss_rel_max", value=0.5),
         "as_timed.loss_rel_max = 0.5 > 1e-06 is out of the band, but the verdict is passed",
     ),
+    "more memory to compare than it takes": (
+        assign("layouts", 1, "comparing", value={"extra_bytes": 2**31, "largest_tensor_bytes": 2**29}),
+        "comparing.extra_bytes = 2147483648, but two tensors of 536870912 bytes and chunks take 14931722",
+    ),
     "step lost": (lambda run: run["layouts"][1]["timing"]["step_seconds"].pop(), "holds 3 steps, but .* times 4"),
     "no time": (assign("layouts", 1, "timing", "step_seconds", value=[0, 0, 0, 0]), "adds up to no time"),
     "launch of another mode": (assign("modes", value=["parity"]), "a timing launch, but the run's modes are parity"),

@@ -19,7 +19,7 @@ from typing import Any
 import pynvml
 import torch
 
-from mimo_bench.meters.memory_watch import MemoryWatch
+from mimo_bench.meters.memory_watch import Allocator, MemoryWatch
 from mimo_bench.record.schema import MemoryParts, RankMemory
 from mimo_bench.trainer.models.mimo import hosted_modules
 from mimo_bench.trainer.trainer import Trainer
@@ -40,6 +40,23 @@ def read_memory() -> RankMemory:
         device_used_bytes=_device_used_bytes(),
         fragmentation_bytes=max(0, reserved - torch.cuda.max_memory_allocated()),
     )
+
+
+@dataclass(slots=True)
+class ExtraMemory:
+    """What some parts of a launch take beside what lies on the device when they begin, at most."""
+
+    allocator: Allocator
+    peak: int = 0
+    """Bytes, of the part that took most so far."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """One of the parts; peaks of the allocator count from its begin."""
+        before = self.allocator.allocated()
+        self.allocator.reset_peak()
+        yield
+        self.peak = max(self.peak, self.allocator.peak() - before)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

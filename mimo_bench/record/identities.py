@@ -18,6 +18,7 @@ from mimo_bench.record.schema import (
     Account,
     AsTimed,
     Communication,
+    Comparing,
     LayoutRecord,
     Memory,
     Mode,
@@ -33,6 +34,8 @@ ACCOUNT_TOLERANCE = 0.01
 """Between the parts of a step, by intervals, and the step, by its own clock."""
 PARTS_TOLERANCE = 0.02
 """Between what memory was held in one step and the peak of the timed window."""
+COMPARING_CHUNKS_BYTES = 12 * 8 * 2**22
+"""Copies in float64, and places, of the 4 million elements that are compared at a time."""
 
 STATUSES_OF_VERDICT = {
     # A layout that was judged can still crash in a later launch; it is then neither passed nor failed.
@@ -56,6 +59,8 @@ def layout_contradictions(layout: LayoutRecord, scenario: Scenario, *, modes: Se
     yield from _calls(layout, scenario)
     if layout.memory is not None:
         yield from _memory(layout.memory)
+    if layout.comparing is not None:
+        yield from _comparing(layout.comparing)
     if layout.account is not None:
         yield from _account(layout.account)
     if layout.parity is not None:
@@ -138,6 +143,13 @@ def _memory(memory: Memory) -> Iterator[str]:
                 f"memory.ranks[{rank.rank}].parts add up to {held}, but peak_allocated_bytes = "
                 f"{rank.peak_allocated_bytes}; they may differ by {PARTS_TOLERANCE:.0%}"
             )
+
+
+def _comparing(comparing: Comparing) -> Iterator[str]:
+    """Full tensors are compared one parameter at a time: two of them at once, a bit for each element, and chunks."""
+    full = comparing.largest_tensor_bytes
+    if comparing.extra_bytes > (most := 2 * full + full // 32 + COMPARING_CHUNKS_BYTES):
+        yield f"comparing.extra_bytes = {comparing.extra_bytes}, but two tensors of {full} bytes and chunks take {most}"
 
 
 def _account(account: Account) -> Iterator[str]:

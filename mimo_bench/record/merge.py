@@ -13,6 +13,7 @@ from statistics import median, quantiles
 from mimo_bench.record.schema import (
     Account,
     Communication,
+    Comparing,
     DeviceProcess,
     Energy,
     EvaluationResult,
@@ -133,6 +134,12 @@ def merge_memory(ranks: Sequence[RankRecord], predicted_peak_bytes: Mapping[int,
         modules={module: _module_memory(module, [m for m in known if module in m.modules]) for module in modules},
         ranks=tuple(known),
     )
+
+
+def merge_comparing(ranks: Sequence[RankRecord]) -> Comparing | None:
+    """What the rank took that took most beside the model; None where no rank says."""
+    known = [rank.comparing for rank in ranks if rank.comparing is not None]
+    return max(known, key=lambda one: one.extra_bytes, default=None)
 
 
 def _module_memory(module: str, hosts: Sequence[RankMemoryOf]) -> ModuleMemory:

@@ -446,6 +446,15 @@ class Memory(_Entry):
     ranks: tuple[RankMemoryOf, ...]
 
 
+class Comparing(_Entry):
+    """Device memory that parity mode takes beside the model, where full tensors are held against the baseline's."""
+
+    extra_bytes: Count
+    """Most at a time beyond what lay on the device when comparing began, on the rank that took most."""
+    largest_tensor_bytes: Count
+    """The largest full tensor of a parameter that this rank holds a part of, in fp32."""
+
+
 class Launch(_Entry):
     """What it cost to get the ranks of one mode going."""
 
@@ -550,6 +559,8 @@ class RankRecord(_Entry):
     """Answer tokens of the first parity step's global batch, by which its gradients are divided."""
     optimizer: OptimizerDifferences | None = None
     """After the second step; null for the baseline and in other modes."""
+    comparing: Comparing | None = None
+    """Parity mode on GPUs only."""
 
 
 class LayoutRecord(_Entry):
@@ -571,6 +582,8 @@ class LayoutRecord(_Entry):
     parity: Parity | None = None
     timing: Timing | None = None
     memory: Memory | None = None
+    comparing: Comparing | None = None
+    """Null where nothing was compared, on CPU ranks, and in older records."""
     loading: Loading | None = None
     """Null where nothing was timed."""
     imbalance: dict[str, Finite] = {}

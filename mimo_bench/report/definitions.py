@@ -16,6 +16,7 @@ from mimo_bench.meters.flops import mfu, model_flops
 from mimo_bench.record.samples import imbalance
 from mimo_bench.record.schema import (
     Communication,
+    Comparing,
     Energy,
     EvaluationResult,
     Launch,
@@ -59,6 +60,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     *of_fields("memory.modules", ModuleMemory),
     *of_fields("memory.ranks", RankMemory),
     *of_fields("memory.ranks.parts", MemoryParts),
+    *of_fields("comparing", Comparing),
     *of_fields("loading", Loading),
     *of_functions([imbalance, skew_seconds]),
     *of_fields("communication", Communication),

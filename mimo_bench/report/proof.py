@@ -20,6 +20,7 @@ DIFFERENCES = (
     "worst update",
     "as timed: loss",
     "as timed: gradient norm",
+    "memory to compare",
 )
 NOISE = (
     "the baseline once more",
@@ -33,12 +34,13 @@ NOISE = (
 
 
 def differences(record: RunRecord) -> Iterator[tuple[str, ...]]:
-    """A row for every layout that was held against the baseline: each difference of its bound."""
+    """A row for every layout held against the baseline: each difference of its bound, and what comparing took."""
     for layout in record.layouts:
         if layout.parity is not None and layout.name != record.baseline:
             shown = in_parity_mode(layout.parity), as_timed(layout.parity)
             if any(found.bounds is not None for found in shown):
-                yield _row(layout.name, layout.parity)
+                comparing = layout.comparing.extra_bytes if layout.comparing is not None else None
+                yield *_row(layout.name, layout.parity), words.size(comparing)
 
 
 def noise(record: RunRecord) -> Iterator[tuple[str, ...]]:

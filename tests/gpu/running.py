@@ -49,7 +49,7 @@ settings = { recompute_activations = true }
 name = "compiled"
 vision = { dp = 2 }
 language = { tp = 2 }
-settings = { compile_layers = true }
+settings = { compile_layers = true, fused_gradient_accumulation = true, fused_activation = true, fused_rope = true }
 """
 
 

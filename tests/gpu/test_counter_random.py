@@ -28,7 +28,7 @@ for key in "abcd":  # of which some start below zero
     assert torch.equal(uniform(key, positions.cuda()).cpu(), uniform(key, positions))
 # A thread has no device of its own: it draws on the one that it is given.
 with ThreadPoolExecutor(1) as pool:
-    drawn = pool.submit(uniform, "a", positions.to("cuda:1")).result()
+    drawn = pool.submit(uniform, "a", positions.to(f"cuda:{torch.cuda.device_count() - 1}")).result()
 assert torch.equal(drawn.cpu(), uniform("a", positions))
 """
 

@@ -63,6 +63,14 @@ def test_parts_of_memory_add_up_to_the_peak(measured: RunRecord) -> None:
 
 
 @pytest.mark.gpu(2)
+def test_what_comparing_takes_beside_the_model_is_known(measured: RunRecord) -> None:
+    # The record is held against its identities, the bound of two full tensors among them.
+    for layout in measured.layouts:
+        assert layout.comparing is not None, layout.name
+        assert 0 < layout.comparing.largest_tensor_bytes <= layout.comparing.extra_bytes, layout.name
+
+
+@pytest.mark.gpu(2)
 def test_devices_are_read_at_the_edges_and_a_short_window_has_no_energy(measured: RunRecord) -> None:
     for layout in measured.layouts:
         assert layout.energy is not None

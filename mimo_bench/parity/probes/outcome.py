@@ -66,11 +66,12 @@ class OutcomeProbe:
         return telling
 
     def _take_update(self, updates: Comparison, trainer: Trainer, shard: Shard, telling: Telling | None) -> None:
-        start = trainer.start(shard)
-        weights = None if self._is_baseline else shard.gather(start)
-        update = shard.parameter - start
-        del start
-        updates.take(shard, shard.gather(update), where=telling, weights=weights)
+        weights = shard.gather(trainer.start(shard))
+        now = shard.gather(shard.parameter)
+        # In place where it was gathered, so that no more than two full tensors are held.
+        update = torch.sub(now, weights, out=now if shard.num_slices > 1 else None)
+        del now
+        updates.take(shard, update, where=telling, weights=weights)
 
     def _comparison(self, trainer: Trainer, kind: str) -> Comparison:
         return Comparison(self._directory / kind, topology=trainer.topology, is_baseline=self._is_baseline)
