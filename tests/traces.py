@@ -36,8 +36,11 @@ _SEVERAL = (0, 1)
 TOTALS = ("compute", "communication", "exposed communication", "hidden communication")
 
 Event = dict[str, Any]
+COALESCED = "coalesced"
+"""A batched send and receive."""
+
 Reading = dict[str, float]
-"""Seconds: the totals, and those of each role."""
+"""Seconds: the totals, those of each role, and those of its batched calls as the role and `COALESCED`."""
 
 
 def shorten(source: Path, target: Path) -> None:
@@ -58,13 +61,6 @@ def shorten(source: Path, target: Path) -> None:
     launched = {event["args"]["correlation"] for event in kept}
     kept += [event for correlation, event in launches.items() if correlation in launched]
     kept += [event for event in events if _is_ours(event) and begin <= event["ts"] <= end]
-    # Kernels of the step run on after its last launch; their ranges on the device lie there, too.
-    last = max(event["ts"] + event["dur"] for event in kept)
-    kept += [
-        event
-        for event in events
-        if event.get("cat") == "gpu_user_annotation" and event["name"].startswith(RANGE) and begin <= event["ts"] < last
-    ]
     write(target, map(_bare, sorted(kept, key=lambda event: float(event["ts"]))))
 
 
@@ -83,7 +79,7 @@ def read(path: Path) -> Reading:
     exposed = total(subtract(communication, compute))
     by_role: dict[str, float] = defaultdict(float)
     for row in summarise(observed.calls, None, num_steps=1, compute=observed.compute):
-        by_role[row.role] += row.seconds_per_step
+        by_role[f"{row.role} {COALESCED}" if row.collective == COALESCED else row.role] += row.seconds_per_step
     totals = (total(compute), total(communication), exposed, total(communication) - exposed)
     return {**dict(zip(TOTALS, totals, strict=True)), **{role: seconds for role, seconds in by_role.items() if seconds}}
 
