@@ -25,6 +25,7 @@ class Driver:
         self.now = 100.0
         self.millijoules: int | None = 5_000_000
         self.reasons: int | None = 0
+        self.names: dict[int, str] = {7: "/usr/bin/python3"}
 
     def answers(self) -> dict[str, Callable[..., Any]]:
         """The functions of NVML that the meter asks."""
@@ -41,9 +42,10 @@ class Driver:
                 SimpleNamespace(pid=7, usedGpuMemory=3 << 20),
                 SimpleNamespace(pid=9, usedGpuMemory=None),
             ],
+            "nvmlSystemGetProcessName": lambda pid: self._told(self.names.get(pid)),
         }
 
-    def _told(self, value: int | None) -> int:
+    def _told[T](self, value: T | None) -> T:
         if value is None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return value
@@ -100,6 +102,11 @@ def test_a_process_on_a_device_that_is_no_rank_is_named_with_what_it_holds(drive
     assert foreign_processes([rank(7, *seen), rank(8)]) == "process 9 holds memory of GPU-0"
     assert foreign_processes([rank(9, *seen), rank(8)]) == "process 7 holds 3 MiB of GPU-0"
     assert foreign_processes([rank(7, *seen), rank(9, *seen)]) is None
+
+
+def test_the_server_of_mps_is_nobody(driver: Driver) -> None:
+    driver.names[9] = "/usr/bin/nvidia-cuda-mps-server"
+    assert [one.pid for one in processes_on("GPU-0")] == [7]
 
 
 def test_where_the_driver_numbers_processes_otherwise_more_of_them_than_ranks_tell(driver: Driver) -> None:

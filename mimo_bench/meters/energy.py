@@ -25,6 +25,8 @@ _THROTTLES = {
 }
 """Bits of the driver's clock event reasons. Idleness and clocks that users set are no slowdowns."""
 
+_MPS_SERVER = "nvidia-cuda-mps-server"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reading:
@@ -56,7 +58,7 @@ class EnergyMeter:
 
 
 def processes_on(device_uuid: str) -> tuple[DeviceProcess, ...]:
-    """Every process that computes on a device."""
+    """Every process that computes on a device; clients of NVIDIA's MPS are among them, its own server is not."""
     pynvml.nvmlInit()
     try:
         running = pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByUUID(device_uuid))
@@ -67,9 +69,18 @@ def processes_on(device_uuid: str) -> tuple[DeviceProcess, ...]:
                 used_bytes=None if process.usedGpuMemory is None else int(process.usedGpuMemory),
             )
             for process in running
+            if not _is_mps_server(int(process.pid))
         )
     finally:
         pynvml.nvmlShutdown()
+
+
+def _is_mps_server(pid: int) -> bool:
+    """Whether a process is there for those that share the device, and computes nothing of its own."""
+    try:
+        return str(pynvml.nvmlSystemGetProcessName(pid)).endswith(_MPS_SERVER)
+    except pynvml.NVMLError:
+        return False
 
 
 def _read(device_uuid: str) -> _Reading:
