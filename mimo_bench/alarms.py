@@ -22,12 +22,15 @@ from mimo_bench.layout_run import Account, LayoutRunner
 from mimo_bench.meters.environment import hash_of_code, read_environment
 from mimo_bench.parity.planting import Planting
 from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import Difference, Environment, Parity
+from mimo_bench.record.schema import AsTimed, Difference, Environment, Mode, Parity
 from mimo_bench.report.alarms import render_alarms
 from mimo_bench.scenario import Scenario
 
 ACCOUNT = "alarms.json"
 """The file that another run goes on from."""
+
+HANG_SECONDS = 300.0
+"""How long a rank may be silent."""
 
 CONFIDENCE = 0.95
 """Of the upper bound on the rate."""
@@ -62,6 +65,8 @@ class Alarms(Sitting):
 
     earlier: tuple[Sitting, ...] = ()
     """Those that it went on from, first to last."""
+    as_timed: bool = False
+    """Whether layouts had to pass as timed, too."""
     num_runs: int
     num_alarms: int
     """Runs that did not pass, for whatever reason."""
@@ -87,10 +92,12 @@ def count_alarms(
     command: tuple[str, ...],
     on_run: Callable[[CleanRun], None],
     known: Alarms | None = None,
+    as_timed: bool = False,
 ) -> Alarms:
     """Judge every layout of `scenario` with each of `seeds`; leave the account and its plot in `directory`.
 
-    Runs that are `known` are counted and not made again.
+    Runs that are `known` are counted and not made again. Those that are judged `as_timed` train once more, in the
+    precision and under the settings that are timed.
     """
     runs = [] if known is None else list(known.runs)
     earlier = () if known is None else (*known.earlier, Sitting.model_validate(known.model_dump(include=_SITTING)))
@@ -101,6 +108,7 @@ def count_alarms(
         environment=read_environment(device_kind),
     )
     alarms = known
+    modes: tuple[Mode, ...] = ("parity", "timing") if as_timed else ("parity",)
     with Launcher(device_kind=device_kind) as launcher:
         for seed in seeds:
             judged = {run.layout for run in runs if run.seed == seed}
@@ -109,12 +117,20 @@ def count_alarms(
                 continue
             place = directory / f"seed{seed}"
             try:
-                for run in _judge(wanted, _with_seed(scenario, seed), launcher, place, device_kind):
+                seeded = _with_seed(scenario, seed)
+                attempts = Attempts(
+                    launcher,
+                    scenario=seeded,
+                    directory=place,
+                    device_kind=device_kind,
+                    hang_seconds=HANG_SECONDS,
+                )
+                for run in _judge(wanted, seeded, attempts, modes):
                     on_run(run)
                     runs.append(run)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-            alarms = _account(runs, sitting, earlier)
+            alarms = _account(runs, sitting, earlier, as_timed=as_timed)
             write_atomically(directory / ACCOUNT, alarms.model_dump_json(indent=1).encode())
             write_atomically(directory / "alarms.md", _render(alarms).encode())
             write_atomically(directory / "alarms.svg", render_alarms(_by_quantity(runs)).encode())
@@ -125,11 +141,12 @@ def count_alarms(
 _SITTING = set(Sitting.model_fields)
 
 
-def read_account(directory: Path, scenario: Scenario) -> Alarms:
+def read_account(directory: Path, scenario: Scenario, *, as_timed: bool) -> Alarms:
     """The account in `directory`, to go on from.
 
     Raises:
-        UsageError: there is none, it cannot be read, or it has layouts that the scenario lacks.
+        UsageError: there is none, it cannot be read, it has layouts that the scenario lacks, or its layouts were
+            judged as timed where these are not to be, or the other way round.
     """
     path = directory / ACCOUNT
     try:
@@ -140,6 +157,9 @@ def read_account(directory: Path, scenario: Scenario) -> Alarms:
         raise UsageError(
             f"--resume: {path}: is of layouts that the scenario lacks, such as {others[0]!r}; name its own"
         )
+    if known.as_timed != as_timed:
+        did = "were judged as timed: give --as-timed" if known.as_timed else "were not judged as timed: no --as-timed"
+        raise UsageError(f"--resume: {path}: its layouts {did}, or another --out for a new account")
     return known
 
 
@@ -147,14 +167,11 @@ def _with_seed(scenario: Scenario, seed: int) -> Scenario:
     return Scenario.model_validate({**dict(scenario), "seed": seed})
 
 
-def _judge(
-    wanted: list[str], scenario: Scenario, launcher: Launcher, place: Path, device_kind: DeviceKind
-) -> Iterator[CleanRun]:
+def _judge(wanted: list[str], scenario: Scenario, attempts: Attempts, modes: tuple[Mode, ...]) -> Iterator[CleanRun]:
     """The layouts that are `wanted`, and the baseline in any case, as they are held against it."""
-    attempts = Attempts(launcher, scenario=scenario, directory=place, device_kind=device_kind, hang_seconds=300.0)
     runner = LayoutRunner(
         scenario=scenario,
-        modes=("parity",),
+        modes=modes,
         attempts=attempts,
         planting=Planting.of(None),
         on_event=lambda _: None,
@@ -187,18 +204,32 @@ def _shares(parity: Parity) -> dict[str, float]:
         "moment": (_rel(parity.worst_moment), bounds.moment_rel),
         "update": (_rel(parity.worst_weight), bounds.update_rel),
     }
-    return {name: rel / bound for name, (rel, bound) in found.items() if rel is not None and bound}
+    shares = {name: rel / bound for name, (rel, bound) in found.items() if rel is not None and bound}
+    return shares if parity.as_timed is None else {**shares, **_shares_as_timed(parity.as_timed)}
+
+
+def _shares_as_timed(found: AsTimed) -> dict[str, float]:
+    band = found.band
+    assert band is not None, "what was held against the baseline was held by a band"
+    shares = {}
+    if found.loss_rel_max is not None and band.loss_rel:
+        shares["loss, as timed"] = found.loss_rel_max / band.loss_rel
+    norms = [rel for rel in found.grad_norm_rel.values() if rel is not None]
+    if norms and band.grad_norm_rel:
+        shares["norm, as timed"] = max(norms) / band.grad_norm_rel
+    return shares
 
 
 def _rel(worst: Difference | None) -> float | None:
     return worst.rel if worst is not None else None
 
 
-def _account(runs: list[CleanRun], sitting: Sitting, earlier: tuple[Sitting, ...]) -> Alarms:
+def _account(runs: list[CleanRun], sitting: Sitting, earlier: tuple[Sitting, ...], *, as_timed: bool) -> Alarms:
     num_alarms = sum(run.status != "passed" for run in runs)
     return Alarms(
         **dict(sitting),
         earlier=earlier,
+        as_timed=as_timed,
         num_runs=len(runs),
         num_alarms=num_alarms,
         rate=num_alarms / len(runs),

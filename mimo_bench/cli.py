@@ -350,13 +350,19 @@ def alarms(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A scenario whose layouts all pass.")],
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="How many seeds: as many runs of each layout.")] = 30,
     first_seed: Annotated[int, typer.Option(metavar="SEED", min=0, help="The first of them.")] = 0,
+    as_timed: Annotated[
+        bool, typer.Option("--as-timed", help="Judge them as timed, too: in the scenario's precision and settings.")
+    ] = False,
     device: Annotated[Device, typer.Option(help="What ranks run on; auto: GPUs where there are any.")] = Device.auto,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New directory for the account.", show_default="by time")
     ] = None,
     resume: Resume = False,
 ) -> None:
-    """Judge clean layouts over many seeds, in parity mode, and count those that fail."""
+    """Judge clean layouts over many seeds, and count those that fail.
+
+    In parity mode; with --as-timed over their timed steps, too.
+    """
     from mimo_bench import run_options
     from mimo_bench.devices import num_places
     from mimo_bench.scenario import load_scenario
@@ -368,7 +374,7 @@ def alarms(
     directory = run_options.account_directory(out, file, resume=resume)
     from mimo_bench.alarms import CleanRun, count_alarms, read_account  # only now: bad input is answered at once
 
-    known = read_account(directory, scenario) if resume else None
+    known = read_account(directory, scenario, as_timed=as_timed) if resume else None
 
     def show(run: CleanRun) -> None:
         print(f"seed {run.seed}, {run.layout}: {run.status}: {run.reason}", flush=True)
@@ -381,6 +387,7 @@ def alarms(
         command=("mimo-bench", *sys.argv[1:]),
         on_run=show,
         known=known,
+        as_timed=as_timed,
     )
     print(
         f"{found.num_alarms} of {found.num_runs} clean runs failed: a rate of at most "

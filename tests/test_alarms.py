@@ -36,15 +36,20 @@ def test_every_difference_is_a_dot_and_the_bound_a_line() -> None:
 
 
 def test_the_committed_account_can_be_gone_on_with() -> None:
-    known = read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "cpu_smoke.toml"))
+    known = read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "cpu_smoke.toml"), as_timed=False)
     assert known.num_runs == len(known.runs) >= 450
 
 
 def test_an_account_of_other_layouts_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is of layouts that the scenario lacks, such as 'colocated-1-rank'"):
-        read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "siglip_qwen2.toml"))
+        read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "siglip_qwen2.toml"), as_timed=False)
     with pytest.raises(UsageError, match=r"--resume: .*alarms\.json: is no account to go on from"):
-        read_account(tmp_path, ONE_RANK)
+        read_account(tmp_path, ONE_RANK, as_timed=False)
+
+
+def test_an_account_of_what_was_not_judged_as_timed_is_not_gone_on_with_as_timed() -> None:
+    with pytest.raises(UsageError, match=r"its layouts were not judged as timed: no --as-timed, or another --out"):
+        read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "cpu_smoke.toml"), as_timed=True)
 
 
 ONE_RANK = Scenario.model_validate(
@@ -78,7 +83,7 @@ def test_only_seeds_that_were_not_judged_are_and_the_account_says_what_it_went_o
         known=known,
     )
     assert [(run.seed, run.status) for run in judged] == [(1, "passed")]
-    account = read_account(tmp_path, ONE_RANK)
+    account = read_account(tmp_path, ONE_RANK, as_timed=False)
     # An alarm of the earlier sitting stays one.
     assert (account.num_runs, account.num_alarms, account.runs[0]) == (2, 1, failed)
     assert [sitting.command for sitting in account.earlier] == [committed.command]
@@ -86,3 +91,26 @@ def test_only_seeds_that_were_not_judged_are_and_the_account_says_what_it_went_o
     text = (tmp_path / "alarms.md").read_text(encoding="utf-8")
     assert f"Begun by `{' '.join(committed.command)}` (code {committed.code_hash[:8]}" in text
     assert "Gone on with by `mimo-bench alarms --resume`" in text
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_layouts_that_are_judged_as_timed_have_shares_of_that_band(tmp_path: Path) -> None:
+    scenario = Scenario.model_validate(
+        {
+            **ONE_RANK.model_dump(by_alias=True),
+            "precision": "bf16",
+            "steps": {"parity": 2, "warmup": 1, "timed": 2},
+            "layout": [
+                {"name": "one-rank", "vision": {}, "language": {}},
+                {"name": "shards", "vision": {"tp": 2}, "language": {"tp": 2}},
+            ],
+        }
+    )
+    found = count_alarms(
+        scenario, range(1), device_kind="cpu", directory=tmp_path, command=(), on_run=lambda _: None, as_timed=True
+    )
+    baseline, shards = found.runs
+    assert (baseline.shares, shards.status) == ({}, "passed")
+    assert 0.0 < shards.shares["loss, as timed"] < 1.0
+    assert 0.0 < shards.shares["norm, as timed"] < 1.0
+    assert read_account(tmp_path, scenario, as_timed=True).as_timed

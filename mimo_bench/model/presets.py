@@ -145,6 +145,8 @@ PRESETS: dict[str, ModelShape] = {
     "llava-tiny": _LLAVA_TINY,
     "llava-moe-tiny": _LLAVA_MOE_TINY,
     "llava-1.5-7b": _LLAVA_7B,
+    # The full widths with 2 of 32 language layers: four ranks that share one 141 GB GPU hold one each.
+    "llava-1.5-7b-2of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=2)),
     # The full widths with 8 of 32 language layers: 18 bytes a parameter of this one fit a single 80 GB GPU.
     "llava-1.5-7b-8of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=8)),
     # Half of them: beside micro-batches of 16,384 positions these fill a 141 GB GPU.
