@@ -5,6 +5,7 @@ scenario -> layout -> [trainer -> meters -> record] -> parity -> report
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import socket
@@ -66,6 +67,8 @@ class RankLog:
             after_step: is called behind each step.
         """
         if clock is not None:
+            # What compiling and warm-up left would be collected in the middle of a step, which stands still for it.
+            gc.collect()
             clock.mark()
         for batch in batches:
             self._first_step_at = self._first_step_at or time.time()

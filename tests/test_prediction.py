@@ -12,7 +12,7 @@ from mimo_bench.memory_table import describe_memory, size
 from mimo_bench.model import PRESETS
 from mimo_bench.parity.variants import rounded_variants
 from mimo_bench.prediction import MemoryPredictor, predict_memory
-from mimo_bench.prediction.memory import num_in_flight
+from mimo_bench.prediction.memory import MATRIX_PRODUCTS_BYTES, num_in_flight
 from mimo_bench.prediction.parameters import Parameter, stage_parameters
 from mimo_bench.prediction.state import state_bytes
 from mimo_bench.scenario import GridTable, Scenario, Settings, load_scenario
@@ -79,6 +79,13 @@ def test_stages_hold_as_many_micro_batches_as_there_are_stages_behind_them() -> 
         3, 2, 1,
     ]  # fmt: skip
     assert num_in_flight(layout, "vision", 0, 2) == 2
+
+
+def test_a_rank_that_nothing_goes_back_through_multiplies_in_one_direction_alone() -> None:
+    stage_one = load_scenario(REPOSITORY / "scenarios" / "stages.toml")
+    # A frozen stage of the encoder, the one with the projector, and a frozen language model that gradients pass.
+    peaks = [rank.peak_bytes for rank in predict_memory(stage_one, "vision-pp2--language-1")]
+    assert [peak and peak // MATRIX_PRODUCTS_BYTES for peak in peaks] == [1, 2, 2]
 
 
 def changed(**settings: bool | str) -> Scenario:

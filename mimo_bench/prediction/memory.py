@@ -23,9 +23,9 @@ CONTEXT_BYTES = 5 << 30
 FRAGMENTATION_SHARE = 0.05
 """What the allocator reserves beyond its peak. Measured: 0.03 on average."""
 
-MATRIX_PRODUCTS_BYTES = 64 << 20
-"""What cuBLAS takes of the allocator for itself on Hopper: 32 MiB for the thread that goes forward and as much for the
-one that goes backward. Measured as the workspace of models that are too small to need any other."""
+MATRIX_PRODUCTS_BYTES = 32 << 20
+"""What cuBLAS takes of the allocator for itself on Hopper, for each thread that multiplies: one goes forward, another
+backward. Measured as the workspace of models that are too small to need any other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,7 +240,10 @@ def _rank(
     }
     if len(known) < len(parts):
         return RankPrediction(rank=rank, modules=modules, peak_bytes=None, busiest=None)
-    held = sum(state.total for state, _ in parts.values()) + waiting + MATRIX_PRODUCTS_BYTES
+    # Nothing goes back through ranks without a trained parameter, but where they pass gradients on to an encoder.
+    goes_backward = any(module == LANGUAGE or state.gradients for module, (state, _) in parts.items())
+    products = MATRIX_PRODUCTS_BYTES * (2 if goes_backward else 1)
+    held = sum(state.total for state, _ in parts.values()) + waiting + products
     training = held + sum(kept.values()) + max(max(a.loss, a.layer) for a in known.values())
     updating = held + max(state.update for state, _ in parts.values())
     return RankPrediction(

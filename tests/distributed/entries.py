@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,12 @@ def _listeners(table: str) -> Iterator[tuple[str, str]]:
         fields = line.split()
         if fields[3] == "0A":
             yield f"socket:[{fields[9]}]", fields[1].partition(":")[0]
+
+
+def count_frozen(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Write down how many objects no collection looks at."""
+    _sign_in(arguments, rank)
+    (Path(arguments["folder"]) / f"frozen{rank}.json").write_text(json.dumps(gc.get_freeze_count()))
 
 
 def do_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -71,6 +71,14 @@ def test_the_second_launch_is_warm_and_has_processes_of_its_own(launcher: Launch
     assert first.isdisjoint(pids(tmp_path))
 
 
+def test_no_collection_of_a_rank_walks_through_what_the_fork_server_imported(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    launcher.launch(job(tmp_path, "count_frozen", world_size=1))
+    # torch alone makes some hundred thousand objects.
+    assert json.loads((tmp_path / "frozen0.json").read_text()) > 100_000
+
+
 def test_nothing_listens_where_another_machine_could_hear_it(launcher: Launcher, tmp_path: Path) -> None:
     assert launcher.launch(job(tmp_path, "list_listeners")).ended == "finished"
     for rank in range(2):
