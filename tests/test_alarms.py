@@ -12,7 +12,7 @@ from mimo_bench.report.alarms import render_alarms
 from mimo_bench.scenario import Scenario, load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
-COMMITTED = REPOSITORY / "reports" / "alarms"
+COMMITTED = REPOSITORY / "reports" / "alarms" / "cpu_smoke"
 
 
 def test_no_alarm_in_n_runs_bounds_the_rate_by_what_would_stay_silent_once_in_twenty() -> None:
