@@ -108,8 +108,8 @@ def test_recomputation_compilation_and_kernels_change_activations_alone() -> Non
     assert plain - language(compile_layers=True)[0] == layers * positions * 2 * f * 2
     statistics = 4 * 32 * 1024 * 4
     assert plain - language(recompute_activations=True)[0] == layers * (positions * (9 * h + 5 * f) * 2 + statistics)
-    # 32 heads keep every score of 1024 x 1024 instead of a number for each position.
-    assert language(attention="math")[0] - plain == layers * (4 * 32 * 1024 * 1024 * 2 - statistics)
+    # 32 heads keep every score of 1024 x 1024, in fp32, instead of a number for each position.
+    assert language(attention="math")[0] - plain == layers * (4 * 32 * 1024 * 1024 * 4 - statistics)
     assert language(compile_layers=True)[1] == state
     # Logits of 32064 words in 2 bytes instead of probabilities in 4.
     assert plain - language(fused_loss=True)[0] == positions * 32064 * 2

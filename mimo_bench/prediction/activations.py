@@ -9,8 +9,9 @@ In elements for each position of a layer, with hidden size h, MLP width f, TP t:
 in a decoder, after rotation; what attention gives; the MLP's products, five where it is gated. q is the width of all
 heads, g of all key-value groups, s is t under sequence parallelism and else 1. Compiled decoder layers, and fused
 activations, recompute the cheap products: 3f instead of 5f. Attention kernels keep their output and one number for
-each head and position; the plain one keeps every score. With recomputation a layer leaves only its input, and one
-layer's worth comes back in the backward pass.
+each head and position. The plain one keeps every score in fp32, and its backward pass makes two more of each; PyTorch
+falls back to it where queries are grouped in fp32. With recomputation a layer leaves only its input, and one layer's
+worth comes back in the backward pass.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ class ActivationBytes:
     """Further, in the moment of the loss; on last language stages only."""
     layer: int
     """Further, while one layer runs backward."""
+    left_by_loss: int = 0
+    """Of what is kept, what the loss left: it is gone before any layer runs backward."""
+
+    @property
+    def busiest(self) -> int:
+        """Beyond what is kept, at the most: in the moment of the loss, or while a layer runs backward."""
+        return max(self.loss, self.layer - self.left_by_loss)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +57,8 @@ class _Layer:
     widest: float
     """Elements of the gradients that live at once in its backward pass."""
     heads: int
+    has_groups: bool
+    """Whether several of its queries share a key."""
 
 
 def activation_bytes(
@@ -121,12 +131,19 @@ def _decoder_layer(shape: LanguageShape, tp: int, settings: Settings, *, is_froz
         entered=h / split,
         widest=5 * ffn,
         heads=shape.num_attention_heads // tp,
+        has_groups=shape.num_query_groups != shape.num_attention_heads,
     )
 
 
 def _encoder_layer(shape: VisionShape | AudioShape, tp: int) -> _Layer:
     h, ffn = shape.hidden_size, shape.ffn_hidden_size / tp
-    return _Layer(kept=4 * h + 4 * h / tp + 2 * ffn, entered=h, widest=2 * ffn, heads=shape.num_attention_heads // tp)
+    return _Layer(
+        kept=4 * h + 4 * h / tp + 2 * ffn,
+        entered=h,
+        widest=2 * ffn,
+        heads=shape.num_attention_heads // tp,
+        has_groups=False,
+    )
 
 
 def _stack(
@@ -140,23 +157,16 @@ def _stack(
 ) -> ActivationBytes:
     """A stage's layers."""
     rows = samples * positions
-    scores = _attention_bytes(layer, samples, positions, element, settings, precision)
-    whole = round(rows * layer.kept * element) + scores
-    backward = round(rows * layer.widest * element)
+    statistics = samples * layer.heads * positions * _FP32
+    # Fused kernels take bf16, and one of them fp32 without groups.
+    is_plain = settings.attention == "math" or (precision == "fp32" and layer.has_groups)
+    scores = statistics * positions if is_plain else 0
+    whole = round(rows * layer.kept * element) + (scores or statistics)
+    backward = round(rows * layer.widest * element) + 2 * scores
     if settings.recompute_activations:
         kept = round(rows * layer.entered * element)
         return ActivationBytes(kept=num_layers * kept, loss=0, layer=whole + backward)
     return ActivationBytes(kept=num_layers * whole, loss=0, layer=backward)
-
-
-def _attention_bytes(
-    layer: _Layer, samples: int, positions: int, element: int, settings: Settings, precision: Precision
-) -> int:
-    """What attention keeps beside its inputs and its output."""
-    # Fused kernels take bf16 only; in fp32 PyTorch's own choice is a fused kernel too, which keeps as little.
-    if settings.attention == "math":
-        return samples * layer.heads * positions * positions * element
-    return samples * layer.heads * positions * _FP32
 
 
 def _with_ends(
@@ -180,10 +190,15 @@ def _with_ends(
     kept += rows * h * element
     if settings.fused_loss:
         # The logits, and their gradient beside them.
-        return ActivationBytes(kept=kept + logits, loss=logits, layer=stack.layer)
+        return ActivationBytes(kept=kept + logits, loss=logits, layer=stack.layer, left_by_loss=logits)
     # Probabilities in fp32, and the logits that they are made of beside them; in fp32 both are one.
     probabilities = logits * _FP32 // element
-    return ActivationBytes(kept=kept + probabilities, loss=logits if element < _FP32 else 0, layer=stack.layer)
+    return ActivationBytes(
+        kept=kept + probabilities,
+        loss=logits if element < _FP32 else 0,
+        layer=stack.layer,
+        left_by_loss=probabilities,
+    )
 
 
 def _before_layers(shape: VisionShape | AudioShape, positions: int) -> int:

@@ -232,9 +232,7 @@ def _rank(
             gradients_bytes=state.gradients,
             optimizer_bytes=state.optimizer,
             activations_bytes=kept.get(module),
-            workspace_bytes=(
-                None if activations is None else max(activations.loss, activations.layer, state.update - kept[module])
-            ),
+            workspace_bytes=(None if activations is None else max(activations.busiest, state.update - kept[module])),
         )
         for module, (state, activations) in parts.items()
     }
@@ -244,7 +242,7 @@ def _rank(
     goes_backward = any(module == LANGUAGE or state.gradients for module, (state, _) in parts.items())
     products = MATRIX_PRODUCTS_BYTES * (2 if goes_backward else 1)
     held = sum(state.total for state, _ in parts.values()) + waiting + products
-    training = held + sum(kept.values()) + max(max(a.loss, a.layer) for a in known.values())
+    training = held + sum(kept.values()) + max(a.busiest for a in known.values())
     updating = held + max(state.update for state, _ in parts.values())
     return RankPrediction(
         rank=rank,
