@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from mimo_bench.counter_start import first_of
 from mimo_bench.errors import ScenarioError
 from mimo_bench.image_size import check_image_size, saved_image_size
 from mimo_bench.model import ModelShape
@@ -68,6 +70,17 @@ class SyntheticData(Table):
     def most_items(self, module: str) -> int:
         """The largest number of items that a sample has for the encoder `module`."""
         return max(count for count, weight in enumerate(self.weights(module)) if weight)
+
+    def num_items(self, module: str, *, seed: int, split: Split, sample_id: int) -> int:
+        """How many items the sample has for the encoder `module`, under the scenario's `seed`."""
+        sample = f"{seed}/{split}/{sample_id}"
+        if first_of(f"{sample}/text-only") < self.text_only_share:
+            return 0
+        weights = self.weights(module)
+        drawn = first_of(f"{sample}/{module}.count") * sum(weights)
+        # The last bound is the sum itself, up to rounding.
+        bounds = [*accumulate(weights)][: self.most_items(module)]
+        return sum(drawn >= bound for bound in bounds)
 
     def num_samples(self, split: Split) -> int | None:
         """None: they are drawn without end."""

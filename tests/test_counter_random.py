@@ -7,6 +7,7 @@ import hashlib
 import pytest
 import torch
 
+from mimo_bench.counter_start import first_of
 from mimo_bench.trainer.counter_random import digest, uniform
 
 WORD = 1 << 64
@@ -24,6 +25,11 @@ def test_the_numbers_are_those_of_splitmix64_in_plain_integers() -> None:
     positions = [0, 1, 2, 1000, 2**40]
     expected = [(splitmix64((start + p * 0x9E3779B97F4A7C15) % WORD) >> 40) / 2**24 for p in positions]
     assert uniform("0/language.a", torch.tensor(positions)).tolist() == expected
+
+
+def test_the_first_number_can_be_told_without_torch() -> None:
+    keys = [f"7/train/{sample}/vision.count" for sample in range(200)]
+    assert [first_of(key) for key in keys] == [float(uniform(key, torch.tensor([0]))) for key in keys]
 
 
 def test_a_number_depends_on_its_position_alone_not_on_its_neighbours() -> None:

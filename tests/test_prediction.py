@@ -115,16 +115,11 @@ def test_recomputation_compilation_and_kernels_change_activations_alone() -> Non
     assert plain - language(fused_loss=True)[0] == positions * 32064 * 2
 
 
-TINY = {"text_only", "uneven_images", "skewed_images"}
-"""Runs of models of a few MB."""
-
-
 @pytest.mark.parametrize("report", committed.measured(), ids=lambda path: path.name)
 def test_measured_peaks_of_committed_runs_are_near_what_is_predicted(report: Path) -> None:
-    worst, mean = (0.2, 0.1) if report.name in TINY else (0.05, 0.02)
     errors = [abs(error) for error in committed.errors(report)]
-    assert max(errors) <= worst
-    assert sum(errors) / len(errors) <= mean
+    assert max(errors) <= 0.05
+    assert sum(errors) / len(errors) <= 0.02
 
 
 def test_the_documentation_has_the_error_against_every_committed_run() -> None:

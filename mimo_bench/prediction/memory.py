@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mimo_bench.layout import LANGUAGE, BatchPlan, Coordinate, Grid, Layout
 from mimo_bench.prediction.activations import ActivationBytes, activation_bytes
+from mimo_bench.prediction.items import ItemCounts
 from mimo_bench.prediction.parameters import stage_parameters
 from mimo_bench.prediction.state import ELEMENT_BYTES, StateBytes, state_bytes
 from mimo_bench.scenario import LayoutTable, Scenario, Settings
@@ -92,9 +93,8 @@ class MemoryPredictor:
     def __init__(self, scenario: Scenario) -> None:
         """Nothing is known yet but the samples."""
         self._scenario = scenario
-        self._items_per_sample = {module: _items_per_sample(scenario, module) for module in scenario.shape.modules}
+        self._items = {module: ItemCounts(scenario, module) for module in scenario.shape.encoders}
         self._has_experts = scenario.shape.language.experts is not None
-        self._waiting = {module: _waiting_bytes(scenario, module) for module in scenario.shape.modules}
         self._kinds: dict[Settings, int] = {}
         self._states: dict[tuple[object, ...], StateBytes] = {}
         self._activations: dict[tuple[object, ...], ActivationBytes | None] = {}
@@ -132,14 +132,12 @@ class MemoryPredictor:
             yield found[key]
 
     def _rank(self, case: _Case, rank: int, at: Mapping[str, Coordinate]) -> RankPrediction:
-        plan = case.plan
+        in_flight = {module: num_in_flight(case.layout, module, rank, case.plan.num_micro_batches) for module in at}
         parts = {
-            module: (self._state(case, module, place), self._activation(case, module, place))
+            module: (self._state(case, module, place), self._activation(case, module, place, in_flight[module]))
             for module, place in at.items()
         }
-        in_flight = {module: num_in_flight(case.layout, module, rank, plan.num_micro_batches) for module in at}
-        samples = {module: plan.micro_batch_size[module] * plan.num_micro_batches for module in at}
-        waiting = sum(num_samples * self._waiting[module] for module, num_samples in samples.items())
+        waiting = sum(self._waiting_bytes(case.plan, module, place) for module, place in at.items())
         return _rank(rank, parts, in_flight, waiting=waiting)
 
     def _expert_place(self, module: str, at: Coordinate) -> int:
@@ -165,10 +163,12 @@ class MemoryPredictor:
             )
         return known
 
-    def _activation(self, case: _Case, module: str, at: Coordinate) -> ActivationBytes | None:
-        grid, scenario = case.layout.modules[module], self._scenario
-        num_samples = case.plan.micro_batch_size[module]
-        key = (module, _degrees(grid), at.pp, num_samples, case.kind)
+    def _activation(self, case: _Case, module: str, at: Coordinate, num_in_flight: int) -> ActivationBytes | None:
+        grid, scenario, plan = case.layout.modules[module], self._scenario, case.plan
+        num_items = plan.micro_batch_size[module]
+        if module != LANGUAGE:
+            num_items = self._items[module].in_flight(module, plan, dp_rank=at.dp, num_in_flight=num_in_flight)
+        key = (module, _degrees(grid), at.pp, num_items, case.kind)
         if key not in self._activations:
             self._activations[key] = activation_bytes(
                 scenario.shape,
@@ -176,13 +176,24 @@ class MemoryPredictor:
                 grid,
                 stage=at.pp,
                 # A micro-batch without any item has its encoder read a blank one.
-                num_items=max(1, self._items_per_sample[module] * num_samples),
+                num_items=max(1, num_items),
                 seq_length=scenario.seq_length,
                 settings=case.settings,
                 precision=scenario.precision,
                 training=scenario.training,
             )
         return self._activations[key]
+
+    def _waiting_bytes(self, plan: BatchPlan, module: str, at: Coordinate) -> int:
+        """What a replica trains on: it lies ready on the device while steps are timed, so that no loader is timed."""
+        scenario = self._scenario
+        if module == LANGUAGE:
+            num_steps = scenario.steps.warmup + scenario.steps.timed
+            num_samples = num_steps * plan.micro_batch_size[module] * plan.num_micro_batches
+            # Tokens, labels and positions as int64, the mask as fp32.
+            return num_samples * scenario.seq_length * (3 * 8 + 4)
+        item = math.prod(scenario.shape.encoders[module].item_shape) * ELEMENT_BYTES[scenario.precision]
+        return item * self._items[module].in_all(module, plan, dp_rank=at.dp)
 
 
 def _spans(layout: Layout) -> list[tuple[range, list[str]]]:
@@ -204,17 +215,6 @@ def num_in_flight(layout: Layout, module: str, rank: int, num_micro_batches: int
     grid = layout.modules[module]
     num_behind = grid.pp - 1 - grid.coordinate(rank).pp + (0 if module == LANGUAGE else layout.language.pp)
     return min(num_behind + 1, num_micro_batches)
-
-
-def _items_per_sample(scenario: Scenario, module: str) -> int:
-    """What the fullest sample has for a module: one text for the language model, or so many images.
-
-    One image where own files do not tell; `check` says so then.
-    """
-    if module == LANGUAGE:
-        return 1
-    known = scenario.data.most_items(module)
-    return 1 if known is None else known
 
 
 def _rank(
@@ -250,13 +250,3 @@ def _rank(
         peak_bytes=max(training, updating),
         busiest="forward and backward" if training >= updating else "update",
     )
-
-
-def _waiting_bytes(scenario: Scenario, module: str) -> int:
-    """Of one sample of every step: they lie ready on the device while steps are timed, so that no loader is timed."""
-    num_steps = scenario.steps.warmup + scenario.steps.timed
-    if module == LANGUAGE:
-        # Tokens, labels and positions as int64, the mask as fp32.
-        return num_steps * scenario.seq_length * (3 * 8 + 4)
-    items = _items_per_sample(scenario, module) * math.prod(scenario.shape.encoders[module].item_shape)
-    return num_steps * items * ELEMENT_BYTES[scenario.precision]

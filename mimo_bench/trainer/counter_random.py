@@ -6,19 +6,14 @@ bit-equal on CPU and GPU: integer arithmetic modulo 2**64 and two exactly rounde
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
 
+from mimo_bench.counter_start import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, start_of
+
 Words = Any
 """A NumPy array of int64, which wraps around."""
-
-# The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_LAST_SHIFT = 31
-_MANTISSA_BITS = 24
 
 CHUNK = 1 << 22
 """Elements that are mixed at a time on the host, as that takes some times their memory."""
@@ -26,14 +21,14 @@ CHUNK = 1 << 22
 
 def uniform(key: str, positions: torch.Tensor) -> torch.Tensor:
     """Float32 numbers in [0, 1), one for each int64 position, the same for the same key and position."""
-    start = _signed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
+    start = _signed(start_of(key))
     if positions.is_cuda:
         from mimo_bench.trainer.counter_kernels import draw  # Triton is where GPUs are
 
         return draw(positions.contiguous(), start)
-    state = _mix(_words(positions.flatten()) * _signed(_GOLDEN) + start)
-    drawn = torch.as_tensor(_shift_right(state, 64 - _MANTISSA_BITS))
-    return drawn.view(positions.shape).to(torch.float32) * 2.0**-_MANTISSA_BITS
+    state = _mix(_words(positions.flatten()) * _signed(GOLDEN) + start)
+    drawn = torch.as_tensor(_shift_right(state, 64 - MANTISSA_BITS))
+    return drawn.view(positions.shape).to(torch.float32) * 2.0**-MANTISSA_BITS
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -51,7 +46,7 @@ def digest(tensor: torch.Tensor) -> str:
         words = part.to(torch.float32).view(torch.int32).to(torch.int64) if part.is_floating_point() else part
         positions = torch.arange(start, start + len(part), device=part.device)
         # Mixed twice, so that two values that swap places do not cancel in the sum.
-        total += int(_mix(_mix(_words(positions) * _signed(_GOLDEN)) ^ _words(words)).sum())
+        total += int(_mix(_mix(_words(positions) * _signed(GOLDEN)) ^ _words(words)).sum())
         start += len(part)
     return _hexadecimal(total)
 
@@ -66,9 +61,9 @@ def _words(values: torch.Tensor) -> Words:
 
 
 def _mix(state: Words) -> Words:
-    for shift, factor in _MIX:
+    for shift, factor in MIX:
         state = (state ^ _shift_right(state, shift)) * _signed(factor)
-    return state ^ _shift_right(state, _LAST_SHIFT)
+    return state ^ _shift_right(state, LAST_SHIFT)
 
 
 def _signed(value: int) -> int:

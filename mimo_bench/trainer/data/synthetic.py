@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
-from itertools import accumulate
+from functools import lru_cache, partial
 
 import torch
 
@@ -30,18 +29,12 @@ class SyntheticDataset:
         self._seed = seed
         # Words are drawn below every special token.
         self._num_words = min(shape.special_tokens.values()) - 1
-        # A batch asks for the same few numbers of each of its samples over and over.
-        self._draw = lru_cache(maxsize=1 << 14)(self._draw_anew)
+        # A batch asks for the counts of each of its samples over and over.
+        self._num_items = lru_cache(maxsize=1 << 14)(partial(workload.num_items, seed=seed))
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
         """How many items the sample has for the encoder `module`."""
-        if self._draw(split, sample_id, "text-only") < self._workload.text_only_share:
-            return 0
-        weights = self._workload.weights(module)
-        drawn = self._draw(split, sample_id, f"{module}.count") * sum(weights)
-        # The last bound is the sum itself, up to rounding.
-        bounds = [*accumulate(weights)][: self._workload.most_items(module)]
-        return sum(drawn >= bound for bound in bounds)
+        return self._num_items(module, split=split, sample_id=sample_id)
 
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
         """Items of the module's item shape, in [-1, 1)."""
@@ -73,9 +66,6 @@ class SyntheticDataset:
         words = 1 + (draws[2 : 2 + length] ** 3 * self._num_words).to(torch.int64)
         assert PAD not in words, "a word would be taken for padding"
         return words, max(1, int(length * (0.2 + 0.3 * draws[1])))
-
-    def _draw_anew(self, split: Split, sample_id: int, what: str) -> float:
-        return float(uniform(self._key(split, sample_id, what), torch.zeros(1, dtype=torch.int64)))
 
     def _key(self, split: Split, sample_id: int, part: str) -> str:
         return f"{self._seed}/{split}/{sample_id}/{part}"
