@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.memory_table import size
-from mimo_bench.prediction import CommunicationPrediction, predict_communication
+from mimo_bench.prediction import CommunicationPrediction, items_by_step, predict_communication
 from mimo_bench.prediction.step import Buckets
 from mimo_bench.scenario import LayoutTable, Scenario
 
@@ -25,12 +25,13 @@ class CommunicationTables:
         self._scenario = scenario
         self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
         self._buckets: Buckets = {}
+        self._items = items_by_step(scenario)
 
     def of(self, table: LayoutTable, layout: Layout, plan: BatchPlan) -> tuple[str, ...]:
         """Of the layout that `table` declares, which is `layout` and deals out samples by `plan`."""
         key = (_grids(layout), plan.num_micro_batches, *plan.micro_batch_size.values(), _settings(table))
         if (known := self._known.get(key)) is None:
-            predicted = predict_communication(self._scenario, table.name, buckets=self._buckets)
+            predicted = predict_communication(self._scenario, table.name, items=self._items, buckets=self._buckets)
             known = self._known[key] = tuple(describe_communication(predicted))
         return known
 
@@ -60,10 +61,15 @@ def describe_communication(predicted: CommunicationPrediction) -> Iterator[str]:
         yield from _aligned(
             [
                 ["group", "collective", "calls", "bytes a step, all ranks"],
-                *([row.role, row.collective, str(row.num_calls), size(row.num_bytes)] for row in rows),
+                *([row.role, row.collective, _mean(row.num_calls), size(round(row.num_bytes))] for row in rows),
             ]
         )
     yield from _left_out(predicted)
+
+
+def _mean(count: float) -> str:
+    """Steps whose samples differ in images differ in calls, too."""
+    return str(round(count)) if count == round(count) else f"{count:.1f}"
 
 
 def _left_out(predicted: CommunicationPrediction) -> Iterator[str]:

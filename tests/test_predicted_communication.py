@@ -11,10 +11,11 @@ import pytest
 
 from mimo_bench.communication_table import CommunicationTables, describe_communication
 from mimo_bench.data_section import SyntheticData
-from mimo_bench.prediction import CommunicationPrediction, predict_communication
+from mimo_bench.prediction import CommunicationPrediction, items_by_step, predict_communication
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import LayoutRecord
 from mimo_bench.scenario import Scenario, Settings, load_scenario
+from mimo_bench.trainer.data.synthetic import SyntheticDataset
 from tests import committed, synthetic
 from tests.distributed.trainer_job import scenario
 
@@ -29,10 +30,11 @@ def of(vision: dict[str, int], language: dict[str, int], **changes: Any) -> Comm
     settings = Settings(**changes.pop("settings", {}))
     made = scenario({"plain": ({}, {}), "asked": (vision, language)}, **changes)
     tables = (made.layout[0], made.layout[1].model_copy(update={"settings": settings}))
-    return predict_communication(Scenario.model_validate({**dict(made), "layout": tables}), "asked")
+    asked = Scenario.model_validate({**dict(made), "layout": tables})
+    return predict_communication(asked, "asked", items=items_by_step(asked))
 
 
-def row(found: CommunicationPrediction, role: str, collective: str) -> tuple[int, int]:
+def row(found: CommunicationPrediction, role: str, collective: str) -> tuple[float, float]:
     """Calls and bytes."""
     (only,) = (row for row in found.rows if (row.role, row.collective) == (role, collective))
     return only.num_calls, only.num_bytes
@@ -135,21 +137,40 @@ def test_one_rank_talks_to_nobody() -> None:
 UNEVEN = SyntheticData(items_per_sample={"vision": (1.0, 1.0)})
 
 
-def test_what_depends_on_the_items_of_samples_is_left_out_by_name_until_somebody_says_them() -> None:
+def test_what_depends_on_the_items_of_samples_is_left_out_by_name_where_nobody_knows_them() -> None:
     made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
-    unknown = predict_communication(made, "asked")
+    unknown = predict_communication(made, "asked", items=None)
     assert set(unknown.left_out) == {"bridge.vision->language", "language.tp"}
     assert {row.role for row in unknown.rows} == {"default_pg", "language.tp-pp", "vision.dp-cp"}
     # Two samples without and two with an image: 2 replicas gather 16 rows each in one of the micro-batches, though one
     # of them has none.
-    known = predict_communication(made, "asked", items={"vision": [0, 1, 0, 0]})
+    known = predict_communication(made, "asked", items=[{"vision": [0, 1, 0, 0]}])
     assert known.left_out == {}
     assert row(known, "bridge.vision->language", "all_gather") == (2, 2 * TOKENS * WIDTH * 4)
 
 
+def test_of_steps_that_differ_the_mean_is_predicted() -> None:
+    made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
+    steps: list[dict[str, list[int]]] = [{"vision": [0, 1, 0, 0]}, {"vision": [0, 0, 0, 0]}, {"vision": [1, 1, 0, 1]}]
+    each = [row(predict_communication(made, "asked", items=[one]), "language.tp", "all_reduce") for one in steps]
+    found = row(predict_communication(made, "asked", items=steps), "language.tp", "all_reduce")
+    assert found == (sum(calls for calls, _ in each) / 3, sum(num_bytes for _, num_bytes in each) / 3)
+
+
+def test_the_samples_that_will_be_drawn_are_those_of_the_timed_steps() -> None:
+    made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
+    drawn = SyntheticDataset(UNEVEN, shape=made.shape, seq_length=made.seq_length, seed=made.seed)
+    first = made.steps.warmup * made.global_batch_size
+    found = items_by_step(made)
+    assert found is not None
+    assert [count for step in found for count in step["vision"]] == [
+        drawn.num_items("vision", "train", first + place) for place in range(made.steps.timed * made.global_batch_size)
+    ]
+
+
 def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
     made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
-    heading, *rows, left_out = describe_communication(predict_communication(made, "asked"))
+    heading, *rows, left_out = describe_communication(predict_communication(made, "asked", items=None))
     assert heading.split() == ["group", "collective", "calls", "bytes", "a", "step,", "all", "ranks"]
     # Totals of 6 numbers of 8 bytes and 2 norms of 4, on 2 ranks.
     assert [row.split()[:3] for row in rows] == [
@@ -159,9 +180,16 @@ def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
     ]
     assert rows[1].endswith("112 B")
     assert left_out == (
-        "  not predicted, as samples differ in how many items they have: bridge.vision->language, language.tp"
+        "  not predicted, as nobody knows how many items samples have: bridge.vision->language, language.tp"
     )
-    assert list(describe_communication(predict_communication(made, "plain"))) == []
+    assert list(describe_communication(predict_communication(made, "plain", items=None))) == []
+
+
+def test_calls_of_steps_that_differ_are_printed_as_their_mean() -> None:
+    made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
+    steps: list[dict[str, list[int]]] = [{"vision": [0, 1, 0, 0]}, {"vision": [0, 0, 0, 0]}, {"vision": [0, 0, 1, 0]}]
+    lines = describe_communication(predict_communication(made, "asked", items=steps))
+    assert [line.split()[2] for line in lines if "all_gather" in line] == ["1.3"]
 
 
 def test_the_table_of_a_layout_among_many_is_the_one_that_it_has_alone(tmp_path: Path) -> None:
@@ -171,7 +199,7 @@ def test_the_table_of_a_layout_among_many_is_the_one_that_it_has_alone(tmp_path:
     tables = CommunicationTables(many)
     for table in many.layout:
         layout = table.grids()
-        alone = tuple(describe_communication(predict_communication(many, table.name)))
+        alone = tuple(describe_communication(predict_communication(many, table.name, items=items_by_step(many))))
         assert tables.of(table, layout, many.plan_of(table, layout)) == alone, table.name
 
 
@@ -212,7 +240,7 @@ def test_gpus_were_seen_to_call_what_is_predicted_to_the_byte(name: str) -> None
     }  # fmt: skip
     predicted = {
         (one.role, one.collective): (one.num_calls, one.num_bytes)
-        for one in predict_communication(made, layout.name).rows
+        for one in predict_communication(made, layout.name, items=items_by_step(made)).rows
     }
     if not all(entry.group_size for entry in layout.communication):
         # What ranks of the whole world tell each other has changed since.

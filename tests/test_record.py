@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mimo_bench.errors import RecordError
-from mimo_bench.prediction import predict_communication
+from mimo_bench.prediction import items_by_step, predict_communication
 from mimo_bench.record.files import read_rank, read_run, series_path, write_atomically, write_rank, write_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
@@ -339,7 +339,8 @@ def test_a_number_that_its_own_series_does_not_give_is_named(directory: Path, fi
 
 
 def test_calls_and_bytes_that_shapes_do_not_give_are_named(directory: Path) -> None:
-    predicted = predict_communication(Scenario.model_validate(golden.SCENARIO), golden.DISJOINT)
+    scenario = Scenario.model_validate(golden.SCENARIO)
+    predicted = predict_communication(scenario, golden.DISJOINT, items=items_by_step(scenario))
     rows = [
         {
             "role": row.role,

@@ -6,9 +6,11 @@ was measured, and the tests hold it against the trainer.
     parameters -> state -+
     activations ---------+-> memory
                   state ---> step -> calls -> communication
+                  items ----+  (and to memory)
 """
 
 from mimo_bench.prediction.communication import CommunicationPrediction, predict_communication
+from mimo_bench.prediction.items import items_by_step
 from mimo_bench.prediction.memory import MemoryPredictor, RankPrediction, predict_memory
 from mimo_bench.prediction.parameters import unknown_encoders
 
@@ -16,6 +18,7 @@ __all__ = [
     "CommunicationPrediction",
     "MemoryPredictor",
     "RankPrediction",
+    "items_by_step",
     "predict_communication",
     "predict_memory",
     "unknown_encoders",

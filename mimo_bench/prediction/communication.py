@@ -10,7 +10,7 @@ groups of one rank. They are those of the timed settings. What cannot be told ex
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mimo_bench.layout import LANGUAGE
@@ -34,10 +34,20 @@ schedule is filled. Their calls and bytes are those of `send` and `recv`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MeanCalls:
+    """Calls of one collective on one group role, over all ranks, as the mean over some steps; else like `Calls`."""
+
+    role: str
+    collective: str
+    num_calls: float
+    num_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CommunicationPrediction:
     """A step's calls and bytes."""
 
-    rows: tuple[Calls, ...]
+    rows: tuple[MeanCalls, ...]
     """One for each role and collective, sorted."""
     left_out: Mapping[str, str]
     """Roles about which nothing is said, and why."""
@@ -46,29 +56,29 @@ class CommunicationPrediction:
 
 
 def predict_communication(
-    scenario: Scenario, name: str, *, items: Items | None = None, buckets: Buckets | None = None
+    scenario: Scenario, name: str, *, items: Sequence[Items] | None, buckets: Buckets | None = None
 ) -> CommunicationPrediction:
-    """A step of the layout called `name`.
+    """A step of the layout called `name`: the mean over steps whose samples have these items.
 
     Args:
         scenario: holds the layout.
         name: of the layout.
-        items: of the step's samples; needed only where samples differ in them, and else some roles are left out.
+        items: of each step's samples, as `items_by_step` gives them; where they are None, some roles are left out.
         buckets: what predictions of other layouts of the scenario left, and this one adds to; None for nothing.
     """
-    step = Step.of(scenario, name, items, buckets=buckets)
-    left_out = _left_out(step)
+    steps = [Step.of(scenario, name, one, buckets=buckets) for one in ([None] if items is None else items)]
+    left_out = _left_out(steps[0])
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for calls in _calls(step, left_out):
+    for calls in (calls for step in steps for calls in _calls(step, left_out)):
         total = sums[calls.role, calls.collective]
         total[0] += calls.num_calls
         total[1] += calls.num_bytes
     rows = tuple(
-        Calls(role=role, collective=collective, num_calls=num_calls, num_bytes=num_bytes)
+        MeanCalls(role=role, collective=collective, num_calls=num_calls / len(steps), num_bytes=num_bytes / len(steps))
         for (role, collective), (num_calls, num_bytes) in sorted(sums.items())
         if num_calls
     )
-    return CommunicationPrediction(rows=rows, left_out=left_out, is_closed=not unknown_encoders(step.shape))
+    return CommunicationPrediction(rows=rows, left_out=left_out, is_closed=not unknown_encoders(scenario.shape))
 
 
 def _calls(step: Step, left_out: Mapping[str, str]) -> Iterator[Calls]:
@@ -98,7 +108,7 @@ def _left_out(step: Step) -> dict[str, str]:
         inside = {f"{module}.tp": grid.tp, f"{module}.pp": grid.pp}
         across = {bridge_role(module): num_bridged(step, module), f"{LANGUAGE}.tp": step.layout.language.tp}
         if step.items is None:
-            _add(found, {**inside, **across}, "samples differ in how many items they have")
+            _add(found, {**inside, **across}, "nobody knows how many items samples have")
         if module in unknown_encoders(step.shape):
             _add(found, {**inside, f"{module}.dp-cp": grid.dp}, f"the layers of {module} are another package's")
     return found

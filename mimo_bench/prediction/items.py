@@ -1,12 +1,14 @@
-"""How many items ranks of an encoder have to hold: of the very samples that will be drawn, where these are known."""
+"""How many items samples have, and ranks of an encoder hold: of the very samples that will be drawn, where known."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 
-from mimo_bench.data_section import SyntheticData
+from mimo_bench.data_section import DigitsData, SyntheticData
 from mimo_bench.layout import BatchPlan
+from mimo_bench.prediction.step import Items
 from mimo_bench.scenario import Scenario
 
 
@@ -52,3 +54,21 @@ class ItemCounts:
             for number in range(plan.num_micro_batches)
         )
         return [self._before[ids.stop] - self._before[ids.start] for ids in places]
+
+
+def items_by_step(scenario: Scenario) -> Sequence[Items] | None:
+    """The items of the samples of every timed step, or of one that stands for all; None where nobody knows them."""
+    data, encoders, size = scenario.data, scenario.shape.encoders, scenario.global_batch_size
+    if isinstance(data, SyntheticData) and data.counts_vary:
+        first, steps = scenario.steps.warmup, scenario.steps.timed
+        return [
+            {
+                name: [data.num_items(name, seed=scenario.seed, split="train", sample_id=one) for one in samples]
+                for name in encoders
+            }
+            for samples in (range(step * size, (step + 1) * size) for step in range(first, first + steps))
+        ]
+    if isinstance(data, SyntheticData):
+        is_text_only = data.text_only_share == 1
+        return [{name: (0 if is_text_only else data.most_items(name),) * size for name in encoders}]
+    return [dict.fromkeys(encoders, (1,) * size)] if isinstance(data, DigitsData) else None

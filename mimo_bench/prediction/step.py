@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.data_section import DigitsData, SyntheticData
 from mimo_bench.layout import LANGUAGE, BatchPlan, Layout
 from mimo_bench.model import EncoderShape, ModelShape
 from mimo_bench.prediction.state import ELEMENT_BYTES
@@ -54,8 +53,8 @@ class Step:
     """What was worked out for other layouts of the scenario, and is the same here."""
 
     @classmethod
-    def of(cls, scenario: Scenario, name: str, items: Items | None = None, *, buckets: Buckets | None = None) -> Step:
-        """A step of the layout called `name`; `items` need to be said only where samples differ in them."""
+    def of(cls, scenario: Scenario, name: str, items: Items | None, *, buckets: Buckets | None = None) -> Step:
+        """A step of the layout called `name` whose samples have these `items`; None where nobody knows them."""
         table = scenario.table(name)
         return cls(
             scenario=scenario,
@@ -63,7 +62,7 @@ class Step:
             layout=table.grids(),
             plan=scenario.batch_plan(name),
             settings=table.settings,
-            items=items if items is not None else even_items(scenario),
+            items=items,
             buckets={} if buckets is None else buckets,
         )
 
@@ -118,17 +117,3 @@ class Step:
 
     def _encoder(self, module: str) -> EncoderShape:
         return self.shape.encoders[module]
-
-
-def even_items(scenario: Scenario) -> Items | None:
-    """The items of every sample where all have as many; None where they differ."""
-    data = scenario.data
-    if data.counts_vary:
-        return None
-    if isinstance(data, DigitsData):
-        each = dict.fromkeys(scenario.shape.encoders, 1)
-    else:
-        assert isinstance(data, SyntheticData), f"{data.provider} says that its samples are alike"
-        is_text_only = data.text_only_share == 1
-        each = {name: 0 if is_text_only else data.most_items(name) for name in scenario.shape.encoders}
-    return {name: (count,) * scenario.global_batch_size for name, count in each.items()}

@@ -8,7 +8,7 @@ import pytest
 
 from mimo_bench.attempt import Attempts
 from mimo_bench.launch import Launcher
-from mimo_bench.prediction import predict_communication
+from mimo_bench.prediction import items_by_step, predict_communication
 from mimo_bench.record.identities import ACCOUNT_TOLERANCE
 from mimo_bench.record.merge import merge_account, merge_communication
 from mimo_bench.record.schema import RankRecord
@@ -100,7 +100,7 @@ def test_a_record_of_comm_mode_holds_the_calls_and_bytes_that_shapes_give(watche
         (row.role, row.collective): (row.calls_per_step, row.bytes_per_step)
         for row in merge_communication(watched(None))
     }
-    predicted = predict_communication(SCENARIO, "disjoint")
+    predicted = predict_communication(SCENARIO, "disjoint", items=items_by_step(SCENARIO))
     assert counted == {(row.role, row.collective): (row.num_calls, row.num_bytes) for row in predicted.rows}
 
 

@@ -130,17 +130,15 @@ def test_ranks_call_what_was_predicted_with_as_many_bytes(
         calls[call["role"], call["collective"]] += 1
         num_bytes[call["role"], call["collective"]] += call["bytes"]
     scenario = scenarios[file]
-    predicted = predict_communication(scenario, layout, items=items_of_the_first_batch(scenario))
+    predicted = predict_communication(scenario, layout, items=[items_of_the_first_batch(scenario)])
     assert predicted.left_out == {}
     assert {(row.role, row.collective): (row.num_calls, row.num_bytes) for row in predicted.rows} == {
         key: (count, num_bytes[key]) for key, count in calls.items()
     }
 
 
-def items_of_the_first_batch(scenario: Scenario) -> Items | None:
-    """Where samples differ in items, what the data gives them."""
-    if not scenario.data.counts_vary:
-        return None
+def items_of_the_first_batch(scenario: Scenario) -> Items:
+    """What the data gives its samples."""
     assert isinstance(scenario.data, SyntheticData)
     data = SyntheticDataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     ids = range(scenario.global_batch_size)
