@@ -98,10 +98,9 @@ class Board:
             if skipped := words.skipped(self._record):
                 yield Text(skipped, style="yellow")
             yield from (Text(f"held-out samples answered right: {said}") for said in words.learnt(self._record))
-            if self._record.ranking:
-                best = self._record.ranking[0]
+            if (best := words.recommended(self._record)) is not None:
                 yield Text(f"best: {best.name}, {best.reason}")
-            elif "parity" not in self._record.modes:
+            elif self._record.ranking or "parity" not in self._record.modes:
                 yield Text(words.none_to_take(self._record))
             if self._record.finished_at is None:
                 yield Text(words.stopped_early(self._started.directory), overflow="fold")

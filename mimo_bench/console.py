@@ -101,9 +101,9 @@ class Lines:
                     self._say(said)
                 for said in words.learnt(record):
                     self._say(f"held-out samples answered right: {said}")
-                if record.ranking:
-                    self._say(f"best: {record.ranking[0].name}, {record.ranking[0].reason}")
-                elif "parity" not in record.modes:
+                if (best := words.recommended(record)) is not None:
+                    self._say(f"best: {best.name}, {best.reason}")
+                elif record.ranking or "parity" not in record.modes:
                     self._say(words.none_to_take(record))
                 if self._started is not None:
                     if record.finished_at is None:

@@ -94,6 +94,16 @@ def test_what_was_only_timed_is_told_by_its_numbers_and_why_nothing_is_ranked() 
     assert said in picture
 
 
+def test_a_run_whose_numbers_are_not_to_be_compared_has_no_best_layout() -> None:
+    shared = golden.record().model_copy(update={"tainted": "up to 4 ranks shared a GPU"})
+    happened: list[Event] = [STARTED, *(LayoutEnded(layout=layout) for layout in shared.layouts)]
+    happened.append(MatrixEnded(record=shared))
+    lines, picture = log(happened), drawn(board_after(happened))
+    assert words.none_to_take(shared) in lines
+    assert "not to be compared" in picture
+    assert "best:" not in picture + "\n".join(lines)
+
+
 def test_one_layout_is_counted_as_one() -> None:
     assert (
         log([replace(STARTED, names=STARTED.names[:1])])[1] == "1 layout of llava-tiny, parity and timing on cpu ranks"

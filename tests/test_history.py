@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,20 @@ def test_a_run_is_kept_once_however_often_it_is_added(tmp_path: Path) -> None:
     assert history.nights()[0].step_seconds == pytest.approx(0.205)
 
 
+@pytest.fixture(scope="module")
+def forks() -> ForkServerContext:
+    """Starts processes off one that has no threads: forked from a busy one, they may wait for a thread's lock."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def add_one(history: Path, folder: Path, number: int) -> None:
     History(history).add(put(folder / f"run{number}", record_of(number)))
 
 
-def test_parallel_writers_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=add_one, args=(tmp_path / "history", tmp_path, k)) for k in range(8)]
+def test_parallel_writers_lose_nothing(forks: ForkServerContext, tmp_path: Path) -> None:
+    writers = [forks.Process(target=add_one, args=(tmp_path / "history", tmp_path, k)) for k in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -115,11 +123,9 @@ def die_before_renaming(history: Path, folder: Path) -> None:
     add_one(history, folder, 1)
 
 
-def test_a_writer_that_is_killed_leaves_no_half_run(tmp_path: Path) -> None:
+def test_a_writer_that_is_killed_leaves_no_half_run(forks: ForkServerContext, tmp_path: Path) -> None:
     add_one(tmp_path / "history", tmp_path, 0)
-    writer = multiprocessing.get_context("fork").Process(
-        target=die_before_renaming, args=(tmp_path / "history", tmp_path)
-    )
+    writer = forks.Process(target=die_before_renaming, args=(tmp_path / "history", tmp_path))
     writer.start()
     writer.join(60)
     assert writer.exitcode == -signal.SIGKILL

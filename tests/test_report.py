@@ -759,3 +759,13 @@ def test_of_few_layouts_the_page_opens_every_one_and_says_nothing_of_it() -> Non
     names = {layout.name for layout in record.layouts}
     assert select(record) == Selection(in_full=frozenset(names), drawn=frozenset(names))
     assert "open here" not in render_html(record)
+
+
+def test_a_run_whose_numbers_are_not_to_be_compared_recommends_nothing() -> None:
+    shared = golden.record().model_copy(update={"tainted": "up to 4 ranks shared a GPU"})
+    assert shared.ranking
+    said = "None: numbers of this run are not to be compared: up to 4 ranks shared a GPU."
+    assert said in render_markdown(shared)
+    page = render_html(shared)
+    assert said in page
+    assert 'class="best"' not in page

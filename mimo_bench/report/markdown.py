@@ -80,9 +80,8 @@ def _changes(changes: Changes | None) -> str:
 
 
 def _recommendation(record: RunRecord) -> str:
-    if not record.ranking:
+    if (best := words.recommended(record)) is None:
         return _section("Take", words.none_to_take(record))
-    best = record.ranking[0]
     said = [f"**{_escape(best.name)}**: {_escape(best.reason)}.", *map(_escape, advice(record.layouts))]
     return _section("Take", "\n\n".join(said))
 

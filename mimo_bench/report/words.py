@@ -14,7 +14,7 @@ from typing import Literal
 from mimo_bench.layout import Grid, Layout
 from mimo_bench.plural import counted
 from mimo_bench.ranking import rate_interval
-from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, RunRecord, Status, Timing, Tolerance
+from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, Ranked, RunRecord, Status, Timing, Tolerance
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, as_timed
 
@@ -250,10 +250,17 @@ def skipped_samples(counts: Mapping[str, int]) -> str:
     return f"Bad samples skipped: {said}; the ranks' logs name them." if said else ""
 
 
+def recommended(record: RunRecord) -> Ranked | None:
+    """The layout to take: the first place, unless something beside the layouts was in the numbers."""
+    return record.ranking[0] if record.ranking and record.tainted is None else None
+
+
 def none_to_take(record: RunRecord) -> str:
     """What is said where no layout is recommended."""
     if "timing" not in record.modes:
         return "Not asked for: add timing to --modes."
+    if record.tainted is not None:
+        return f"None: numbers of this run are not to be compared: {record.tainted}."
     if "parity" not in record.modes:
         num_held, num_layouts = sum(state(layout) == "as_timed" for layout in record.layouts), len(record.layouts)
         return f"None is ranked: {NO_PARITY} Within the noise band as timed: {num_held} of {num_layouts}."
