@@ -46,5 +46,7 @@ def launcher() -> Iterator[Launcher]:
 @pytest.fixture
 def warm_commands(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that the test calls in this process start their ranks from the session's launcher."""
-    for module in ("alarms", "link_speed", "matrix", "mutation", "overhead"):
+    # `train` imports its launcher from the package when it is called. So the package comes last: a module that was
+    # first imported after it would keep what this test puts there.
+    for module in ("alarms", "link_speed", "matrix", "mutation", "overhead", "selftest", "launch"):
         monkeypatch.setattr(f"mimo_bench.{module}.Launcher", lambda **_: nullcontext(launcher))

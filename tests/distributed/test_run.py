@@ -123,6 +123,7 @@ def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp
     validate(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("warm_commands")
 def test_timing_alone_is_still_held_against_the_baseline_as_timed(scenario: Path, tmp_path: Path) -> None:
     command = ["run", str(scenario), "--device", "cpu", "--modes", "timing"]
     assert cli.main([*command, "--out", str(tmp_path / "clean")]) == 0

@@ -31,6 +31,8 @@ from tests import oracle
 from tests.checkpoints import CONFIGS, load, save_random
 from tests.pictures import row, write_folder
 
+pytestmark = pytest.mark.usefixtures("warm_commands")
+
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
     "image_token_index": 190,
