@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
+from examples import stop_and_go
 from examples.digits_stages import run_stage
 from mimo_bench.errors import DataError
 from mimo_bench.launch.progress import beat
@@ -54,6 +55,18 @@ def both_stages(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     for number in (1, 2):
         run_stage(Path(arguments["out"]), number, "disjoint", num_steps=2, save_every=2)
         assert dist.is_initialized() == arguments["joins"]
+
+
+def train_example(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """What a rank of `stop_and_go.py` does; its steps count from the very first."""
+    folder = Path(arguments["folder"])
+    stop_and_go.train(
+        Scenario.model_validate_json(json.dumps(arguments["scenario"])),
+        arguments["layout"],
+        num_steps=arguments["steps"],
+        checkpoints=folder / "checkpoints",
+        told=folder / f"{arguments['steps']}.json",
+    )
 
 
 def drop(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
