@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,32 +13,61 @@ from mimo_bench.launch.job import Outcome
 from mimo_bench.layout_run import Account, LayoutRunner
 from mimo_bench.parity.planting import Planting
 from mimo_bench.record.schema import Mode
-from mimo_bench.scenario import Scenario
 from tests.distributed.trainer_job import scenario
 
 SCENARIO = scenario({"colocated": ({"dp": 2}, {"dp": 2})}, steps={"parity": 2, "warmup": 0, "timed": 2})
 
 
 class Starved(Attempts):
-    """Ends the launches of some variants for want of memory, in one mode."""
+    """Ends the launches of some variants for want of memory, in one mode; trains what does not end so once."""
 
-    def __init__(self, *, mode: Mode, too_large: set[str], **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._mode, self._too_large = mode, too_large
+        self.mode: Mode = "parity"
+        self.too_large: set[str] = set()
+        self._known: dict[tuple[Mode, str | None], Attempt] = {}
 
     def run(self, name: str, mode: Mode, **options: Any) -> Attempt:
         """As it would end, or without memory."""
-        variant = options.get("variant")
-        if variant is not None and mode == self._mode and variant.name in self._too_large:
+        variant = options["variant"].name if options.get("variant") is not None else None
+        if mode == self.mode and variant in self.too_large:
             return Attempt(outcome=Outcome(ended="oom", reason="rank 0 asked for 9 GiB", rank=0), ranks=(), launch=None)
-        return super().run(name, mode, **options)
+        if (mode, variant) not in self._known:
+            self._known[mode, variant] = super().run(name, mode, **options)
+        return self._known[mode, variant]
+
+
+Run = Callable[..., Account]
+
+
+@pytest.fixture(scope="module")
+def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs the baseline while some variants are too large in one mode."""
+    attempts = Starved(
+        launcher=launcher,
+        scenario=SCENARIO,
+        directory=tmp_path_factory.mktemp("starved"),
+        device_kind="cpu",
+        hang_seconds=60.0,
+    )
+
+    def run(*, mode: Mode, too_large: set[str]) -> Account:
+        attempts.mode, attempts.too_large = mode, too_large
+        runner = LayoutRunner(
+            scenario=SCENARIO,
+            modes=("parity", "timing"),
+            attempts=attempts,
+            planting=Planting.of(None),
+            on_event=lambda _: None,
+        )
+        return runner.run(SCENARIO.baseline, None)
+
+    return run
 
 
 @pytest.mark.parametrize("mode", ["parity", "timing"])
-def test_a_variant_without_memory_is_named_and_the_others_set_the_band(
-    launcher: Launcher, tmp_path: Path, mode: Mode
-) -> None:
-    account = run(SCENARIO, launcher, tmp_path, mode=mode, too_large={"micro-batches", "tensor-parallel"})
+def test_a_variant_without_memory_is_named_and_the_others_set_the_band(run: Run, mode: Mode) -> None:
+    account = run(mode=mode, too_large={"micro-batches", "tensor-parallel"})
     assert account.status == "passed"
     assert account.reference is not None
     assert account.reference.band is not None
@@ -48,31 +77,8 @@ def test_a_variant_without_memory_is_named_and_the_others_set_the_band(
     assert said.endswith("; without micro-batches and tensor-parallel, for which there was no memory")
 
 
-def test_without_memory_for_any_variant_nothing_can_be_held_against_the_baseline(
-    launcher: Launcher, tmp_path: Path
-) -> None:
-    every = {"jitter", "micro-batches", "tensor-parallel"}
-    account = run(SCENARIO, launcher, tmp_path, mode="timing", too_large=every)
+def test_without_memory_for_any_variant_nothing_can_be_held_against_the_baseline(run: Run) -> None:
+    account = run(mode="timing", too_large={"jitter", "micro-batches", "tensor-parallel"})
     assert account.status == "parity_failed"
     assert account.reference is None
     assert "no variant" in account.reason
-
-
-def run(made: Scenario, launcher: Launcher, folder: Path, *, mode: Mode, too_large: set[str]) -> Account:
-    attempts = Starved(
-        mode=mode,
-        too_large=too_large,
-        launcher=launcher,
-        scenario=made,
-        directory=folder,
-        device_kind="cpu",
-        hang_seconds=60.0,
-    )
-    runner = LayoutRunner(
-        scenario=made,
-        modes=("parity", "timing"),
-        attempts=attempts,
-        planting=Planting.of(None),
-        on_event=lambda _: None,
-    )
-    return runner.run(made.baseline, None)
