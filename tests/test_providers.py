@@ -25,11 +25,11 @@ EXAMPLE = REPOSITORY / "examples" / "depth_encoder"
 SCENARIO = EXAMPLE / "scenario.toml"
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What an installation of the example would put on the path: its code, and its metadata with the entry point."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = tmp_path / "site" / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    metadata = tmp_path_factory.mktemp("site") / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     metadata.mkdir(parents=True)
     named = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     (metadata / "METADATA").write_text(named, encoding="utf-8")
@@ -45,10 +45,13 @@ def on_path(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(place)
 
 
-def run(installed: list[str], out: Path, *options: str) -> RunRecord:
-    """The record of the example's scenario on CPU ranks."""
+@pytest.fixture(scope="module")
+def record(installed: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """That of the example's scenario on CPU ranks, in every mode."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    command = [sys.executable, "-m", "mimo_bench", "run", str(SCENARIO), "--device", "cpu", "--out", str(out)]
     ended = subprocess.run(
-        [sys.executable, "-m", "mimo_bench", "run", str(SCENARIO), "--device", "cpu", "--out", str(out), *options],
+        [*command, "--modes", "parity,timing,comm"],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *installed])},
         capture_output=True,
@@ -60,15 +63,13 @@ def run(installed: list[str], out: Path, *options: str) -> RunRecord:
     return read_run(out)
 
 
-def test_the_example_trains_the_same_model_in_every_layout(installed: list[str], tmp_path: Path) -> None:
-    record = run(installed, tmp_path / "out", "--modes", "parity")
+def test_the_example_trains_the_same_model_in_every_layout(record: RunRecord) -> None:
     assert [layout.status for layout in record.layouts] == ["passed"] * 3
     assert {len(layout.grad_norms["depth"]) for layout in record.layouts} == {3}
 
 
 @pytest.mark.usefixtures("on_path")
-def test_the_example_is_timed_and_its_calls_are_counted(installed: list[str], tmp_path: Path) -> None:
-    record = run(installed, tmp_path / "out", "--modes", "timing,comm", "--layout", "depth-tp2-on-one-span")
+def test_the_example_is_timed_and_its_calls_are_counted(record: RunRecord) -> None:
     (layout,) = (layout for layout in record.layouts if layout.communication and "depth-tp2" in layout.name)
     assert layout.timing is not None
     assert "depth.tp" in {row.role for row in layout.communication}
