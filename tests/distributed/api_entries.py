@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import runpy
 import signal
 import threading
 import time
@@ -55,6 +56,11 @@ def both_stages(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
     for number in (1, 2):
         run_stage(Path(arguments["out"]), number, "disjoint", num_steps=2, save_every=2)
         assert dist.is_initialized() == arguments["joins"]
+
+
+def run_script(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Run a script of the examples, as torchrun would."""
+    runpy.run_path(str(Path(stop_and_go.__file__).with_name(arguments["script"])), run_name="__main__")
 
 
 def train_example(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

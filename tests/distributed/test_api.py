@@ -368,13 +368,10 @@ def log(folder: Path) -> str:
     return (folder / "rank0.log").read_text()
 
 
-def test_steps_are_taken_by_hand_in_a_script_of_a_users_own() -> None:
-    script = REPOSITORY / "examples" / "own_loop.py"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run([*command, str(script)], env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    (told,) = [line for line in done.stdout.splitlines() if line.startswith("losses ")]
+def test_steps_are_taken_by_hand_in_a_script_of_a_users_own(launcher: Launcher, tmp_path: Path) -> None:
+    run_entry(launcher, "run_script", SCENARIO, "disjoint", tmp_path, module="api_entries", script="own_loop.py")
+    said = log(tmp_path).splitlines()
+    (told,) = [line for line in said if line.startswith("losses ")]
     losses = [float(loss) for loss in told.split("[")[1].split("]")[0].split(",")]
     assert len(losses) == 4
     assert losses[-1] < losses[0]
