@@ -60,9 +60,11 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
 
 
 def be_quiet() -> None:
-    """Let `datasets` print nothing: what it logs about a broken file, we raise."""
+    """Let `datasets` print nothing, as we raise what it logs about a broken file, and count no download on the hub."""
     import datasets
 
+    # It asks the hub to count also where a file of one's own is read, and waits seconds for that without a network.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
 

@@ -122,6 +122,13 @@ def test_an_epoch_trains_on_every_row_once_and_the_next_in_another_order(shared:
     assert epochs[0] != epochs[1]
 
 
+def test_reading_files_of_ones_own_asks_nothing_of_the_network(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("datasets.load.get_session", lambda: asked.append("a session"))
+    build(section(shared)).row_at("train", 0)
+    assert asked == []
+
+
 def test_columns_are_taken_apart_once_and_not_for_every_sample(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = in_order(shared)
     dataset.open("validation")
