@@ -5,8 +5,8 @@ was measured, and the tests hold it against the trainer.
 
     parameters -> state -+
     activations ---------+-> memory
-                  state ---> step -> calls -> communication
-                  items ----+  (and to memory)
+    items ---------------+
+           state, items ---> step -> calls -> communication
 """
 
 from mimo_bench.prediction.communication import CommunicationPrediction, predict_communication
