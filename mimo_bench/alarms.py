@@ -3,24 +3,26 @@
 scenario -> layout -> trainer -> meters -> record -> [parity] -> report
 
 Weights and samples differ from seed to seed, so each seed is a fresh draw of rounding. The account is written anew
-after every seed: a run that is stopped leaves what it knows, and another one can go on from there.
+after every layout: a run that is stopped leaves what it knows, and another one can go on from there.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import beta
 
 from mimo_bench.attempt import Attempts
+from mimo_bench.devices import RANKS_PER_GPU
 from mimo_bench.errors import UsageError
 from mimo_bench.launch.launcher import DeviceKind, Launcher
 from mimo_bench.layout_run import Account, LayoutRunner
 from mimo_bench.meters.environment import hash_of_code, read_environment
 from mimo_bench.parity.planting import Planting
+from mimo_bench.plural import counted
 from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import AsTimed, Difference, Environment, Mode, Parity
 from mimo_bench.report.alarms import render_alarms
@@ -68,8 +70,9 @@ class Alarms(Sitting):
     as_timed: bool = False
     """Whether layouts had to pass as timed, too."""
     num_runs: int
+    """Those that could have failed by mistake: a baseline that passed was held against nothing but its own variants."""
     num_alarms: int
-    """Runs that did not pass, for whatever reason."""
+    """Of them, those that did not pass, for whatever reason."""
     rate: float
     rate_upper_bound: float
     """Exact (Clopper-Pearson), one-sided, at 95 % confidence."""
@@ -128,12 +131,10 @@ def count_alarms(
                 for run in _judge(wanted, seeded, attempts, modes):
                     on_run(run)
                     runs.append(run)
+                    alarms = _account(runs, sitting, earlier, as_timed=as_timed)
+                    write_account(alarms, directory)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-            alarms = _account(runs, sitting, earlier, as_timed=as_timed)
-            write_atomically(directory / ACCOUNT, alarms.model_dump_json(indent=1).encode())
-            write_atomically(directory / "alarms.md", _render(alarms).encode())
-            write_atomically(directory / "alarms.svg", render_alarms(_by_quantity(runs)).encode())
     assert alarms is not None, "at least one seed is asked for"
     return alarms
 
@@ -141,14 +142,23 @@ def count_alarms(
 _SITTING = set(Sitting.model_fields)
 
 
-def read_account(directory: Path, scenario: Scenario, *, as_timed: bool) -> Alarms:
-    """The account in `directory`, to go on from.
+def write_account(alarms: Alarms, directory: Path) -> None:
+    """Leave what is known, in words and as a plot, too."""
+    write_atomically(directory / ACCOUNT, alarms.model_dump_json(indent=1).encode())
+    write_atomically(directory / "alarms.md", _render(alarms).encode())
+    write_atomically(directory / "alarms.svg", render_alarms(_by_quantity(alarms.runs)).encode())
+
+
+def read_account(directory: Path, scenario: Scenario, *, as_timed: bool) -> Alarms | None:
+    """The account in `directory`, to go on from; None where nothing was left there.
 
     Raises:
-        UsageError: there is none, it cannot be read, it has layouts that the scenario lacks, or its layouts were
+        UsageError: it cannot be read, it has layouts that the scenario lacks, or its layouts were
             judged as timed where these are not to be, or the other way round.
     """
     path = directory / ACCOUNT
+    if not path.exists():
+        return None
     try:
         known = Alarms.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
@@ -190,7 +200,10 @@ def _judge(wanted: list[str], scenario: Scenario, attempts: Attempts, modes: tup
 def _clean_run(seed: int, layout: str, account: Account) -> CleanRun:
     parity = account.parity
     shares = _shares(parity) if parity is not None and parity.verdict != "baseline" else {}
-    return CleanRun(seed=seed, layout=layout, status=account.status, reason=account.reason, shares=shares)
+    reason = account.reason
+    if parity is not None and parity.as_timed is not None and account.status == "passed":
+        reason += f"; as timed, {parity.as_timed.reason}"
+    return CleanRun(seed=seed, layout=layout, status=account.status, reason=reason, shares=shares)
 
 
 def _shares(parity: Parity) -> dict[str, float]:
@@ -226,14 +239,16 @@ def _rel(worst: Difference | None) -> float | None:
 
 def _account(runs: list[CleanRun], sitting: Sitting, earlier: tuple[Sitting, ...], *, as_timed: bool) -> Alarms:
     num_alarms = sum(run.status != "passed" for run in runs)
+    # A baseline that passed has no shares, as it was held against nothing.
+    num_runs = num_alarms + sum(run.status == "passed" and bool(run.shares) for run in runs)
     return Alarms(
         **dict(sitting),
         earlier=earlier,
         as_timed=as_timed,
-        num_runs=len(runs),
+        num_runs=num_runs,
         num_alarms=num_alarms,
-        rate=num_alarms / len(runs),
-        rate_upper_bound=upper_bound(num_alarms, len(runs)),
+        rate=num_alarms / max(1, num_runs),
+        rate_upper_bound=upper_bound(num_alarms, num_runs),
         runs=tuple(runs),
     )
 
@@ -242,22 +257,33 @@ def _told(sitting: Sitting) -> str:
     return f"`{' '.join(sitting.command)}` (code {sitting.code_hash[:8]}, scenario {sitting.scenario_hash[:8]})"
 
 
-def _by_quantity(runs: list[CleanRun]) -> dict[str, list[float]]:
+def _where(environment: Environment) -> str:
+    devices = sorted({device.name for device in environment.devices})
+    if not devices:
+        return "CPU ranks"
+    sharers = environment.variables.get(RANKS_PER_GPU)
+    shared = f", up to {sharers} ranks on each" if sharers else ""
+    return f"{len(environment.devices)} x {', '.join(devices)}{shared}"
+
+
+def _by_quantity(runs: Sequence[CleanRun]) -> dict[str, list[float]]:
     names = dict.fromkeys(name for run in runs for name in run.shares)
     return {name: [run.shares[name] for run in runs if name in run.shares] for name in names}
 
 
 def _render(alarms: Alarms) -> str:
     seeds = sorted({run.seed for run in alarms.runs})
-    worst = {name: max(shares) for name, shares in _by_quantity(list(alarms.runs)).items()}
+    worst = {name: max(shares) for name, shares in _by_quantity(alarms.runs).items()}
     rate = (
         f"Rate {alarms.rate:.2%}, at most {alarms.rate_upper_bound:.2%} at {CONFIDENCE:.0%} confidence "
-        f"(Clopper-Pearson, one-sided); {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}."
+        f"(Clopper-Pearson, one-sided); {counted(len(seeds), 'seed')}, {seeds[0]} to {seeds[-1]}."
     )
     largest = ", ".join(f"{name} {share:.2g}" for name, share in worst.items())
     lines = [
         f"# False alarms: {alarms.num_alarms} in {alarms.num_runs} clean layout-runs",
         rate,
+        f"Judged in parity mode{', and as timed' if alarms.as_timed else ''}, on {_where(alarms.environment)}.",
+        "Baselines that passed do not count: they were held against their own variants alone.",
         *(f"Begun by {_told(sitting)}." for sitting in alarms.earlier[:1]),
         *(f"Gone on with by {_told(sitting)}." for sitting in alarms.earlier[1:]),
         f"{'Gone on with' if alarms.earlier else 'Made'} by {_told(alarms)}.",

@@ -373,22 +373,27 @@ def alarms(
         run_options.check_fits(scenario, file, (), available=num_places())
     directory = run_options.account_directory(out, file, resume=resume)
     from mimo_bench.alarms import CleanRun, count_alarms, read_account  # only now: bad input is answered at once
+    from mimo_bench.report.words import stopped_early
 
     known = read_account(directory, scenario, as_timed=as_timed) if resume else None
 
     def show(run: CleanRun) -> None:
         print(f"seed {run.seed}, {run.layout}: {run.status}: {run.reason}", flush=True)
 
-    found = count_alarms(
-        scenario,
-        range(first_seed, first_seed + seeds),
-        device_kind=kind,
-        directory=directory,
-        command=("mimo-bench", *sys.argv[1:]),
-        on_run=show,
-        known=known,
-        as_timed=as_timed,
-    )
+    try:
+        found = count_alarms(
+            scenario,
+            range(first_seed, first_seed + seeds),
+            device_kind=kind,
+            directory=directory,
+            command=("mimo-bench", *sys.argv[1:]),
+            on_run=show,
+            known=known,
+            as_timed=as_timed,
+        )
+    except (KeyboardInterrupt, Stopped):
+        print(stopped_early(directory), flush=True)
+        raise
     print(
         f"{found.num_alarms} of {found.num_runs} clean runs failed: a rate of at most "
         f"{found.rate_upper_bound:.2%} at 95 % confidence; account: {directory / 'alarms.md'}"

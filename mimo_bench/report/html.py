@@ -35,7 +35,7 @@ GIB = 1024**3
 def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The whole page."""
     looks, shown = plots.looks(record), select(record)
-    places = {place.name: index for index, place in enumerate(record.ranking, start=1)}
+    places = {place.name: index for index, place in enumerate(words.ranking(record), start=1)}
     return template("report.html.j2").render(
         record=record,
         changes=changes,
@@ -43,7 +43,7 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
         indices={layout.name: index for index, layout in enumerate(record.layouts)},
         places=places,
         ordered=by_place(record),
-        ties={place.name for place in record.ranking if place.tied_with_best},
+        ties={place.name for place in words.ranking(record) if place.tied_with_best},
         steps=_steps(record),
         trade=_trade(record, looks, shown),
         figures=_figures(record, looks),

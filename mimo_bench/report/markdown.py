@@ -37,7 +37,7 @@ TRUNCATED = "\n\n*Cut here: the whole report is in `report.html`.*\n"
 
 def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str:
     """The report as GitHub-flavoured Markdown of less than 1 MiB: what matters first, the long lists folded."""
-    places = {place.name: str(index) for index, place in enumerate(record.ranking, start=1)}
+    places = {place.name: str(index) for index, place in enumerate(words.ranking(record), start=1)}
     sections = (
         _head(record),
         _recommendation(record),
@@ -135,7 +135,7 @@ def _held_as_timed(record: RunRecord) -> str:
 def _ranking(record: RunRecord) -> str:
     places = [
         f"{place}. {_escape(ranked.name)}: {_escape(words.first_line(ranked.reason))}"
-        for place, ranked in enumerate(record.ranking, start=1)
+        for place, ranked in enumerate(words.ranking(record), start=1)
     ]
     return "\n".join([_escape(words.ranked_by(record)), "", *places]) if places else ""
 

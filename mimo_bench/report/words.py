@@ -250,9 +250,14 @@ def skipped_samples(counts: Mapping[str, int]) -> str:
     return f"Bad samples skipped: {said}; the ranks' logs name them." if said else ""
 
 
+def ranking(record: RunRecord) -> tuple[Ranked, ...]:
+    """The places; none where something beside the layouts is in the numbers."""
+    return record.ranking if record.tainted is None else ()
+
+
 def recommended(record: RunRecord) -> Ranked | None:
-    """The layout to take: the first place, unless something beside the layouts was in the numbers."""
-    return record.ranking[0] if record.ranking and record.tainted is None else None
+    """The layout to take."""
+    return next(iter(ranking(record)), None)
 
 
 def none_to_take(record: RunRecord) -> str:
