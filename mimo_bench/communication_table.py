@@ -64,12 +64,17 @@ def describe_communication(predicted: CommunicationPrediction) -> Iterator[str]:
                 *([row.role, row.collective, _mean(row.num_calls), size(round(row.num_bytes))] for row in rows),
             ]
         )
+    if not all(_is_whole(row.num_calls) for row in rows):
+        yield "  calls and bytes are means over the timed steps, as their samples differ in items"
     yield from _left_out(predicted)
 
 
+def _is_whole(count: float) -> bool:
+    return count == round(count)
+
+
 def _mean(count: float) -> str:
-    """Steps whose samples differ in images differ in calls, too."""
-    return str(round(count)) if count == round(count) else f"{count:.1f}"
+    return str(round(count)) if _is_whole(count) else f"{count:.1f}"
 
 
 def _left_out(predicted: CommunicationPrediction) -> Iterator[str]:

@@ -188,8 +188,11 @@ def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
 def test_calls_of_steps_that_differ_are_printed_as_their_mean() -> None:
     made = scenario({"plain": ({}, {}), "asked": ({"dp": 2}, {"tp": 2})}, data=UNEVEN)
     steps: list[dict[str, list[int]]] = [{"vision": [0, 1, 0, 0]}, {"vision": [0, 0, 0, 0]}, {"vision": [0, 0, 1, 0]}]
-    lines = describe_communication(predict_communication(made, "asked", items=steps))
+    lines = [*describe_communication(predict_communication(made, "asked", items=steps))]
     assert [line.split()[2] for line in lines if "all_gather" in line] == ["1.3"]
+    assert lines[-1] == "  calls and bytes are means over the timed steps, as their samples differ in items"
+    whole = describe_communication(predict_communication(made, "asked", items=steps[:1]))
+    assert not any("means" in line for line in whole)
 
 
 def test_the_table_of_a_layout_among_many_is_the_one_that_it_has_alone(tmp_path: Path) -> None:
