@@ -64,7 +64,7 @@ def describe_communication(predicted: CommunicationPrediction) -> Iterator[str]:
                 *([row.role, row.collective, _mean(row.num_calls), size(round(row.num_bytes))] for row in rows),
             ]
         )
-    if not all(_is_whole(row.num_calls) for row in rows):
+    if not all(_is_whole(row.num_calls) and _is_whole(row.num_bytes) for row in rows):
         yield "  calls and bytes are means over the timed steps, as their samples differ in items"
     yield from _left_out(predicted)
 
