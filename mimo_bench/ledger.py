@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mimo_bench.meters.environment import hash_of_code, hash_of_measuring_code, read_environment
 from mimo_bench.ranking import rank_layouts
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import HeldAgainst, LayoutRecord, Mode, ModuleGrid, RunRecord, Status
+from mimo_bench.record.schema import MEASURING_VERSION, HeldAgainst, LayoutRecord, Mode, ModuleGrid, RunRecord, Status
 from mimo_bench.resume import go_on, same_training
 from mimo_bench.scenario import Scenario
 
@@ -42,6 +42,7 @@ class Ledger:
             scenario_file=str(scenario_file),
             scenario_hash=scenario.content_hash,
             code_hash=hash_of_code(),
+            measuring_version=MEASURING_VERSION,
             measuring_hash=hash_of_measuring_code(),
             question=scenario.question,
             started_at=datetime.now(UTC),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from mimo_bench.meters.environment import read_environment, relevant_variables
+from mimo_bench.meters.environment import hash_of_statements, read_environment, relevant_variables
 
 HARMLESS = {"CUDA_VISIBLE_DEVICES": "0", "NCCL_ALGO": "Ring", "OMP_NUM_THREADS": "1"}
 SECRETS = {
@@ -69,3 +69,10 @@ def test_every_pair_of_gpus_is_told_by_how_it_is_connected(monkeypatch: pytest.M
         ("NVIDIA H200", f"GPU-{letter}") for letter in "abc"
     ]
     assert (found.driver, found.cuda) == ("580.1", "13.0")
+
+
+def test_rewording_and_moving_measuring_code_keeps_its_hash_and_changing_it_does_not() -> None:
+    before = ['"""Old words."""\nimport os\n\ndef f(x):\n    """Says so."""\n    return x + 1  # why\n', "Y = 2\n"]
+    after = ['Y = 2\n\ndef f(x):\n    "New words."\n    return x + 1\n', "from a import b\n"]
+    assert hash_of_statements(before) == hash_of_statements(after)
+    assert hash_of_statements(before) != hash_of_statements([before[0].replace("x + 1", "x + 2"), before[1]])

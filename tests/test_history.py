@@ -27,7 +27,7 @@ from mimo_bench.history.store import INDEX_FILE, History
 from mimo_bench.history.trend import render_trend
 from mimo_bench.record.files import write_run
 from mimo_bench.record.machine import machine
-from mimo_bench.record.schema import Held, RunRecord
+from mimo_bench.record.schema import HASH_OF_MEASURING_VERSION_1, Held, RunRecord
 from mimo_bench.report import changes_of, render_html, render_markdown
 from tests import golden
 
@@ -302,7 +302,16 @@ def test_why_there_is_nothing_to_hold_against_is_said(tmp_path: Path) -> None:
     History(tmp_path / "history").add(put(tmp_path / "run", other))
     found = hold_against(record_of(1), tmp_path / "history")
     assert found.not_compared is not None
-    assert "the measuring code differs: measuring_hash was ffffffffffff and is c0dec0dec0de" in found.not_compared
+    assert "the measuring code differs: measured_by was ffffffffffff and is c0dec0dec0de" in found.not_compared
+
+
+def test_records_older_than_measuring_versions_stay_in_the_series_of_version_1() -> None:
+    legacy = record_of(0).model_copy(update={"measuring_version": None, "measuring_hash": HASH_OF_MEASURING_VERSION_1})
+    versioned = record_of(1).model_copy(update={"measuring_version": 1, "measuring_hash": "f" * 64})
+    assert legacy.measured_by == versioned.measured_by
+    older = legacy.model_copy(update={"measuring_hash": "e" * 64})
+    assert older.measured_by == "e" * 64
+    assert versioned.model_copy(update={"measuring_version": 2}).measured_by != versioned.measured_by
 
 
 @pytest.mark.parametrize(

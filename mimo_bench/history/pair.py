@@ -64,7 +64,9 @@ def notes(old: RunRecord, new: RunRecord) -> Iterator[str]:
     if old.environment.git_commit != new.environment.git_commit:
         yield f"commit: {words.text(old.environment.git_commit)} -> {words.text(new.environment.git_commit)}"
     if old.code_hash != new.code_hash:
-        yield f"mimo_bench's code: {old.code_hash[:12]} -> {new.code_hash[:12]}; what measures is the same"
+        yield f"mimo_bench's code: {old.code_hash[:12]} -> {new.code_hash[:12]}"
+    if old.measuring_hash != new.measuring_hash:
+        yield f"measuring code was edited; {new.measured_by} says that its numbers still mean the same"
 
 
 def _has_launches(old: Night, new: Night) -> bool:

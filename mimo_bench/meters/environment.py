@@ -5,13 +5,14 @@ scenario -> layout -> trainer -> [meters] -> record -> parity -> report
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import platform
 import re
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
@@ -101,21 +102,47 @@ def _connection(one: Any, other: Any) -> str:
 
 
 def hash_of_code() -> str:
-    """SHA-256 over the names and contents of the package's source files."""
-    return _hash_of(PACKAGE.rglob("*.py"))
-
-
-def hash_of_measuring_code() -> str:
-    """SHA-256 over the source that decides what a number means; the trainer, which is what is measured, may change."""
-    return _hash_of(path for place in MEASURING for path in PACKAGE.glob(place))
-
-
-def _hash_of(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over the names and contents of the package's source files."""
     total = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(PACKAGE.rglob("*.py")):
         total.update(str(path.relative_to(PACKAGE)).encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
+
+
+def hash_of_measuring_code() -> str:
+    """Return the SHA-256 over the statements that decide what a number means.
+
+    Comments, docstrings, imports, file names and the order of definitions do not count: moving or rewording code that
+    measures changes no measurement. The trainer, which is measured, is not part of it.
+    """
+    paths = (path for place in MEASURING for path in PACKAGE.glob(place))
+    return hash_of_statements(path.read_text(encoding="utf-8") for path in paths)
+
+
+def hash_of_statements(sources: Iterable[str]) -> str:
+    """Return the SHA-256 over the top-level statements of Python `sources`, without docstrings and imports."""
+    total = hashlib.sha256()
+    for statement in sorted(dump for source in sources for dump in _statements(source)):
+        total.update(hashlib.sha256(statement.encode()).digest())
+    return total.hexdigest()
+
+
+def _statements(source: str) -> Iterator[str]:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [child for child in body if not _is_silent(child)]  # type: ignore[attr-defined]
+    return (ast.dump(node) for node in tree.body)
+
+
+def _is_silent(node: ast.AST) -> bool:
+    """Return whether a statement is an import or a string by itself, which is a docstring."""
+    is_string = (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    )
+    return is_string or isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _read_nvml() -> tuple[str, str, tuple[Device, ...]]:

@@ -40,7 +40,7 @@ def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
     """Why the numbers of two runs may not be held against each other, one sentence each; empty where they may."""
     pairs = {
         "the scenario": (before.scenario_hash, now.scenario_hash, "scenario_hash"),
-        "the measuring code": (before.measured_by, now.measured_by, "measuring_hash"),
+        "the measuring code": (before.measured_by, now.measured_by, "measured_by"),
         "the machine": (machine(before.environment), machine(now.environment), "environment"),
     }
     found = [

@@ -714,6 +714,13 @@ class HeldAgainst(_Entry):
     expected_failures: tuple[ExpectedFailure, ...] = ()
 
 
+MEASURING_VERSION = 1
+"""Raise it with every change after which a recorded number means something else, or is measured in another way."""
+
+HASH_OF_MEASURING_VERSION_1 = "9a7b4a54f21d2f0727bea7a6f0ed35b926a5e05acd44ffee0584cc108b1699ba"
+"""`measuring_hash` of the last records without a version, which hashed file names and docstrings too."""
+
+
 class RunRecord(_Entry):
     """One invocation over one scenario: the machine contract, `run.json`."""
 
@@ -723,8 +730,11 @@ class RunRecord(_Entry):
     scenario_hash: str
     code_hash: str
     """SHA-256 over the package's source: a run is resumed only by the code that began it."""
+    measuring_version: int | None = None
+    """Version of what the numbers mean, raised by hand (`MEASURING_VERSION`): runs compare only when it is the same. Null
+    in records that are older than it; these compare by `measuring_hash`."""
     measuring_hash: str | None = None
-    """SHA-256 over the source that decides what a number means: runs compare only when it is the same."""
+    """SHA-256 over the statements of the measuring code, without docstrings, imports and file names."""
     question: str
     started_at: datetime
     finished_at: datetime | None
@@ -750,5 +760,9 @@ class RunRecord(_Entry):
 
     @property
     def measured_by(self) -> str:
-        """The hash that runs must share to compare: of the measuring code, or of all code in older records."""
+        """Return what runs must share to compare: the measuring version, or a hash of code in older records."""
+        if self.measuring_version is not None:
+            return f"measuring version {self.measuring_version}"
+        if self.measuring_hash == HASH_OF_MEASURING_VERSION_1:
+            return "measuring version 1"
         return self.code_hash if self.measuring_hash is None else self.measuring_hash
