@@ -104,7 +104,7 @@ def simulation(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["environment"])
 def kills(session: nox.Session) -> None:
     """Kill a matrix at twenty random points; every record must be readable, no process left, every matrix go on."""
-    _python(session, "-m", "tests.distributed.killing", *(session.posargs or ("--kills", "20")))
+    _python(session, "-m", "tests.ranks.killing", *(session.posargs or ("--kills", "20")))
 
 
 @nox.session(venv_backend="none", requires=["environment"])
@@ -158,7 +158,7 @@ def mutants(session: nox.Session) -> None:
             "colocated-tp2-dp2-ep2",
             "vision-dp2--language-dp4-ep2",
         ),
-        Path("mimo_bench", "companion.toml"): ("vision-pp2--language-pp2",),
+        Path("mimo_bench", "bench", "gate", "companion.toml"): ("vision-pp2--language-pp2",),
     }
     for scenario, names in layouts.items():
         chosen = ("--device", "cpu", *(word for name in names for word in ("--layout", name)))
@@ -176,7 +176,7 @@ def _scenario_for(num_gpus: int) -> tuple[Path, str]:
 
 
 def _num_gpus(session: nox.Session) -> int:
-    ask = "from mimo_bench.devices import num_gpus; print(num_gpus())"
+    ask = "from mimo_bench.launch.inventory import num_gpus; print(num_gpus())"
     return int(str(session.run(interpreter[0], "-c", ask, external=True, silent=True, env=_env())))
 
 

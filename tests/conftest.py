@@ -36,8 +36,11 @@ def _nothing_is_left_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> No
     os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
+STARTERS = ("gate.false_alarms", "gate.mutants", "gate.selftest", "linkspeed", "matrix", "overhead")
+"""Modules of `mimo_bench.bench` that start a launcher."""
+
 PRELOAD = (
-    "mimo_bench.worker",
+    "mimo_bench.bench.ranks.worker",
     # What ranks that read a user's own files import for their processor: two seconds each, where no fork server has it.
     "transformers.models.auto.processing_auto",
     "transformers.models.clip.image_processing_pil_clip",
@@ -57,5 +60,5 @@ def warm_commands(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that the test calls in this process start their ranks from the session's launcher."""
     # `train` imports its launcher from the package when it is called. So the package comes last: a module that was
     # first imported after it would keep what this test puts there.
-    for module in ("alarms", "link_speed", "matrix", "mutation", "overhead", "selftest", "launch"):
+    for module in (*(f"bench.{name}" for name in STARTERS), "launch"):
         monkeypatch.setattr(f"mimo_bench.{module}.Launcher", lambda **_: nullcontext(launcher))

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mimo_bench.history.store import History
+from mimo_bench.predict.validate import validate
 from mimo_bench.record.files import read_run
-from mimo_bench.record.validate import validate
+from mimo_bench.report.history.store import History
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPT = REPOSITORY / "examples" / "slurm" / "nightly.sbatch"

@@ -45,4 +45,4 @@ def test_what_lies_in_the_package_beside_its_modules_is_shipped_with_it() -> Non
     }
     files = {path for path in (REPOSITORY / "mimo_bench").rglob("*") if path.is_file()}
     assert {path for path in files if path.suffix not in (".py", ".pyc")} <= shipped
-    assert REPOSITORY / "mimo_bench" / "companion.toml" in shipped
+    assert REPOSITORY / "mimo_bench" / "bench" / "gate" / "companion.toml" in shipped

@@ -12,10 +12,11 @@ from typing import get_args
 import pytest
 import typer
 
-from mimo_bench import cli
-from mimo_bench.model import PRESETS
+from mimo_bench.cli import app as cli
+from mimo_bench.layout.settings import Settings
+from mimo_bench.models import PRESETS
 from mimo_bench.record.schema import Mode
-from mimo_bench.scenario import Settings, load_scenario
+from mimo_bench.scenario.load import load_scenario
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

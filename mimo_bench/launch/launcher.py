@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from mimo_bench.errors import LaunchError
 from mimo_bench.launch.job import Job, Outcome
+from mimo_bench.util.errors import LaunchError
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -34,7 +34,7 @@ STDERR_TAIL_LINES = 40
 class Launcher:
     """Owns one starter. Use it in a `with`, or close it: until then the fork server holds its memory."""
 
-    def __init__(self, *, device_kind: DeviceKind, preload: Sequence[str] = ("mimo_bench.worker",)) -> None:
+    def __init__(self, *, device_kind: DeviceKind, preload: Sequence[str] = ("mimo_bench.bench.ranks.worker",)) -> None:
         """Start importing the modules to `preload` at once, in the background."""
         self._environment = starter_environment(os.environ, device_kind)
         self._preload = tuple(preload)
@@ -82,7 +82,7 @@ class _Starter:
         self._temporary = tempfile.TemporaryDirectory(prefix="mimo-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             # Not `-m`: `multiprocessing` would import that module again in every rank.
-            [sys.executable, "-P", "-c", "from mimo_bench.launch.starter import main; main()", *preload],
+            [sys.executable, "-P", "-c", "from mimo_bench.launch.local.starter import main; main()", *preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

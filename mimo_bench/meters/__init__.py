@@ -1,1 +1,1 @@
-"""One quantity each; meters watch the trainer, the trainer does not know them."""
+"""Meters: one quantity each. They watch the trainer, which does not know them."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mimo_bench.meters.intervals import Interval
+from mimo_bench.meters.communication.intervals import Interval
 
 
 class ComputeSpans(TorchDispatchMode):

@@ -1,7 +1,4 @@
-"""On what a run was measured: machine, devices, versions, commit. Asked once, without torch.
-
-scenario -> layout -> trainer -> [meters] -> record -> parity -> report
-"""
+"""On what a run was measured: machine, devices, versions, commit. Asked once, without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from typing import Any, Literal
 
 import pynvml
 
-from mimo_bench.devices import is_visible
+from mimo_bench.launch.inventory import is_visible
 from mimo_bench.record.schema import Device, Environment
 
 _RELEVANT = ("CUBLAS_", "CUDA_", "GLOO_", "MIMO_BENCH_", "NCCL_", "NVIDIA_TF32", "OMP_", "PYTORCH_", "TORCH")
@@ -42,7 +39,7 @@ _ANCESTORS = {
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-MEASURING = ("meters/*.py", "record/merge.py", "rank_log.py", "timing_window.py", "worker.py")
+MEASURING = ("meters/**/*.py", "models/cost.py", "record/merge.py", "bench/ranks/*.py")
 """Where it is decided what is timed, counted and added up."""
 
 

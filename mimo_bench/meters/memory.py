@@ -1,7 +1,5 @@
 """Device memory of one rank: the allocator's peaks, what held them, and what the whole device holds.
 
-scenario -> layout -> trainer -> [meters] -> record -> parity -> report
-
 Peaks are the allocator's over the timed window and cost nothing. What they consist of is found behind it, where
 `memory_watch` takes the step that held the peak again: parameters, gradient buffers and optimizer state are counted by
 their storages; what a forward pass leaves behind is activations; the rest of the busiest moment is workspace.
@@ -21,7 +19,7 @@ import torch
 
 from mimo_bench.meters.memory_watch import Allocator, MemoryWatch
 from mimo_bench.record.schema import MemoryParts, RankMemory
-from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.trainer import Trainer
 
 

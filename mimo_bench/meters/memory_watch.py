@@ -1,7 +1,5 @@
 """Which timed step held a rank's peak of memory, and what each phase of that step needs.
 
-scenario -> layout -> trainer -> [meters] -> record -> parity -> report
-
 Steps whose samples differ in images differ in memory. In the window the allocator's peak is read between steps, on the
 host and without waiting; behind it the steps that held some rank's peak are taken again under watch.
 """
@@ -17,7 +15,7 @@ import torch.distributed as dist
 
 from mimo_bench.meters.phases import Working, phases
 from mimo_bench.meters.unmeasured import Unmeasured
-from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.loader import MicroBatch
 from mimo_bench.trainer.trainer import Trainer
 
 

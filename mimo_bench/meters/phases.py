@@ -1,7 +1,5 @@
 """Which module a rank works on, and in which phase, told at every change: forward, backward, gradients, optimizer.
 
-scenario -> layout -> trainer -> [meters] -> record -> parity -> report
-
 The trainer does not know. Modules are watched by hooks, the schedule's backward and the optimizer by wrapping them;
 with several modules on a rank a gradient that reaches the end of an encoder says that the language model's backward is
 over. Whoever listens pays: a variable on CPU ranks, an event of the compute stream or a marker in a trace on GPUs.
@@ -17,8 +15,8 @@ from typing import Any, Literal
 import torch
 from megatron.core.pipeline_parallel import schedules
 
-from mimo_bench.layout import LANGUAGE
-from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
+from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.trainer import Trainer
 
 Phase = Literal["forward", "backward", "gradients", "optimizer"]

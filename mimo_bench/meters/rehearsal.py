@@ -1,7 +1,4 @@
-"""Which timed batches are trained on before they are timed.
-
-scenario -> layout -> trainer -> [meters] -> record -> parity -> report
-"""
+"""Which timed batches are trained on before they are timed."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.loader import MicroBatch
 
 
 def rehearsal(

@@ -1,1 +1,1 @@
-"""Whether two layouts trained the same model, with reasons."""
+"""Parity: does a layout train the same model as the baseline? Verdicts with reasons."""

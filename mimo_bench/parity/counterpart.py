@@ -1,12 +1,9 @@
-"""Whether `transformers` has a model that the baseline can be held against, and why not. No torch.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""Whether `transformers` has a model that the baseline can be held against, and why not. No torch."""
 
 from __future__ import annotations
 
-from mimo_bench.layout import LANGUAGE
-from mimo_bench.model import ModelShape
+from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.models import ModelShape
 
 
 def missing_counterpart(shape: ModelShape) -> str | None:

@@ -1,7 +1,4 @@
-"""Relative differences between two trainings, by step.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""Relative differences between two trainings, by step."""
 
 from __future__ import annotations
 
@@ -9,15 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mimo_bench.record.merge import Trained
-
-
-def relative(found: float | None, expected: float | None) -> float | None:
-    """|found - expected| / |expected|; None where either is unknown."""
-    if found is None or expected is None:
-        return None
-    if found == expected:
-        return 0.0
-    return abs(found - expected) / abs(expected) if expected else None
+from mimo_bench.util.diff import relative
 
 
 def step_errors(

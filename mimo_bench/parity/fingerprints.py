@@ -1,7 +1,5 @@
 """What a layout is about to train, before its first step: its weights and its samples, as hashes that must agree.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 `probes` takes them from ranks; here they become one fingerprint and are compared. No torch.
 """
 

@@ -1,7 +1,4 @@
-"""What the gradients of the first step say: which parameter is off most, and what kind of wrong it is, in words.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""What the gradients of the first step say: which parameter is off most, and what kind of wrong it is, in words."""
 
 from __future__ import annotations
 

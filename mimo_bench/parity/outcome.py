@@ -1,7 +1,5 @@
 """What moments and updates after the second step say: which parameter is off, and what of the optimizer is wrong.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 The gradients of the first step are right when this is asked. What is left is what the optimizer made of them: by which
 norm it clipped, how it averaged, how far it went.
 """

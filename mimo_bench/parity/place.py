@@ -1,7 +1,5 @@
 """Where in a layout a parameter lives, and which known numbers a wrong scale may be made of.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 Reasons are told in these terms: a pipeline stage, a tensor-parallel slice, a ratio of degrees.
 """
 
@@ -12,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mimo_bench.layout import Grid
+from mimo_bench.layout.grid import Grid
 from mimo_bench.record.schema import ParameterDifference
 
 EQUAL = 1e-2

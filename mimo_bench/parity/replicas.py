@@ -1,13 +1,10 @@
-"""Which ranks hold different copies of what should be one tensor, in words.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""Which ranks hold different copies of what should be one tensor, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mimo_bench.layout import Layout
+from mimo_bench.layout.layout import Layout
 
 _EXPERTS = ".experts."
 """Stands in the canonical names of experts' parameters, and of no others."""

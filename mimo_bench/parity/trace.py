@@ -1,7 +1,5 @@
 """The second pass over a layout that failed: the first activation or gradient that is not the baseline's, in words.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 `probes.trace` takes a sketch of every layer's output, and of the gradient that reaches it, for every item of the first
 step; here two such traces are compared in the order in which training computes them. No torch.
 """
@@ -14,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.layout import LANGUAGE
+from mimo_bench.layout.layout import LANGUAGE
 
 TRACE = "trace.json"
 """What the first rank of a traced launch leaves beside its record."""

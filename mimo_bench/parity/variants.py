@@ -1,16 +1,14 @@
-"""The baseline again, mathematically equal and rounded differently: how far these lie apart is the noise band.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""The baseline again, mathematically equal and rounded differently: how far these lie apart is the noise band."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mimo_bench.errors import LayoutError
+from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.record.schema import VariantName
-from mimo_bench.scenario import LayoutTable, Scenario
+from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.util.errors import LayoutError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

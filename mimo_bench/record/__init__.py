@@ -1,1 +1,1 @@
-"""The record of a run: its schema, its files, its own identities, and how ranks become one."""
+"""The record of a run, which people and programs read: `run.json` and the series next to it."""

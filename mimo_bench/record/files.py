@@ -1,7 +1,5 @@
 """Records as files: a run's `run.json` and the small JSON file that every rank leaves behind.
 
-scenario -> layout -> trainer -> meters -> [record] -> parity -> report
-
 Ranks import this room, so it reads and writes JSON only; tables are written by `record/series.py`. A file appears
 whole or not at all: it is written under a temporary name beside its place and renamed. Floats keep every bit.
 """
@@ -18,9 +16,9 @@ from typing import TextIO
 
 from pydantic import BaseModel, ValidationError
 
-from mimo_bench.errors import RecordError
 from mimo_bench.record.pieces import pieces
 from mimo_bench.record.schema import SCHEMA_VERSION, LayoutRecord, RankRecord, RunRecord
+from mimo_bench.util.errors import RecordError
 
 RUN_FILE = "run.json"
 

@@ -1,7 +1,4 @@
-"""Many ranks, one account: what the ranks of a launch wrote becomes what the record says of the layout.
-
-scenario -> layout -> trainer -> meters -> [record] -> parity -> report
-"""
+"""Many ranks, one account: what the ranks of a launch wrote becomes what the record says of the layout."""
 
 from __future__ import annotations
 

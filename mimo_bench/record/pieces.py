@@ -1,7 +1,5 @@
 """A JSON file of any size, piece by piece, in the memory that its largest piece takes.
 
-scenario -> layout -> trainer -> meters -> [record] -> parity -> report
-
 A piece is a member of the outermost object, or an item of the one array in it that is long. It comes as text, which
 pydantic checks: parsers that stream hand out values only, and those would have to be written anew.
 """
@@ -15,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Never, TextIO
 
-from mimo_bench.errors import RecordError
+from mimo_bench.util.errors import RecordError
 
 Place = tuple[str] | tuple[str, int]
 """A member's name, and an item's index where its array is split: what pydantic calls `loc`."""

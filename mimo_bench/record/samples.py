@@ -1,7 +1,4 @@
-"""What the samples of a run cost a layout: loading them, and waiting for the replica that got most of them.
-
-scenario -> layout -> trainer -> meters -> [record] -> parity -> report
-"""
+"""What the samples of a run cost a layout: loading them, and waiting for the replica that got most of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The record: what one run leaves behind. People and programs read the same `run.json`.
 
-scenario -> layout -> trainer -> meters -> [record] -> parity -> report
-
 Names carry their units; unknown is null, never a guess and never NaN. Fields may be added within a schema version,
 so a reader passes over those it does not know.
 """
@@ -13,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mimo_bench.described import Described
+from mimo_bench.util.field_docs import Described
 
 SCHEMA_VERSION: Final = 1
 
@@ -714,6 +712,18 @@ class HeldAgainst(_Entry):
     expected_failures: tuple[ExpectedFailure, ...] = ()
 
 
+class ReferenceVerdict(_Entry):
+    """The verdict on a baseline, with its reason."""
+
+    verdict: Literal["passed", "failed", "no counterpart"]
+    reason: str
+    loss_rel: float | None = None
+    loss_bound: float | None = None
+    gradient_rel: float | None = None
+    gradient_bound: float | None = None
+    parameter: str | None = None
+
+
 MEASURING_VERSION = 1
 """Raise it with every change after which a recorded number means something else, or is measured in another way."""
 
@@ -731,8 +741,8 @@ class RunRecord(_Entry):
     code_hash: str
     """SHA-256 over the package's source: a run is resumed only by the code that began it."""
     measuring_version: int | None = None
-    """Version of what the numbers mean, raised by hand (`MEASURING_VERSION`): runs compare only when it is the same. Null
-    in records that are older than it; these compare by `measuring_hash`."""
+    """Version of what the numbers mean, raised by hand (`MEASURING_VERSION`): runs compare only when it is the same.
+    Null in records that are older than it; these compare by `measuring_hash`."""
     measuring_hash: str | None = None
     """SHA-256 over the statements of the measuring code, without docstrings, imports and file names."""
     question: str

@@ -1,7 +1,5 @@
 """Raw series beside a record: `layouts/<name>/steps.parquet`, one row per mode, rank and step.
 
-scenario -> layout -> trainer -> meters -> [record] -> parity -> report
-
 The only room of the record that needs pyarrow; ranks import `record/files.py` and never this one.
 """
 
@@ -15,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimo_bench.errors import RecordError
 from mimo_bench.record.files import series_path, write_atomically
 from mimo_bench.record.schema import RankRecord
+from mimo_bench.util.errors import RecordError
 
 
 def write_series(directory: Path, name: str, ranks: Sequence[RankRecord]) -> Path:

@@ -5,39 +5,6 @@ scenario -> layout -> trainer -> meters -> record -> parity -> [report]
 Everything here is read from the record and from nothing else, so `mimo-bench report DIR` can render it again.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from pathlib import Path
-
-from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import RunRecord
-from mimo_bench.report.changes import Change, Changes, changes_of
-from mimo_bench.report.html import render_html
-from mimo_bench.report.junit import render_junit
-from mimo_bench.report.markdown import render_markdown
-
-__all__ = [
-    "HTML_FILE",
-    "JUNIT_FILE",
-    "MARKDOWN_FILE",
-    "Change",
-    "Changes",
-    "changes_of",
-    "render_html",
-    "render_junit",
-    "render_markdown",
-    "write_report",
-]
-
-HTML_FILE = "report.html"
-MARKDOWN_FILE = "report.md"
-JUNIT_FILE = "junit.xml"
-
-
-def write_report(directory: Path, record: RunRecord, *, changes: Changes | None = None) -> None:
-    """Write page, summary and `junit.xml` into `directory`, with what changed since an earlier run if that is known."""
-    changes = changes_of(record) if changes is None else changes
-    # What is not ASCII becomes a character reference, so that no server or mail gateway can garble the page.
-    write_atomically(directory / HTML_FILE, render_html(record, changes=changes).encode("ascii", "xmlcharrefreplace"))
-    write_atomically(directory / MARKDOWN_FILE, render_markdown(record, changes=changes).encode())
-    write_atomically(directory / JUNIT_FILE, render_junit(record))
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

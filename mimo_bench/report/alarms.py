@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from mimo_bench.report.scales import Decades
+from mimo_bench.report.charts.scales import Decades
 
 WIDTH, ROW, TOP, LEFT = 720, 34, 40, 130
 

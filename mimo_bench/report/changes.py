@@ -1,6 +1,6 @@
 """What changed since earlier runs, as the report shows it: from the record, where the run was held against a history.
 
-record -> [report]: the report compares nothing itself; of a run that was not held against others it says no changes.
+The report compares nothing itself; of a run that was not held against others it says no changes.
 """
 
 from __future__ import annotations

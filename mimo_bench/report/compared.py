@@ -1,6 +1,6 @@
 """What a layout's verdict compared with the baseline: the steps of parity mode, or those that were timed.
 
-record -> [report]: tables and the console show the differences that decided, beside their bounds.
+Tables and the console show the differences that decided, beside their bounds.
 """
 
 from __future__ import annotations

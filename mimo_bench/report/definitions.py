@@ -1,6 +1,6 @@
 """What each number in the report means, in the words of the code that defines it.
 
-record -> [report]: a field's docstring in the schema, or the docstring of the function that computes it, is the
+A field's docstring in the schema, or the docstring of the function that computes it, is the
 definition; the report prints it and has no wording of its own.
 """
 
@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel
 
-from mimo_bench.described import descriptions
-from mimo_bench.meters.flops import mfu, model_flops
+from mimo_bench.models.cost import mfu, model_flops
 from mimo_bench.record.samples import imbalance
 from mimo_bench.record.schema import (
     Communication,
@@ -31,6 +30,7 @@ from mimo_bench.record.schema import (
     Timing,
 )
 from mimo_bench.report.skew import skew_seconds
+from mimo_bench.util.field_docs import descriptions
 
 Definition = tuple[str, str]
 """A name as the record spells it, and what it means."""

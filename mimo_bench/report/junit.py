@@ -1,6 +1,6 @@
 """The verdicts as JUnit XML, one case a layout, for the test tab of a CI system.
 
-record -> [report]: a layout that failed parity is a failure, one that ended without a record is an error, and one that
+A layout that failed parity is a failure, one that ended without a record is an error, and one that
 nobody judged is skipped.
 """
 

@@ -1,6 +1,6 @@
 """What a verdict rests on, as rows of a table: every difference beside the bound that it was held against.
 
-record -> [report]: the Markdown summary prints them.
+The Markdown summary prints them.
 """
 
 from __future__ import annotations

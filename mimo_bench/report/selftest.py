@@ -1,7 +1,4 @@
-"""What a selftest found, for people and for programs: every fault and every baseline with its verdict.
-
-scenario -> layout -> trainer -> meters -> record -> parity -> [report]
-"""
+"""What a selftest found, for people and for programs: every fault and every baseline with its verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.parity.oracle import Held
+from mimo_bench.record.schema import ReferenceVerdict
 from mimo_bench.report.markdown import table
 
 Origin = Literal["given", "companion"]
@@ -44,7 +41,7 @@ class HeldBaseline(BaseModel):
     scenario: Origin
     layout: str
     model: str
-    held: Held
+    held: ReferenceVerdict
 
     @property
     def is_right(self) -> bool:

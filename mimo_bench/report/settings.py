@@ -1,6 +1,6 @@
 """The settings that a layout declares: those in which it departs from the defaults.
 
-record -> [report]: page and Markdown say them in the same words.
+Page and Markdown say them in the same words.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mimo_bench.layout.settings import Settings
 from mimo_bench.record.schema import LayoutRecord, RunRecord
-from mimo_bench.scenario import Settings
 
 HEADS = ("layout", "settings")
 

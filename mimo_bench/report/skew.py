@@ -1,6 +1,6 @@
 """What uneven samples cost a layout, from how uneven they are and how long encoders work.
 
-record -> [report]: the table of samples in page and summary.
+The table of samples in page and summary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where a step goes, by rank and by module: compute, communication that nothing hides, waiting for peers, idleness.
 
-record -> [report]: from the account that comm mode closes for every rank; nothing here without one.
+From the account that comm mode closes for every rank; nothing here without one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables that a layout opens with: where its step goes by module, what its groups communicate, how it started.
 
-record -> [report]: rows of words, and strips of one scale over the whole page.
+Rows of words, and strips of one scale over the whole page.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mimo_bench.record.links import share_of_links
 from mimo_bench.record.schema import Account, Communication, LayoutRecord, LinkSpeed, ModuleTiming, Timing
 from mimo_bench.report import step_parts, words
-from mimo_bench.report.scales import Linear
-from mimo_bench.report.strips import axis_strip, bar_strip, strip_scale
+from mimo_bench.report.charts.scales import Linear
+from mimo_bench.report.charts.strips import axis_strip, bar_strip, strip_scale
+from mimo_bench.report.links import share_of_links
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

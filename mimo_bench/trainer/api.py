@@ -1,8 +1,6 @@
 """Trains a model by itself, without the bench: what a user's own script calls on every rank under plain `torchrun`.
 
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-
-    pretrain = set_up, then train: steps, evaluations (evaluate) and checkpoints, each at its own interval
+pretrain = set_up, then train: steps, evaluations (evaluate) and checkpoints, each at its own interval
 """
 
 from __future__ import annotations
@@ -17,24 +15,26 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from mimo_bench.data_section import Split
-from mimo_bench.errors import TrainingError, UsageError
-from mimo_bench.layout import BatchPlan, Layout
-from mimo_bench.plural import counted
+from mimo_bench.data.config import Split
+from mimo_bench.data.dataset import Dataset as Dataset
+from mimo_bench.data.dataset import Text as Text
+from mimo_bench.data.prepare import in_words, num_left_out, prepare
+from mimo_bench.data.registry import build_dataset
+from mimo_bench.layout.batch import BatchPlan
+from mimo_bench.layout.layout import Layout
+from mimo_bench.models.hf.directory import check_shape, read_manifest
 from mimo_bench.trainer.arguments import check_kind, check_least, check_split
 from mimo_bench.trainer.checkpoint.files import path_of
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
-from mimo_bench.trainer.data.prepare import in_words, num_left_out, prepare
-from mimo_bench.trainer.data.registry import build_dataset
-from mimo_bench.trainer.data.sample import Dataset
 from mimo_bench.trainer.device import RankDevice, join
-from mimo_bench.trainer.metrics import Metrics
-from mimo_bench.trainer.models.mimo import Provider, build_model
+from mimo_bench.trainer.logging import Metrics
+from mimo_bench.trainer.model import Provider, build_model
 from mimo_bench.trainer.pretraining import Ours, Pretraining, described
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
-from mimo_bench.weights.directory import check_shape, read_manifest
+from mimo_bench.util.errors import TrainingError, UsageError
+from mimo_bench.util.text import counted
 
 Samples = Dataset | Ours
 """A dataset of the user's own, or one of ours."""
@@ -209,7 +209,7 @@ def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfi
     config.shape.check_sequence(config.seq_length)
     config.settings.check(
         layout,
-        shape=config.shape,
+        has_experts=config.shape.language.experts is not None,
         precision=config.precision,
         seq_length=config.seq_length,
         # Of samples of a user's own nothing is known before they are read.

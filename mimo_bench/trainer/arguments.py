@@ -1,16 +1,13 @@
-"""Refuses what a script gives to a training and cannot be, before anything is built. No torch.
-
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-"""
+"""Refuses what a script gives to a training and cannot be, before anything is built. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import get_args
 
-from mimo_bench.data_section import Split
-from mimo_bench.errors import UsageError
-from mimo_bench.suggest import choices
+from mimo_bench.data.config import Split
+from mimo_bench.util.errors import UsageError
+from mimo_bench.util.suggest import choices
 
 
 def check_least(name: str, value: object, *, least: int) -> None:

@@ -1,7 +1,5 @@
 """The way of encoder rows to the language model where samples differ in how many they have.
 
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-
 megatron-core 0.19 splits and joins replicas as if all had the same number of rows. Here every split has the sizes that
 the samples give it: what a source sent is what it gets back, and a replica without any item still takes part. No
 number is asked for over the network. A rank knows the rows of its own samples, and of two replicas that meet on the

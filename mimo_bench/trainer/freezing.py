@@ -1,15 +1,15 @@
 """What is not trained: it has no gradient, no place in a gradient buffer and no optimizer state.
 
-scenario -> layout -> [trainer: weights -> freezing -> data-parallel wrapper -> optimizer] -> meters -> record
+Weights -> freezing -> data-parallel wrapper -> optimizer] -> meters -> record
 """
 
 from __future__ import annotations
 
 from megatron.core.models.mimo.model.base import MimoModel
 
+from mimo_bench.scenario.training import Training
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import shards
-from mimo_bench.training import Training
 
 
 def freeze_weights(model: MimoModel, topology: Topology, *, training: Training) -> None:

@@ -1,7 +1,5 @@
 """Where rows of all modalities meet in one sequence: put to their places without asking the device where those are.
 
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-
 megatron-core 0.19 finds the places on the device and waits for it, three times in every forward and twice in every
 backward. The host then queues an encoder's small kernels one by one on a device that has nothing else to do: of a step
 on an H200, 780 ms long, that took 80. The loader knows the places.
@@ -14,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.trainer.data.loader import TEXT
-from mimo_bench.trainer.models.mimo import unwrap
+from mimo_bench.trainer.loader import TEXT
+from mimo_bench.trainer.model import unwrap
 
 _ALIGN = "align_embeddings_by_token_positions"
 

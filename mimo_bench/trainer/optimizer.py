@@ -19,12 +19,12 @@ from megatron.core.optimizer.optimizer import ChainedOptimizer, Float16Optimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from mimo_bench.scenario import Precision, Settings
-from mimo_bench.trainer.models.config import DTYPES
-from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.layout.settings import Precision, Settings
+from mimo_bench.models.modules.config import DTYPES
+from mimo_bench.scenario.training import Training
+from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import Shard, has_expert_replicas
-from mimo_bench.training import Training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,5 @@
 """The pipeline over disjoint modules: encoder rows to the language model, hidden states along it, gradients back.
 
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-
 megatron-core 0.19 sends every shape ahead of its tensor and waits for the device to read it; it sums whatever crosses a
 bridge for a line of its log, even where nobody logs, and waits for that as well. So no rank runs ahead of its device.
 Here nothing is asked for over the network: sequences all have one length, and a rank knows the rows of its own samples.
@@ -22,9 +20,9 @@ from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicat
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
-from mimo_bench.layout import LANGUAGE
+from mimo_bench.layout.layout import LANGUAGE
 from mimo_bench.trainer.bridge import parts_of, rows_by_sample
-from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.loader import MicroBatch
 
 
 class UnevenBridge(BridgeCommunicator):

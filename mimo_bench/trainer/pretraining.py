@@ -1,7 +1,4 @@
-"""What a training is, in values: what is trained, how far, on which samples, and what is left behind. No torch.
-
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-"""
+"""What a training is, in values: what is trained, how far, on which samples, and what is left behind. No torch."""
 
 from __future__ import annotations
 
@@ -11,15 +8,17 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from mimo_bench.data_fingerprint import read_fingerprint
-from mimo_bench.data_section import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
-from mimo_bench.errors import ScenarioError, UsageError
-from mimo_bench.model import ModelShape
-from mimo_bench.scenario import WITHOUT_FP16, LoaderTable, Precision, Scenario, Settings, without_places
-from mimo_bench.suggest import choices
+from mimo_bench.data.config import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
+from mimo_bench.data.fingerprint import read_fingerprint
+from mimo_bench.layout.limits import WITHOUT_FP16
+from mimo_bench.layout.settings import Precision, Settings
+from mimo_bench.models import ModelShape
+from mimo_bench.scenario.scenario import LoaderTable, Scenario, without_places
+from mimo_bench.scenario.training import Training
 from mimo_bench.trainer.arguments import check_kind, check_least, check_path
-from mimo_bench.trainer.metrics import Logging
-from mimo_bench.training import Training
+from mimo_bench.trainer.logging import Logging
+from mimo_bench.util.errors import ScenarioError, UsageError
+from mimo_bench.util.suggest import choices
 
 Ours = SyntheticData | DigitsData | HuggingFaceData | str
 """Samples of ours, as a scenario describes or names them."""
@@ -91,10 +90,16 @@ class Pretraining:
         for name in ("seq_length", "global_batch_size", "global_micro_batch_size", "num_steps"):
             check_least(name, getattr(self, name), least=1)
         check_least("seed", self.seed, least=0)
-        check_kind("shape", self.shape, ModelShape, such_as="mimo_bench.model.PRESETS['llava-tiny']")
-        check_kind("training", self.training, Training, such_as="mimo_bench.training.Training(learning_rate=1e-4)")
-        check_kind("settings", self.settings, Settings, such_as="mimo_bench.scenario.Settings(fused_optimizer=True)")
-        check_kind("loader", self.loader, LoaderTable, such_as="mimo_bench.scenario.LoaderTable(num_workers=4)")
+        check_kind("shape", self.shape, ModelShape, such_as="mimo_bench.models.PRESETS['llava-tiny']")
+        check_kind(
+            "training", self.training, Training, such_as="mimo_bench.scenario.training.Training(learning_rate=1e-4)"
+        )
+        check_kind(
+            "settings", self.settings, Settings, such_as="mimo_bench.layout.settings.Settings(fused_optimizer=True)"
+        )
+        check_kind(
+            "loader", self.loader, LoaderTable, such_as="mimo_bench.scenario.scenario.LoaderTable(num_workers=4)"
+        )
         check_kind("logging", self.logging, Logging, such_as="mimo_bench.trainer.Logging(every=10)")
         if self.validation is not None:
             check_kind("validation", self.validation, Validation, such_as="Validation(every=10, num_batches=1)")

@@ -1,7 +1,4 @@
-"""What a step and an evaluation give, the same on every rank. No torch.
-
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-"""
+"""What a step and an evaluation give, the same on every rank. No torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Weights that lie in a directory: each rank reads its slices of it; one rank writes what the others gather.
 
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-
 Weights alone: neither the optimizer's state nor the place in the data is among them, so nothing resumes from here.
 """
 
@@ -17,12 +15,12 @@ import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 from safetensors import SafetensorError, safe_open
 
-from mimo_bench.errors import WeightsError
-from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.models.hf.directory import StoredFile
+from mimo_bench.models.hf.safetensors import CHUNK_BYTES, TensorSpec, TensorWriter
+from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import Shard, shards
-from mimo_bench.weights.directory import StoredFile
-from mimo_bench.weights.safetensors_file import CHUNK_BYTES, TensorSpec, TensorWriter
+from mimo_bench.util.errors import WeightsError
 
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 

@@ -1,6 +1,6 @@
 """Which groups of ranks talk to each other: every process group of a layout, built once, each with a role name.
 
-scenario -> layout -> [trainer: topology] -> meters -> record -> parity -> report
+Topology] -> meters -> record -> parity -> report
 
 Creating a group is collective over the whole world: every rank creates every group in the same order, member or not,
 or sums cross over between groups without an error.
@@ -14,7 +14,8 @@ import torch.distributed as dist
 from megatron.core.hyper_comm_grid import HyperCommGrid
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection, ProcessGroupCollection
 
-from mimo_bench.layout import LANGUAGE, Grid, Layout
+from mimo_bench.layout.grid import Grid
+from mimo_bench.layout.layout import LANGUAGE, Layout
 
 _AXES = ("tp", "cp", "dp", "pp")
 _EXPERT_VIEW = "expert"

@@ -1,7 +1,4 @@
-"""The trainer of one layout as one rank holds it: assembled once, then stepped.
-
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report
-"""
+"""The trainer of one layout as one rank holds it: assembled once, then stepped."""
 
 from __future__ import annotations
 
@@ -17,23 +14,25 @@ from zlib import crc32
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.layout import BatchPlan, Layout
-from mimo_bench.model import ModelShape
-from mimo_bench.scenario import LoaderTable, Precision, Scenario, Settings
-from mimo_bench.trainer.data.loader import Loader, MicroBatch, build_loader
-from mimo_bench.trainer.data.sample import Dataset
+from mimo_bench.data.dataset import Dataset
+from mimo_bench.layout.batch import BatchPlan
+from mimo_bench.layout.layout import Layout
+from mimo_bench.layout.settings import Precision, Settings
+from mimo_bench.models import ModelShape
+from mimo_bench.models.modules.config import DTYPES
+from mimo_bench.scenario.scenario import LoaderTable, Scenario
+from mimo_bench.scenario.training import Training
 from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.freezing import freeze_weights
-from mimo_bench.trainer.grads import Totals, finish_gradients, items_total
-from mimo_bench.trainer.models.config import DTYPES
-from mimo_bench.trainer.models.mimo import Provider, build_model, compile_layers, wrap_data_parallel
+from mimo_bench.trainer.gradients import Totals, finish_gradients, items_total
+from mimo_bench.trainer.loader import Loader, MicroBatch, build_loader
+from mimo_bench.trainer.model import Provider, build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ModuleNorms, ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.stored import StoredWeights
 from mimo_bench.trainer.topology import Topology, build_topology
 from mimo_bench.trainer.weights import Start, drawn, fill_weights
-from mimo_bench.training import Training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

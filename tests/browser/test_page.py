@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, Page, expect
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import HTML_FILE, words, write_report
-from tests import golden, synthetic
 from tests.browser.conftest import OpenReport
+from tests.support import golden, synthetic
 
 REPORTS = Path(__file__).parents[2] / "reports"
 HOSTILE = '"></script><img src=x onerror="window.hit=1"><script>window.hit=1;alert(1)</script>'

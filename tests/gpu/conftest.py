@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.devices import num_places
+from mimo_bench.launch.inventory import num_places
 from mimo_bench.record.schema import RunRecord
 from tests.gpu.running import SCENARIO, run
 

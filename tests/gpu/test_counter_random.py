@@ -9,7 +9,7 @@ import pytest
 
 HASHES = """
 import torch
-from mimo_bench.trainer.counter_random import digest
+from mimo_bench.models.kernels.rng import digest
 
 for dtype in (torch.float32, torch.bfloat16, torch.int64):
     values = (torch.randn(3, 100_003, generator=torch.Generator().manual_seed(1)) * 1000).to(dtype)
@@ -21,7 +21,7 @@ DRAWS = """
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from mimo_bench.trainer.counter_random import uniform
+from mimo_bench.models.kernels.rng import uniform
 
 positions = torch.arange(0, 2**40, 2**40 // 100_003)
 for key in "abcd":  # of which some start below zero

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.devices import ranks_per_gpu
-from mimo_bench.record.identities import ACCOUNT_TOLERANCE, PARTS_TOLERANCE
+from mimo_bench.launch.inventory import ranks_per_gpu
+from mimo_bench.predict.identities import ACCOUNT_TOLERANCE, PARTS_TOLERANCE
 from mimo_bench.record.schema import RunRecord
 from tests.gpu.running import REPOSITORY, by_name, run
 

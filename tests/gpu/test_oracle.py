@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.launch import Launcher
-from mimo_bench.scenario import GridTable, LayoutTable, Settings
-from tests import oracle
-from tests.checkpoints import CONFIGS
-from tests.oracle_job import NUM_STEPS, run_layout, samples_of, scenario_of
+from mimo_bench.layout.settings import Settings
+from mimo_bench.layout.tables import GridTable, LayoutTable
+from tests.support import oracle
+from tests.support.checkpoints import CONFIGS
+from tests.support.oracle_job import NUM_STEPS, run_layout, samples_of, scenario_of
 
 FAMILY = "clip_llama"
 

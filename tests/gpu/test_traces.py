@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.record.files import read_rank
-from tests import traces
 from tests.gpu.running import run
+from tests.support import traces
 
 SCENARIO = """
 question = "Do traces of four GPUs say what their ranks called?"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import synthetic
 from tests.perf.processors import cost_of, least_of
+from tests.support import synthetic
 
 START_SECONDS, CHECK_SECONDS, NUM_LAYOUTS = 0.3, 30.0, 100_000
 

@@ -27,9 +27,9 @@ from mimo_bench.record.merge import (
 )
 from mimo_bench.record.schema import RankAccount, RankMemory, RankRecord, RunRecord
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE, render_html, write_report
-from tests import golden, synthetic
 from tests.browser import chromium
 from tests.perf.processors import Cost, cost_of
+from tests.support import golden, synthetic
 
 MIB = 1024**2
 NUM_LAYOUTS, NUM_RANKS, MANY_SECONDS, MANY_BYTES = 1000, 512, 60.0, 2e9

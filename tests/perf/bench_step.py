@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench import cli
+from mimo_bench.cli import app as cli
 from mimo_bench.record.files import read_run
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "gpu1_long.toml"

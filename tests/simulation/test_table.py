@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_bench.history.simulation import report
+from tests.simulation.simulate import report
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulated-history.md"
 
 
 def test_the_table_comes_out_as_it_is_committed() -> None:
-    anew = (
-        "run python -m mimo_bench.history.simulation docs/simulated-history.md, and say in the changelog what changed"
-    )
+    anew = "run python -m tests.simulation.simulate docs/simulated-history.md, and say in the changelog what changed"
     assert PAGE.read_text(encoding="utf-8") == report(), anew

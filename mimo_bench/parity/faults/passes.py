@@ -11,8 +11,8 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
 from mimo_bench.trainer import bridge, pipeline, step
-from mimo_bench.trainer.data.loader import MicroBatch
-from mimo_bench.trainer.models.mimo import unwrap
+from mimo_bench.trainer.loader import MicroBatch
+from mimo_bench.trainer.model import unwrap
 
 
 def bridge_gradient_doubled(context: FaultContext) -> None:

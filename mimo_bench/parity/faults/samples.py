@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from mimo_bench.data_section import Split
-from mimo_bench.layout import LANGUAGE
+from mimo_bench.data.config import Split
+from mimo_bench.data.dataset import Text
+from mimo_bench.layout.layout import LANGUAGE
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
-from mimo_bench.trainer.data.sample import Text
 
 
 def encoder_fed_other_samples(context: FaultContext) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
-from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
+from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.pipeline import UnevenBridge
 
 DAWDLE_SECONDS = 0.2

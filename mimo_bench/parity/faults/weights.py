@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from mimo_bench.models.kernels.rng import CHUNK
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
-from mimo_bench.trainer.counter_random import CHUNK
 from mimo_bench.trainer.weights import Shard, draw_weights
 
 

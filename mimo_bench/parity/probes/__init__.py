@@ -1,1 +1,1 @@
-"""What the gate takes from a trainer, in every rank; only here and in `faults` does parity import torch."""
+"""Probes that run on ranks and write what parity compares."""

@@ -1,7 +1,4 @@
-"""What a layout is about to train: weights and samples as hashes, taken in every rank before the first step.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""What a layout is about to train: weights and samples as hashes, taken in every rank before the first step."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from mimo_bench.layout import LANGUAGE
+from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.models.kernels.rng import digest
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
 from mimo_bench.parity.probes.tensors import hashes
-from mimo_bench.trainer.counter_random import digest
-from mimo_bench.trainer.data.loader import MicroBatch
+from mimo_bench.trainer.loader import MicroBatch
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 

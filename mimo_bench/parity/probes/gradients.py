@@ -1,7 +1,5 @@
 """Every parameter's gradient against the baseline's.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 Called between the backward pass and the optimizer, when gradients are reduced and normalised and not yet clipped.
 """
 
@@ -15,7 +13,7 @@ import torch.distributed as dist
 
 from mimo_bench.parity.probes.tensors import Comparison
 from mimo_bench.record.schema import ParameterDifference
-from mimo_bench.trainer.models.mimo import hosted_modules
+from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, trained_shards
 

@@ -1,13 +1,10 @@
-"""A variant of a training that is mathematically equal and differs by rounding, for the noise band.
-
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-"""
+"""A variant of a training that is mathematically equal and differs by rounding, for the noise band."""
 
 from __future__ import annotations
 
 import torch
 
-from mimo_bench.trainer.counter_random import CHUNK, uniform
+from mimo_bench.models.kernels.rng import CHUNK, uniform
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 

@@ -1,7 +1,5 @@
 """What two steps made of every parameter: Adam's moments and the way it went, against the baseline's.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 Gathered like gradients: over tensor-parallel ranks, and over replicas where the distributed optimizer deals state out.
 """
 

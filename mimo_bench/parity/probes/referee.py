@@ -1,7 +1,5 @@
 """An independent referee: `transformers` runs the same model, weights and samples, and says what gradients ought to be.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 Layouts are held against the baseline, so a mistake that every layout makes would pass; it does not pass here. Nothing
 of ours computes on this side: samples are padded and labelled in `transformers`' own way and scored by its own loss.
 """
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from mimo_bench.trainer.data.sample import PAD, Text
+from mimo_bench.data.dataset import PAD, Text
 
 Tensors = Mapping[str, torch.Tensor]
 Samples = Sequence[tuple[torch.Tensor, Text]]

@@ -1,6 +1,6 @@
 """Our canonical parameters, and those of `transformers` that are stacked in each: the referee's own table.
 
-It knows nothing of `mimo_bench.weights.mapping`, which imports and exports weights: a mistake there shows against it.
+It knows nothing of `mimo_bench.models.hf.mapping`, which imports and exports weights: a mistake there shows against it.
 Renaming and splitting is linear, so weights and gradients go the same way.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from mimo_bench.model import LanguageShape, ModelShape, VisionShape
+from mimo_bench.models import LanguageShape, ModelShape, VisionShape
 
 CLASS_TOKEN = "model.vision_tower.embeddings.class_embedding"
 

@@ -1,7 +1,5 @@
 """Tensors of the baseline on disk, written and read a chunk at a time.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 A model's moments and updates are as large as four copies of it, and every layout reads them all: through pinned memory,
 by several threads that read ahead, it comes as fast as the page cache gives it.
 """

@@ -1,7 +1,5 @@
 """Which elements of an update tell anything: those whose gradients are more than rounding.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 The baseline leaves the mean of every second moment. So a layout marks a parameter's elements while the baseline's
 second moments come by to be compared, and keeps one bit of each until the update is compared.
 """

@@ -1,7 +1,5 @@
 """Full tensors of every parameter against the baseline's, one canonical tensor at a time.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 The baseline's stream from disk, where they are not known to be the same by their digests. Sums run over chunks in
 float64.
 """
@@ -18,11 +16,11 @@ from zlib import crc32
 import torch
 import torch.distributed as dist
 
+from mimo_bench.models.kernels.rng import digest
 from mimo_bench.parity.probes.stored import chunks, stream, write
 from mimo_bench.parity.replicas import diverged
 from mimo_bench.record.files import write_atomically
 from mimo_bench.record.schema import ParameterDifference
-from mimo_bench.trainer.counter_random import digest
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import Shard
 

@@ -1,7 +1,5 @@
 """A sketch of every layer's output and of the gradient that reaches it, for every item of one step.
 
-scenario -> layout -> trainer -> meters -> record -> [parity] -> report
-
 A sketch is a handful of random projections, drawn from the counter-based generator: equal tensors have equal sketches
 whatever the layout, the distance of two sketches is an estimate of the distance of the tensors, and ranks that share a
 sequence add theirs up. So a trace takes kilobytes where activations take gigabytes.
@@ -17,11 +15,11 @@ import torch
 import torch.distributed as dist
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from mimo_bench.layout import LANGUAGE
+from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.models.kernels.rng import uniform
 from mimo_bench.parity.trace import Glimpse, TraceRecord, add_parts
-from mimo_bench.trainer.counter_random import uniform
-from mimo_bench.trainer.data.loader import MicroBatch
-from mimo_bench.trainer.models.mimo import hosted_modules, unwrap
+from mimo_bench.trainer.loader import MicroBatch
+from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.trainer import Trainer
 
 NUM_PROJECTIONS = 16

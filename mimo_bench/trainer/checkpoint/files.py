@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mimo_bench.difference import first_difference
-from mimo_bench.errors import CheckpointError
-from mimo_bench.weights.directory import StoredFile
+from mimo_bench.models.hf.directory import StoredFile
+from mimo_bench.util.diff import first_difference
+from mimo_bench.util.errors import CheckpointError
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1

@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 
-from mimo_bench.errors import CheckpointError
 from mimo_bench.trainer.checkpoint.files import CheckpointManifest, check_continues, damaged, read_manifest, saved_in
 from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
+from mimo_bench.util.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

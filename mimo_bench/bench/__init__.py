@@ -1,0 +1,7 @@
+"""The bench: run a scenario's matrix, judge every layout, and prove the gate.
+
+    scenario -> layout -> trainer -> meters -> record -> parity -> report
+
+`matrix.py` shows the flow on one screen. `ranks/` holds what runs on a rank; nothing else imports it: a job names its
+entry.
+"""

@@ -1,0 +1,1 @@
+"""Proofs of the gate: planted faults, mutated collectives, false alarms and the reference implementation."""

@@ -1,0 +1,102 @@
+"""What our own instruments cost: paired blocks of bare and instrumented steps, and the share with its confidence.
+
+The answer is printed, one line a mode.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from mimo_bench.launch.job import Job
+from mimo_bench.launch.launcher import DeviceKind, Launcher
+from mimo_bench.record.schema import Mode
+from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.util.errors import LaunchError
+
+ENTRY = "mimo_bench.bench.ranks.overhead:main"
+HANG_SECONDS = 300.0
+MODES: tuple[Mode, ...] = ("timing", "comm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overhead:
+    """What one mode's instruments add to a step."""
+
+    mode: Mode
+    share: float
+    """Of the bare step; mean over the turns."""
+    low: float
+    high: float
+    """Bounds of the 95 % confidence interval."""
+    bare_seconds: float
+    """Of a step."""
+
+
+def overhead_of(mode: Mode, turns: Sequence[Sequence[float]], *, num_steps: int) -> Overhead:
+    """The overhead that turns of four blocks show: bare, instrumented, instrumented, bare; seconds each.
+
+    The interval is Student's, over the turns.
+    """
+    # Only now: it costs half a second.
+    from scipy.special import stdtrit
+
+    shares = [(second + third) / (first + last) - 1 for first, second, third, last in turns]
+    bare = mean(block for turn in turns for block in (turn[0], turn[3])) / num_steps
+    centre = mean(shares)
+    width = (
+        float(stdtrit(len(shares) - 1, 0.975)) * stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.inf
+    )
+    return Overhead(mode=mode, share=centre, low=centre - width, high=centre + width, bare_seconds=bare)
+
+
+def measure_overhead(
+    scenario: Scenario, layout: str, *, device_kind: DeviceKind, num_turns: int, num_steps: int
+) -> list[Overhead]:
+    """Measure every mode's overhead in the layout called `layout`.
+
+    Raises:
+        LaunchError: the ranks did not come to an end.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as folder, Launcher(device_kind=device_kind) as launcher:
+        for mode in MODES:
+            place = Path(folder) / mode
+            job = Job(
+                entry=ENTRY,
+                arguments={
+                    "scenario": scenario.model_dump(mode="json"),
+                    "layout": layout,
+                    "mode": mode,
+                    "device_kind": device_kind,
+                    "directory": str(place),
+                    "baseline": str(place),
+                    "fault": None,
+                    "variant": None,
+                    "num_turns": num_turns,
+                    "num_steps": num_steps,
+                },
+                world_size=scenario.table(layout).grids().world_size,
+                log_dir=place,
+                hang_seconds=HANG_SECONDS,
+                environment={"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if device_kind == "cuda" else {},
+            )
+            outcome = launcher.launch(job)
+            if outcome.ended != "finished":
+                raise LaunchError(f"overhead: {mode}: {outcome.reason}")
+            turns = json.loads((place / "overhead.json").read_text(encoding="utf-8"))
+            found.append(overhead_of(mode, turns, num_steps=num_steps))
+    return found
+
+
+def describe(overhead: Overhead) -> str:
+    """One line of text."""
+    return (
+        f"{overhead.mode}: {overhead.share:+.2%} of a step of {overhead.bare_seconds * 1e3:.1f} ms "
+        f"(95 %: {overhead.low:+.2%} to {overhead.high:+.2%})"
+    )

@@ -1,0 +1,101 @@
+"""Timing mode on one rank: warm-up, then the timed window with next to nothing in it, then what can wait until after.
+
+In the window events of the compute stream are recorded, and the allocator's peak is read between steps, on the host.
+Energy is the driver's own counter, read at the window's edges. What memory consists of is found behind the window:
+the step that held the peak is taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from mimo_bench.bench.ranks.log import RankLog
+from mimo_bench.meters.clock import build_clock
+from mimo_bench.meters.energy import EnergyMeter, processes_on
+from mimo_bench.meters.memory import (
+    device_uuid,
+    held_by_module,
+    read_memory,
+    reset_peaks,
+    with_parts,
+)
+from mimo_bench.meters.memory_watch import Allocator, MemoryWatch, PeakStep, watch_peak
+from mimo_bench.meters.phase_clock import PhaseClock
+from mimo_bench.meters.phases import phases
+from mimo_bench.meters.rehearsal import rehearsal
+from mimo_bench.meters.unmeasured import Unmeasured
+from mimo_bench.record.schema import RankMemory
+from mimo_bench.trainer.loader import MicroBatch
+from mimo_bench.trainer.trainer import Trainer
+
+Batches = Sequence[Sequence[MicroBatch]]
+
+
+class Window:
+    """One rank's warm-up and timed window."""
+
+    def __init__(self, trainer: Trainer, log: RankLog, *, device_kind: Literal["cpu", "cuda"]) -> None:
+        """Nothing has been trained yet."""
+        self._trainer = trainer
+        self._log = log
+        self._device_kind = device_kind
+        self._unmeasured = Unmeasured()
+        self._allocator = Allocator()
+        self._at_peak = PeakStep(self._allocator)
+
+    def measure(self, batches: Batches, *, num_warmup: int, num_compared: int) -> dict[str, Any]:
+        """Train on all of `batches`, the first `num_warmup` as warm-up; the fields of the rank's record."""
+        warmup_clock, reserved = build_clock(self._device_kind), list[int]()
+        warmup = [*batches[:num_warmup], *rehearsal(batches, num_warmup=num_warmup, num_compared=num_compared)]
+        self._log.train(self._trainer, warmup, clock=warmup_clock, after_step=lambda: self._keep_reserved(reserved))
+        phase_clock = PhaseClock(self._device_kind)
+        mark = self._unmeasured.guarded("modules", phase_clock.mark)
+        with self._unmeasured.entered("modules", phases(self._trainer, mark)):
+            on_device = self._time(batches[num_warmup:])
+        self._keep_reserved(reserved)
+        num_timed = len(batches) - num_warmup
+        return {
+            **on_device,
+            **self._look_at_memory(batches[num_warmup:], on_device.get("memory")),
+            "module_seconds": self._unmeasured.attempt("modules", lambda: phase_clock.seconds(num_timed)) or {},
+            "warmup_seconds": warmup_clock.step_seconds(),
+            "reserved_bytes": tuple(reserved),
+            "unmeasured": self._unmeasured.reasons,
+        }
+
+    def _time(self, batches: Batches) -> dict[str, Any]:
+        """The timed window, and on GPUs what counters say at its edges."""
+        if self._device_kind == "cpu":
+            self._log.train(self._trainer, batches, clock=self._log.clock)
+            return {}
+        attempt = self._unmeasured.attempt
+        torch.cuda.synchronize()
+        meter = attempt("energy", lambda: EnergyMeter(device_uuid()))
+        keep = self._unmeasured.guarded("memory", self._at_peak.keep)
+        reset_peaks()
+        self._log.train(self._trainer, batches, clock=self._log.clock, after_step=keep)
+        torch.cuda.synchronize()
+        return {
+            "energy": attempt("energy", meter.read) if meter is not None else None,
+            "memory": attempt("memory", read_memory),
+            "processes": attempt("processes", lambda: processes_on(device_uuid())) or (),
+        }
+
+    def _look_at_memory(self, batches: Batches, memory: RankMemory | None) -> dict[str, Any]:
+        """What the peak consisted of; every rank takes the steps, also one whose peak is unknown."""
+        if self._device_kind == "cpu":
+            return {}
+        watch = watch_peak(self._trainer, batches, self._at_peak, self._allocator, self._unmeasured)
+        if memory is None or watch is None:
+            return {}
+        return {"memory": self._unmeasured.attempt("memory", lambda: self._with_parts(memory, watch)) or memory}
+
+    def _with_parts(self, memory: RankMemory, watch: MemoryWatch) -> RankMemory:
+        return with_parts(memory, watch, held_by_module(self._trainer))
+
+    def _keep_reserved(self, reserved: list[int]) -> None:
+        if self._device_kind == "cuda":
+            reserved.append(torch.cuda.memory_reserved())

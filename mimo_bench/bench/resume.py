@@ -1,0 +1,193 @@
+"""What an earlier invocation of the same matrix left in the directory, and what of it need not be done again.
+
+A layout with a verdict keeps it. One without is run again from its first step: it was under way, was never reached,
+or ended without a record. The baseline's gradients do not outlive an invocation, so while anything is left to do the
+baseline is trained again, and what was kept stays only if that training is the same as the one it was held against. In
+timing mode alone the record has no losses that could show this: each layout stays held against the baseline of then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mimo_bench.meters.environment import hash_of_code, read_environment
+from mimo_bench.record.files import RUN_FILE, read_run
+from mimo_bench.record.provenance import PLANTED, differences
+from mimo_bench.record.schema import LayoutRecord, Mode, Resumption, RunRecord
+from mimo_bench.scenario.scenario import Scenario, without_places
+from mimo_bench.util.diff import are_named, first_difference, relative
+from mimo_bench.util.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What the resuming invocation asks for, which must be what the earlier one asked for."""
+
+    scenario: Scenario
+    scenario_file: Path
+    names: tuple[str, ...]
+    modes: tuple[Mode, ...]
+    device_kind: Literal["cpu", "cuda"]
+    tainted: str | None
+
+
+def holds_record(directory: Path) -> bool:
+    """Whether an earlier invocation came as far as a record; what a killed one leaves before that is no record."""
+    return (directory / RUN_FILE).exists()
+
+
+def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
+    """The record to go on from.
+
+    Raises:
+        RecordError: it cannot be read.
+        UsageError: it is of another experiment; the message names what differs, with both values and the remedy.
+    """
+    record = read_run(directory)
+    if record.scenario_hash != wanted.scenario.content_hash:
+        raise UsageError(_refusal(directory, *_scenarios_part(record, wanted.scenario)))
+    pairs: dict[str, tuple[object, object]] = {
+        "code_hash": (record.code_hash, hash_of_code()),
+        "modes": (",".join(record.modes), ",".join(wanted.modes)),
+        "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(wanted.names)),
+    }
+    for name, (earlier, now) in pairs.items():
+        if earlier != now:
+            raise UsageError(_refusal(directory, name, earlier, now))
+    if (problem := _planted_otherwise(_planted(record.tainted), _planted(wanted.tainted))) is not None:
+        raise UsageError(f"--resume: {directory / RUN_FILE}: {problem}, or name a new directory")
+    for name, earlier, now in differences(record.environment, read_environment(wanted.device_kind)):
+        raise UsageError(_refusal(directory, f"environment.{name}", earlier, now))
+    return record
+
+
+def _planted(tainted: str | None) -> str | None:
+    """What was planted; a disturbance from outside may be over, and does not part two invocations."""
+    return tainted.removesuffix(PLANTED).strip() if tainted is not None and tainted.endswith(PLANTED) else None
+
+
+def _planted_otherwise(earlier: str | None, now: str | None) -> str | None:
+    """What parts two invocations of which one had another fault planted, and what to do; None if neither had."""
+    if earlier == now:
+        return None
+    asked = "no --plant was given" if now is None else f"--plant {now} was given"
+    if earlier is None:
+        return f"was run with no fault planted, and now {asked}; leave it out"
+    return f"was run with --plant {earlier}, and now {asked}; give --plant {earlier} again"
+
+
+def _scenarios_part(record: RunRecord, scenario: Scenario) -> tuple[str, str, str]:
+    """The first key in which a scenario is not the one of the record, and both its values in words."""
+    both = map(without_places, (record.scenario, scenario.model_dump(mode="json")))
+    if (found := first_difference(*both)) is None:
+        # A scenario that was edited in the record has a hash of its own.
+        return "scenario_hash", record.scenario_hash, scenario.content_hash
+    return f"scenario.{found.key}", _said(found.before), _said(found.now)
+
+
+def _said(value: object) -> str:
+    """A scenario's value as a message says it; of tables, their names."""
+    if value is None:
+        return "not given"
+    if are_named(value):
+        return ", ".join(str(each["name"]) for each in value)
+    return json.dumps(value)
+
+
+def _refusal(directory: Path, name: str, earlier: object, now: object) -> str:
+    return (
+        f"--resume: {directory / RUN_FILE}: {name} is {earlier}, and now it is {now}; one record holds one experiment: "
+        f"put back what was changed, or name a new directory"
+    )
+
+
+def go_on(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
+    """The record that a resuming invocation begins with: what is settled stays, everything else is still to come."""
+    before = {layout.name: layout for layout in earlier.layouts}
+    settled = [name for name, layout in before.items() if is_settled(layout, earlier.modes)]
+    is_held = "parity" in earlier.modes or "timing" in earlier.modes
+    if is_held and len(settled) < len(before):
+        has_reference = _is_reference(before[earlier.baseline], earlier.modes)
+        settled = [name for name in settled if name != earlier.baseline and has_reference]
+    resumption = Resumption(
+        resumed_at=fresh.started_at,
+        command=fresh.command,
+        kept=tuple(settled),
+        reason=_why(settled, earlier) if settled else "nothing: no layout had a verdict that could stay",
+    )
+    # Of a baseline that is trained again, what is known stays until then: a later resumption is held against it too.
+    known = {*settled, earlier.baseline}
+    return fresh.model_copy(
+        update={
+            "started_at": earlier.started_at,
+            "command": earlier.command,
+            "resumptions": (*earlier.resumptions, resumption),
+            "layouts": tuple(before[entry.name] if entry.name in known else entry for entry in fresh.layouts),
+        }
+    )
+
+
+def _is_reference(baseline: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
+    """Whether the layouts of an earlier invocation were held against its baseline."""
+    if "parity" in modes:
+        # Without the baseline's own losses nothing would show that it trains as it did.
+        return bool(baseline.losses)
+    return baseline.parity is not None and baseline.parity.as_timed is not None
+
+
+def _why(settled: list[str], earlier: RunRecord) -> str:
+    if len(settled) == len(earlier.layouts):
+        return "every layout had its verdict"
+    if "timing" in earlier.modes and "parity" not in earlier.modes:
+        return "these had been held against the baseline as it was timed then; it is timed again for the others"
+    if "parity" not in earlier.modes:
+        return "these had been measured"
+    return "these had their verdicts, and the baseline, trained again for the others, is the same within the tolerance"
+
+
+def is_settled(layout: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
+    """Whether the layout has a verdict, or was never to have one and was measured."""
+    return layout.status in ("passed", "parity_failed") or (layout.status == "unjudged" and "parity" not in modes)
+
+
+def same_training(again: LayoutRecord, before: LayoutRecord) -> bool:
+    """Whether the baseline trained again is the one that kept layouts were held against, within their tolerance."""
+    tolerance = before.parity.tolerance if before.parity else None
+    if tolerance is None or len(again.losses) != len(before.losses):
+        return False
+    pairs = [
+        (again.losses, before.losses, tolerance.loss_rel),
+        *((again.grad_norms.get(m, ()), norms, tolerance.grad_norm_rel) for m, norms in before.grad_norms.items()),
+    ]
+    return all(_agree(now, then, bound) for now, then, bound in pairs)
+
+
+def _agree(now: tuple[float | None, ...], then: tuple[float | None, ...], bound: float) -> bool:
+    found = [relative(value, base) for value, base in zip(now, then, strict=False)]
+    return len(now) == len(then) and all(rel is not None and rel <= bound for rel in found)
+
+
+@contextmanager
+def sole_writer(directory: Path) -> Iterator[None]:
+    """Let nobody else run a matrix into `directory` meanwhile; the kernel lets go of it whatever ends the process.
+
+    Raises:
+        UsageError: somebody does.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out: another mimo-bench is running into {directory}; wait for it, or end it") from None
+        yield
+    finally:
+        os.close(handle)

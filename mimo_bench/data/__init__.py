@@ -1,0 +1,1 @@
+"""Samples: synthetic, digits, or a user's own files."""

@@ -1,0 +1,145 @@
+"""A conversation as tokens, with a mark on those that the loss scores: the answers and nothing else.
+
+Which characters are answers is decided on the text that the processor's chat template renders: what a further assistant
+turn adds to the rendered conversation before it. So it holds for any template that only ever appends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mimo_bench.data.dataset import Text
+from mimo_bench.data.messages import Message, in_parts, roles_of
+from mimo_bench.data.rows import BadSample
+from mimo_bench.data.tokens import Tokens
+from mimo_bench.models import ModelShape
+from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util.text import counted
+
+_NO_ANSWER = "has no answer to learn; give it a message of the role 'assistant' that is not empty"
+
+
+class Chat:
+    """Turns messages into tokens with a `transformers` processor."""
+
+    def __init__(self, processor: Any, *, shape: ModelShape, seq_length: int, where: str) -> None:
+        """Tokens for models of `shape`, at most `seq_length` of them.
+
+        Raises:
+            ScenarioError: the processor has no chat template, or its tokens are not the model's; `where` names it.
+        """
+        self._processor, self._tokenizer = processor, processor.tokenizer
+        self._seq_length = seq_length
+        self._image_token: str = processor.image_token
+        self._image_token_id = shape.special_tokens["vision"]
+        self._tokens_per_image = shape.encoders["vision"].num_tokens
+        if not processor.chat_template:
+            raise ScenarioError(f"{where}: the processor has no chat template; save one beside it, chat_template.jinja")
+        self._roles = roles_of(processor.chat_template)
+        tokens = Tokens(
+            image_token=self._image_token,
+            image_token_id=self._tokenizer.convert_tokens_to_ids(self._image_token),
+            largest=max(self._tokenizer.get_vocab().values()),
+        )
+        tokens.check(shape, where=where)
+
+    def text(self, messages: list[Message], *, num_images: int) -> Text:
+        """The tokens of a conversation, image tokens repeated for every position that an image takes.
+
+        Raises:
+            BadSample: it is no conversation, has no answer, names another number of images than it has, is refused by
+                the chat template, or does not fit.
+        """
+        conversation = self._with_images(messages, num_images)
+        if not conversation:
+            raise BadSample(_NO_ANSWER)
+        rendered = self._render(conversation)
+        answers = self._answers(conversation, rendered)
+        encoded = self._tokenizer(
+            rendered,
+            return_offsets_mapping=True,
+            # As `transformers` does it: a template that writes the first token itself gets no second one.
+            add_special_tokens=not (self._tokenizer.bos_token and rendered.startswith(self._tokenizer.bos_token)),
+        )
+        is_answer = [
+            any(start < last and first < end for first, last in answers) for start, end in encoded["offset_mapping"]
+        ]
+        if (found := encoded["input_ids"].count(self._image_token_id)) != num_images:
+            raise BadSample(
+                f"is rendered with {found} of {self._image_token} and has {counted(num_images, 'image')}; place each "
+                "as a part of the type 'image', not within a part of text"
+            )
+        text = self._expanded(encoded["input_ids"], is_answer)
+        if (length := len(text.tokens)) > self._seq_length:
+            raise BadSample(
+                f"has {length} tokens, {num_images * self._tokens_per_image} of them for its images, and seq_length is "
+                f"{self._seq_length}; use at least {length}, or shorten it"
+            )
+        if not text.is_answer.any():
+            raise BadSample(_NO_ANSWER)
+        return text
+
+    def _with_images(self, messages: list[Message], num_images: int) -> list[Message]:
+        """The messages in parts; images that no message places stand before the first of the user."""
+        conversation = in_parts(messages, image_token=self._image_token, roles=self._roles)
+        placed = sum(part["type"] == "image" for message in conversation for part in message["content"])
+        if not placed and num_images:
+            first = next((message for message in conversation if message["role"] == "user"), None)
+            if first is None:
+                raise BadSample("has images and no message of the role 'user' to stand in")
+            first["content"] = [{"type": "image"}] * num_images + first["content"]
+        elif placed != num_images:
+            raise BadSample(
+                f"places {counted(placed, 'image')} in its messages and has {num_images}; make both the same"
+            )
+        return conversation
+
+    def _render(self, conversation: list[Message], *, asks: bool = False) -> str:
+        try:
+            # As a batch of one: by itself, a conversation of no message is taken for none.
+            (rendered,) = self._processor.apply_chat_template(
+                [conversation], tokenize=False, add_generation_prompt=asks
+            )
+        except Exception as error:  # a template is a user's program, and raises what it likes
+            words = " ".join(str(error).split()) or type(error).__name__
+            if not conversation:
+                raise BadSample(
+                    f"begins with an answer, and the chat template needs a message in front of it: {words}; give it "
+                    "one of the role 'user'"
+                ) from None
+            raise BadSample(
+                f"is refused by the chat template: {words}; mend the conversation, or the template"
+            ) from None
+        return str(rendered)
+
+    def _answers(self, conversation: list[Message], rendered: str) -> list[tuple[int, int]]:
+        """First character and the one behind the last of each answer in the rendered conversation."""
+        spans = []
+        for index, message in enumerate(conversation):
+            calls = message.get("tool_calls")
+            if message["role"] != "assistant" or not (message["content"] or calls):
+                continue
+            before = self._render(conversation[:index], asks=True)
+            behind = self._render(conversation[: index + 1])
+            if not (behind.startswith(before) and rendered.startswith(behind.rstrip())):
+                raise BadSample(
+                    "is rendered by the chat template so that its answers cannot be told from the rest: a further turn "
+                    "changes what was there; use a template that only appends, and that writes what asks for an answer "
+                    "(add_generation_prompt)"
+                )
+            if calls and behind == self._render([*conversation[:index], {**message, "tool_calls": []}]):
+                raise BadSample(
+                    f"message {index} has tool_calls, which the chat template does not write; use one that does, or "
+                    "write them as content"
+                )
+            # A template may end a conversation with space that it does not put between turns.
+            spans.append((len(before), len(behind.rstrip())))
+        return spans
+
+    def _expanded(self, tokens: list[int], is_answer: list[bool]) -> Text:
+        ids, answer = torch.tensor(tokens, dtype=torch.int64), torch.tensor(is_answer, dtype=torch.bool)
+        is_image = ids == self._image_token_id
+        times = torch.where(is_image, self._tokens_per_image, 1)
+        return Text(tokens=ids.repeat_interleave(times), is_answer=(answer & ~is_image).repeat_interleave(times))

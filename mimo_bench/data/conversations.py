@@ -1,0 +1,198 @@
+"""A user's own files as samples: conversations with images, through `datasets` and a processor of `transformers`.
+
+Training ids run through the rows epoch by epoch, each in an order of its own that the seed decides; held-out ids run
+through them in the order of the file. Text is made without opening an image, and images without tokenizing a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from mimo_bench.data.chat import Chat
+from mimo_bench.data.config import HuggingFaceData, Split
+from mimo_bench.data.contents import file_rows, row_at
+from mimo_bench.data.dataset import CPU, Text
+from mimo_bench.data.images import pixels
+from mimo_bench.data.messages import Message
+from mimo_bench.data.order import shuffled
+from mimo_bench.data.rows import BadSample, image_sources, open_rows
+from mimo_bench.models import ModelShape
+from mimo_bench.util.errors import DataError, ScenarioError
+
+
+class HuggingFaceDataset:
+    """Conversations with images, by sample id."""
+
+    def __init__(self, data: HuggingFaceData, *, shape: ModelShape, seq_length: int, seed: int) -> None:
+        """Samples for models of `shape`, at most `seq_length` tokens long; rows are opened by `prepare`.
+
+        Raises:
+            ScenarioError: the processor cannot be read, or does not belong to the model.
+        """
+        self._data, self._seed = data, seed
+        self._item_shape = shape.encoders["vision"].item_shape
+        processor = _load_processor(data)
+        self._image_processor = processor.image_processor
+        self._chat = Chat(processor, shape=shape, seq_length=seq_length, where=f"data.processor: {data.processor!r}")
+        self._rows: dict[Split, int] = {}
+        self._file_rows: dict[Split, Sequence[range] | None] = {}
+        self._columns: dict[Split, dict[str, Any]] = {}
+        self._kept: dict[Split, list[int]] = {}
+        self._num_left_out: dict[Split, int] = {}
+        place = data.place("path")
+        self._folder = None if place is None else place if place.is_dir() else place.parent
+
+    def open(self, split: Split) -> int:
+        """Open a split; returns how many rows it has.
+
+        Raises:
+            DataError: it cannot be read, or has no rows or not the columns.
+        """
+        if split not in self._rows:
+            rows = open_rows(self._data, split)
+            # A view of a column costs a millisecond, a value in it a tenth, and no other column is read with it.
+            self._columns[split] = {
+                name: rows.select_columns([name])
+                for name in {*self._data.columns.values(), "id"}.intersection(rows.column_names)
+            }
+            self._file_rows[split] = file_rows(self._data, split, rows)
+            self._rows[split] = len(rows)
+        return self._rows[split]
+
+    @property
+    def skips_bad_samples(self) -> bool:
+        """Whether samples that cannot be read are left out, instead of ending the run."""
+        return self._data.on_bad_sample == "skip"
+
+    def keep(self, split: Split, positions: list[int], *, num_left_out: int) -> None:
+        """Let sample ids stand for these positions of the order of rows, so that others are left out."""
+        self._kept[split], self._num_left_out[split] = positions, num_left_out
+
+    def num_kept(self, split: Split) -> int:
+        """How many sample ids stand for positions that were kept; no more can be read then."""
+        return len(self._kept.get(split, ()))
+
+    @property
+    def num_left_out(self) -> dict[Split, int]:
+        """How many rows are left out of each split that was looked through."""
+        return dict(self._num_left_out)
+
+    def bad(self, split: Split, position: int) -> str | None:
+        """What is wrong with the row at a position of the order, if anything; makes all of it."""
+        row = self.row_at(split, position)
+        try:
+            self._make_text(split, row)
+            self._make_images(split, row)
+        except BadSample as reason:
+            return f"{self._name(split, row)} {reason}"
+        return None
+
+    def row_at(self, split: Split, position: int) -> int:
+        """Which row stands at a position of the order in which rows are read, epoch after epoch."""
+        num_rows = self.open(split)
+        epoch, place = divmod(position, num_rows)
+        return shuffled(f"{self._seed}/rows/{epoch}", num_rows)[place] if split == "train" else place
+
+    def num_items(self, module: str, split: Split, sample_id: int) -> int:
+        """How many images a sample has; nothing else is read of it.
+
+        Raises:
+            DataError: something else than images stands there; the message names the sample.
+        """
+        with self._naming(split, row := self._row(split, sample_id)):
+            return len(self._sources(split, row))
+
+    def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
+        """float32 [images, 3, height, width], as the image processor makes them.
+
+        Raises:
+            DataError: an image is missing or broken; the message names the sample.
+        """
+        with self._naming(split, row := self._row(split, sample_id)):
+            return self._make_images(split, row).to(device)
+
+    def text(self, split: Split, sample_id: int) -> Text:
+        """The conversation, with what the assistant says as the answer.
+
+        Raises:
+            DataError: it is no conversation, does not fit or has no answer; the message names the sample.
+        """
+        with self._naming(split, row := self._row(split, sample_id)):
+            return self._make_text(split, row)
+
+    def _make_text(self, split: Split, row: int) -> Text:
+        return self._chat.text(self._messages(split, row), num_images=len(self._sources(split, row)))
+
+    def _make_images(self, split: Split, row: int) -> torch.Tensor:
+        return pixels(self._sources(split, row), self._image_processor, item_shape=self._item_shape)
+
+    def _sources(self, split: Split, row: int) -> list[Any]:
+        return image_sources(self._column(split, row, self._data.images), beside=self._folder)
+
+    def _messages(self, split: Split, row: int) -> list[Message]:
+        if self._data.question is None or self._data.answer is None:
+            messages = self._column(split, row, self._data.messages) or []
+            if not isinstance(messages, list):
+                raise BadSample(f"has a {type(messages).__name__} for a list of messages; give each role and content")
+            return messages
+        question, answer = (self._column(split, row, name) for name in (self._data.question, self._data.answer))
+        return [{"role": "user", "content": _written(question)}, {"role": "assistant", "content": _written(answer)}]
+
+    def _column(self, split: Split, row: int, column: str) -> Any:
+        return self._columns[split][column][row][column]
+
+    def _row(self, split: Split, sample_id: int) -> int:
+        return self.row_at(split, self._kept[split][sample_id] if split in self._kept else sample_id)
+
+    @contextmanager
+    def _naming(self, split: Split, row: int) -> Iterator[None]:
+        """Make what is wrong with a row an error that names it."""
+        try:
+            yield
+        except BadSample as reason:
+            remedy = "" if self.skips_bad_samples else '; data.on_bad_sample = "skip" leaves out bad samples'
+            raise DataError(f"{self._name(split, row)} {reason}{remedy}") from None
+
+    def _name(self, split: Split, row: int) -> str:
+        """How a user finds the sample: file, split, row, and its id where there is one.
+
+        Rows of a file are counted from 1, as an editor counts the lines of a JSONL; others as `datasets` does.
+        """
+        own = self._column(split, row, "id") if "id" in self._columns[split] else None
+        named = "" if own is None else f" ({own!r})"
+        parts = self._file_rows[split]
+        where = (
+            f"row {row} of that split, counted from 0"
+            if parts is None
+            else f"row {row_at(parts, row) + 1} of the file, counted from 1"
+        )
+        return f"{self._data.path}, split {getattr(self._data, split)!r}, {where}{named}:"
+
+
+def _written(value: str | int | None) -> str:
+    """A question or an answer as text; of numbers, only whole ones come here."""
+    return "" if value is None else str(value)
+
+
+def _load_processor(data: HuggingFaceData) -> Any:
+    # Imported here: ranks that train on anything else need not pay for it.
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(data.place("processor"), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ScenarioError(
+            f"data.processor: {data.processor!r}: cannot be read: {str(error).partition(chr(10))[0]}; save it again "
+            "with save_pretrained"
+        ) from None
+    for part in ("tokenizer", "image_processor", "image_token"):
+        if getattr(processor, part, None) is None:
+            raise ScenarioError(
+                f"data.processor: {data.processor!r}: is a {type(processor).__name__} without {part}; save a processor "
+                "of a model with vision, such as LlavaProcessor"
+            )
+    return processor

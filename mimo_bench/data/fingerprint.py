@@ -1,0 +1,129 @@
+"""What a user's own files hold, as digests: so that nothing goes on, or is compared, with rows that were edited.
+
+Tables are read to the last byte. Images are only looked at from outside, by name and size: there may be 100,000.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any, Final
+
+from mimo_bench.data.columns import holds_paths
+from mimo_bench.data.config import FILE_KINDS, DataFingerprint, FileDigest, HuggingFaceData, ImagesDigest
+from mimo_bench.data.rows import be_quiet, source_of
+from mimo_bench.util.errors import DataError
+
+_HIDDEN: Final = (".", "__")
+"""How names begin that `datasets` passes over."""
+_ROWS_AT_ONCE: Final = 1000
+
+_Named = dict[str, Path]
+"""Files by their names from the data's folder on."""
+
+
+def read_fingerprint(data: HuggingFaceData) -> DataFingerprint:
+    """What samples are made from: tables by their bytes, images by name and size, datasets on the hub by their commit.
+
+    Raises:
+        DataError: it cannot be read, or the hub cannot be reached; the message names file or dataset.
+    """
+    be_quiet()
+    place = data.place("path")
+    try:
+        if place is None:
+            return DataFingerprint(revision=_revision(data))
+        tables, images = _inside(data, place) if place.is_dir() else _of_table(data, place)
+        return DataFingerprint(
+            files={name: _digest(path) for name, path in sorted(tables.items())}, images=_digest_of_images(images)
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        remedy = "look at the name and the network" if place is None else "mend it"
+        raise DataError(f"data.path: {data.path!r}: what it holds cannot be told: {reason}; {remedy}") from None
+
+
+def _revision(data: HuggingFaceData) -> str:
+    # Imported here: it brings pandas along, which ranks that train on anything else should not pay for.
+    import datasets
+
+    # The commit; without a network, that of what `datasets` keeps.
+    return str(datasets.load_dataset_builder(**source_of(data)).hash)
+
+
+def _of_table(data: HuggingFaceData, file: Path) -> tuple[_Named, _Named]:
+    """A table and the images that its rows name."""
+    return {file.name: file}, _images_in_rows(data, file.parent)
+
+
+def _inside(data: HuggingFaceData, folder: Path) -> tuple[_Named, _Named]:
+    """The tables of a folder and its images; of what else lies there, `datasets` reads nothing either."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    # A walk of our own: that of `datasets` takes minutes where there are 100,000.
+    found, kinds = dict(_files_below(folder)), frozenset(ImageFolder.EXTENSIONS)
+    images = {name: path for name, path in found.items() if path.suffix.lower() in kinds}
+    others = {name: path for name, path in found.items() if name not in images}
+    tables = {name: path for name, path in others.items() if path.suffix in FILE_KINDS} or others
+    # As `datasets` tells them apart: by what there is more of.
+    if len(images) <= len(tables):
+        return tables, _images_in_rows(data, folder)
+    metadata = {name: path for name, path in tables.items() if path.name in ImageFolder.METADATA_FILENAMES}
+    return metadata or tables, images
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        beside = Path(parent)
+        inner = beside.relative_to(folder).as_posix()
+        for name in files:
+            if not name.startswith(_HIDDEN):
+                yield name if inner == "." else f"{inner}/{name}", beside / name
+
+
+def _images_in_rows(data: HuggingFaceData, folder: Path) -> _Named:
+    """The images that rows name by their paths, in whatever split; none where they hold the images themselves."""
+    import datasets
+
+    splits = datasets.load_dataset(**source_of(data)).values()
+    named = (rows for rows in splits if holds_paths(rows.features.get(data.images)))
+    return {name: folder / name for rows in named for name in _paths(rows, data.images)}
+
+
+def _paths(rows: Any, column: str) -> Iterator[str]:
+    for batch in rows.select_columns([column]).iter(batch_size=_ROWS_AT_ONCE):
+        for value in batch[column]:
+            several: Iterable[str | None] = value if isinstance(value, list) else [value]
+            # What is no path is a bad sample, which is told when it is read.
+            yield from filter(None, several)
+
+
+def _digest(path: Path) -> FileDigest:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256")
+        return FileDigest(num_bytes=file.tell(), sha256=found.hexdigest())
+
+
+def _digest_of_images(images: Mapping[str, Path]) -> ImagesDigest | None:
+    """By names and sizes; one that is missing counts without a size."""
+    if not images:
+        return None
+    sizes = {name: _size(images[name]) for name in sorted(images)}
+    found = hashlib.sha256()
+    for name, size in sizes.items():
+        found.update(os.fsencode(f"{name}\0{size}\n"))
+    return ImagesDigest(
+        num_files=len(sizes), num_bytes=sum(size or 0 for size in sizes.values()), sha256=found.hexdigest()
+    )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if S_ISREG(found.st_mode) else None

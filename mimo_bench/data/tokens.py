@@ -1,0 +1,89 @@
+"""Whether a tokenizer belongs to a model, from the files that `transformers` saved. Neither torch nor `transformers`.
+
+A tokenizer whose files say less than `transformers` makes of them is left to the ranks, which load it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.models import ModelShape
+from mimo_bench.util.errors import ScenarioError
+
+_REMEDY = (
+    "take the processor that belongs to the model, or point model at the config.json that belongs to the processor "
+    "(presets have no tokenizer)"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """What a tokenizer and a model have to agree on."""
+
+    image_token: str
+    image_token_id: int
+    largest: int
+    """The largest token of the vocabulary."""
+
+    def check(self, shape: ModelShape, *, where: str) -> None:
+        """Refuse tokens that are not those of a model of `shape`.
+
+        Raises:
+            ScenarioError: beginning with `where`, with both remedies.
+        """
+        if self.image_token_id != (expected := shape.special_tokens["vision"]):
+            raise ScenarioError(
+                f"{where}: {self.image_token} is token {self.image_token_id} of the tokenizer, and the model's image "
+                f"token is {expected}; {_REMEDY}"
+            )
+        if self.largest >= shape.language.vocab_size:
+            raise ScenarioError(
+                f"{where}: the tokenizer has a token {self.largest}, and the model's vocabulary ends at "
+                f"{shape.language.vocab_size - 1}; {_REMEDY}"
+            )
+
+
+def saved_tokens(processor: Path, *, where: str) -> Tokens | None:
+    """The tokens of the processor that was saved in a folder; None where its files alone do not tell.
+
+    Raises:
+        ScenarioError: a file is broken; the message begins with `where`.
+    """
+    content, config, own = (
+        read_saved(processor / name, where=where)
+        for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
+    )
+    # As `transformers` has it: a tokenizer that knows its image token comes first.
+    image_token = config.get("image_token") or own.get("image_token")
+    vocabulary = _vocabulary(content, config)
+    if not isinstance(image_token, str) or image_token not in vocabulary:
+        return None
+    return Tokens(image_token=image_token, image_token_id=vocabulary[image_token], largest=max(vocabulary.values()))
+
+
+def _vocabulary(content: dict[str, Any], config: dict[str, Any]) -> dict[str, int]:
+    words = content.get("model", {}).get("vocab", {})
+    # Unigram models write their pieces as a list, each with its score.
+    known = dict(words) if isinstance(words, dict) else {piece: index for index, (piece, _) in enumerate(words)}
+    known |= {token["content"]: token["id"] for token in content.get("added_tokens", ())}
+    return known | {token["content"]: int(index) for index, token in config.get("added_tokens_decoder", {}).items()}
+
+
+def read_saved(file: Path, *, where: str) -> dict[str, Any]:
+    """What a file holds; nothing where there is none, as not every processor has all of them.
+
+    Raises:
+        ScenarioError: it is broken; the message begins with `where`.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScenarioError(
+            f"{where}: {file.name} cannot be read: {error}; save it again with save_pretrained"
+        ) from None
+    return content if isinstance(content, dict) else {}

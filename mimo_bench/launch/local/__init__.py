@@ -1,0 +1,1 @@
+"""Processes of this machine: starter, fork server, supervisors and ranks."""

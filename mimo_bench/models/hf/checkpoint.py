@@ -1,0 +1,104 @@
+"""A checkpoint as `transformers` saves it: config.json and safetensors, in one file or in shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec, read_header
+from mimo_bench.util.errors import WeightsError
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+SHARD_BYTES = 5 << 30
+"""The size up to which tensors share a file; what the hub recommends."""
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_COMPANIONS = (".jinja", ".json", ".model", ".txt")
+
+
+def read_checkpoint(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the checkpoint in `directory` by name, none of them read.
+
+    Raises:
+        WeightsError: a file is missing, broken or pickled, or contradicts the index.
+    """
+    if not directory.is_dir():
+        raise WeightsError(f"{directory}: no such directory; name one that holds {CONFIG} and safetensors")
+    if not (directory / CONFIG).is_file():
+        raise WeightsError(f"{directory / CONFIG}: no such file; copy it from where the weights come from")
+    if (directory / INDEX).is_file():
+        return _read_shards(directory)
+    if (directory / SINGLE).is_file():
+        return read_header(directory / SINGLE)
+    if pickled := sorted(path for path in directory.iterdir() if path.suffix in _PICKLED):
+        raise WeightsError(
+            f"{pickled[0]}: a pickled file can run any code when it is read, so it is not; load it with "
+            "`transformers` where you trust it, and save_pretrained writes safetensors"
+        )
+    raise WeightsError(f"{directory}: holds neither {SINGLE} nor {INDEX}; save_pretrained of `transformers` writes one")
+
+
+def companions(directory: Path) -> list[Path]:
+    """The files beside the weights that people want to keep: of tokenizer, processor and generation."""
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.is_file()
+        and path.suffix in _COMPANIONS
+        and path.name != CONFIG
+        and not path.name.endswith(".index.json")
+        and not path.name.startswith(".")
+    )
+
+
+def deal_out(specs: Iterable[TensorSpec], *, shard_bytes: int = SHARD_BYTES) -> dict[str, list[TensorSpec]]:
+    """Which file each tensor goes to: one if all fit in `shard_bytes`, else shards, named as `transformers` does."""
+    shards: list[list[TensorSpec]] = [[]]
+    room = shard_bytes
+    for spec in specs:
+        if shards[-1] and spec.num_bytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(spec)
+        room -= spec.num_bytes
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    return {f"model-{k:05d}-of-{len(shards):05d}.safetensors": shard for k, shard in enumerate(shards, start=1)}
+
+
+def index_of(files: dict[str, list[TensorSpec]]) -> str:
+    """The content of the index of shards."""
+    total = sum(spec.num_bytes for shard in files.values() for spec in shard)
+    weight_map = {spec.name: name for name, shard in files.items() for spec in shard}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+
+
+def _read_shards(directory: Path) -> dict[str, StoredTensor]:
+    path = directory / INDEX
+    places = _weight_map(path)
+    headers = {file: read_header(directory / file) for file in sorted(set(places.values()))}
+    for name, file in places.items():
+        if name not in headers[file]:
+            raise WeightsError(f"{path}: {name}: is not in {file}; fetch both files again")
+    return {name: headers[file][name] for name, file in places.items()}
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: not valid JSON: {error}; fetch it again") from None
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise WeightsError(f"{path}: weight_map is missing; fetch the file again")
+    for name, file in places.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise WeightsError(f"{path}: weight_map.{name} = {file!r}: shards lie beside their index; correct the name")
+        if not file.endswith(".safetensors"):
+            raise WeightsError(f"{path}: weight_map.{name} = {file!r}: only safetensors are read; convert the file")
+    return places

@@ -1,0 +1,64 @@
+"""How checkpoints name what they hold: the prefixes of a model's components, and what stands beside what we build."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from mimo_bench.models import ModelShape
+from mimo_bench.util.errors import WeightsError
+
+Component = Literal["vision_tower", "audio_tower", "projector", "language_model", "lm_head"]
+
+PREFIXES: dict[Component, tuple[str, ...]] = {
+    "vision_tower": (
+        "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.", "model.vision_tower.vision_model.",
+    ),
+    "audio_tower": ("audio_tower.", "model.audio_tower."),
+    "projector": ("multi_modal_projector.", "model.multi_modal_projector."),
+    "language_model": ("language_model.model.", "model.language_model."),
+    "lm_head": ("language_model.lm_head.", "lm_head."),
+}  # fmt: skip
+"""How checkpoints spell the parts of a model; `transformers` 5 writes the first and reads them all."""
+
+Spelling = dict[Component, str]
+"""The prefix that a checkpoint uses for each component it has."""
+
+DEFAULT_SPELLING: Spelling = {component: prefixes[0] for component, prefixes in PREFIXES.items()}
+
+EMBEDDING: tuple[Component, str] = ("language_model", "embed_tokens.weight")
+"""The word embedding, which a tied output layer is."""
+
+_NOT_BUILT = re.compile(r"embeddings\.position_ids|post_layernorm\..+|head\..+|.*rotary_emb\.inv_freq")
+"""Names inside vision tower and language model of what `transformers` has and nothing that is trained depends on."""
+_VISION_LAYER = re.compile(r"encoder\.layers\.(\d+)\..+")
+
+
+def is_known_beyond(name: str, *, shape: ModelShape, spelling: Spelling) -> bool:
+    """Whether a tensor of a checkpoint is one that `transformers` has and we do not build."""
+    for component in ("vision_tower", "language_model"):
+        if name.startswith(prefix := spelling[component]):
+            inner = name.removeprefix(prefix)
+            if component == "vision_tower" and (match := _VISION_LAYER.fullmatch(inner)):
+                return shape.vision is not None and int(match[1]) >= shape.vision.num_layers
+            return _NOT_BUILT.fullmatch(inner) is not None
+    return False
+
+
+def find_spelling(tensors: Iterable[tuple[Component, str]], names: set[str]) -> Spelling:
+    """How a checkpoint that holds `names` spells its components; told by the first of each component's `tensors`.
+
+    Raises:
+        WeightsError: a component is not there under any known spelling.
+    """
+    spelling = dict(DEFAULT_SPELLING)
+    seen: set[Component] = set()
+    for component, tensor in tensors:
+        if component not in seen:
+            candidates = [prefix + tensor for prefix in PREFIXES[component]]
+            if (found := next((name for name in candidates if name in names), None)) is None:
+                raise WeightsError(f"tensor {' or '.join(candidates)} is missing; name a checkpoint that is complete")
+            spelling[component] = found.removesuffix(tensor)
+            seen.add(component)
+    return spelling

@@ -1,0 +1,1 @@
+"""The LLaMA family of language models."""

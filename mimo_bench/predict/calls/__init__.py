@@ -1,0 +1,1 @@
+"""Collective calls of one training step, by kind of parallelism."""

@@ -1,0 +1,1 @@
+"""Tables that `mimo-bench check` prints."""

@@ -1,0 +1,139 @@
+"""What the terminal shows while a matrix runs: a live table where there is a terminal, a line an event elsewhere.
+
+It only watches; everything it shows is in the record.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+
+from mimo_bench.record.schema import LayoutRecord
+from mimo_bench.report import HTML_FILE, words
+from mimo_bench.report.board import Board, measured
+from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
+from mimo_bench.util.text import counted
+
+
+@contextmanager
+def live(stream: TextIO | None = None) -> Iterator[OnEvent]:
+    """Show events on `stream`, standard output unless told otherwise, for as long as the context is open.
+
+    Yields what a matrix calls with each event. The last state stays on screen, also when the run is interrupted.
+    """
+    stream = sys.stdout if stream is None else stream
+    if isinstance(stream, io.TextIOWrapper):
+        # A character that an old terminal lacks must not end a run of hours.
+        stream.reconfigure(errors="replace")
+    with watch(Console(file=stream)) as on_event:
+        yield on_event
+
+
+@contextmanager
+def watch(console: Console, *, now: Callable[[], float] = time.monotonic) -> Iterator[OnEvent]:
+    """As `live`, on a console and by a clock of the caller's."""
+    if not console.is_terminal:
+        yield Lines(console, now=now)
+        return
+    board = Board(now=now)
+    with Live(board, console=console, refresh_per_second=8) as screen:
+
+        def on_event(event: Event) -> None:
+            board.take(event)
+            if isinstance(event, LayoutEnded) and not words.is_good(event.layout):
+                # Above the table, where it stays: a reason is worth reading before the matrix has ended.
+                _say(console, failure(event.layout))
+            screen.refresh()
+
+        try:
+            yield on_event
+        finally:
+            board.close()
+            # Cropping was for the redrawing; what stays is whole.
+            screen.vertical_overflow = "visible"
+
+
+class Lines:
+    """One line for every event, for logs."""
+
+    def __init__(self, console: Console, *, now: Callable[[], float]) -> None:
+        """Write to `console`."""
+        self._console = console
+        self._now = now
+        self._started: MatrixStarted | None = None
+        self._layout_started_at: dict[str, float] = {}
+        self._running: tuple[str, str] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write what happened."""
+        match event:
+            case MatrixStarted():
+                self._started = event
+                modes = " and ".join(event.modes)
+                self._say(f"{event.scenario.question}")
+                layouts = f"{counted(len(event.names), 'layout')} of {event.scenario.model}"
+                self._say(f"{layouts}, {modes} on {event.device_kind} ranks")
+                if event.is_resumed:
+                    self._say(words.going_on(num_layouts=len(event.names), num_kept=len(event.kept)))
+                for layout in event.kept:
+                    self._say(f"{self._place(layout.name)}{layout.name}: {words.status(layout)} before")
+            case LayoutStarted(name=name, mode=mode):
+                self._layout_started_at.setdefault(name, self._now())
+                # The baseline's variants are launches of the same mode; one line tells them all.
+                if self._running != (name, mode):
+                    self._say(f"{self._place(name)}{name}: {mode} ...")
+                self._running = (name, mode)
+            case LayoutEnded(layout=layout):
+                said = success(layout) if words.is_good(layout) else failure(layout)
+                began = self._layout_started_at.get(layout.name)
+                took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
+                self._say(f"{self._place(layout.name)}{said}{took}")
+            case MatrixEnded(record=record, contradictions=contradictions):
+                self._say(words.summary(record.layouts))
+                if said := words.skipped(record):
+                    self._say(said)
+                for said in words.learnt(record):
+                    self._say(f"held-out samples answered right: {said}")
+                if (best := words.recommended(record)) is not None:
+                    self._say(f"best: {best.name}, {best.reason}")
+                elif record.ranking or "parity" not in record.modes:
+                    self._say(words.none_to_take(record))
+                if self._started is not None:
+                    if record.finished_at is None:
+                        self._say(words.stopped_early(self._started.directory))
+                    if contradictions:
+                        self._say(words.in_doubt(contradictions, self._started.directory))
+                    self._say(f"report: {self._started.directory / HTML_FILE}")
+
+    def _place(self, name: str) -> str:
+        if self._started is None or name not in self._started.names:
+            return ""
+        return f"[{self._started.names.index(name) + 1}/{len(self._started.names)}] "
+
+    def _say(self, line: str) -> None:
+        _say(self._console, line)
+
+
+def success(layout: LayoutRecord) -> str:
+    """A layout that nothing was found against and its numbers, those that are known."""
+    numbers = zip(("loss rel", "grad norm rel", "tokens/s"), measured(layout), strict=True)
+    known = [f"{what} {value}" for what, value in numbers if value != words.DASH]
+    return ", ".join([f"{layout.name}: {words.status(layout)}", *known])
+
+
+def failure(layout: LayoutRecord) -> str:
+    """A layout that did not pass, and why."""
+    return f"{layout.name}: {words.status(layout)}: {words.first_line(layout.reason)}"
+
+
+def _say(console: Console, line: str) -> None:
+    # A log keeps its lines as they are: no wrapping at 80, no colour, no [brackets] taken for markup.
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.file.flush()

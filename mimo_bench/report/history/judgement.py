@@ -1,0 +1,208 @@
+"""Tonight against the nights before: what got slower, what got faster, and what only looks like it.
+
+A layout is held against the first comparable nights since its reference was last renewed, at most `MOST_NIGHTS`, none
+of which stood out itself. So a slow drift ends up outside as a jump does, and a regression does not become the normal
+by being left alone: somebody has to mend it or to accept it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mimo_bench.record.schema import Held, Quantity
+from mimo_bench.report.history.comparison import (
+    ENOUGH_LAUNCHES,
+    ENOUGH_NIGHTS,
+    Finding,
+    by_band,
+    by_launches,
+    discoveries,
+)
+from mimo_bench.report.history.expectations import Expectations, Reference
+from mimo_bench.report.history.nights import Night
+from mimo_bench.util.text import counted
+
+MOST_NIGHTS = 20
+"""Nights that make a reference; more would let a drift in."""
+
+STANDS_OUT = 0.01
+"""p below which a night is no part of the reference."""
+
+QUANTITIES: dict[Quantity, tuple[str, str]] = {
+    "step_seconds": ("slower", "faster"),
+    "peak_allocated_bytes": ("larger", "smaller"),
+}
+"""What is followed, with the words for more and less of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """One quantity of one layout tonight, with what there is to hold it against."""
+
+    night: Night
+    quantity: Quantity
+    value: float
+    reference: tuple[Night, ...]
+    finding: Finding | None
+    is_confirmed: bool
+    """Whether the night before stood out in the same direction; a band alone is not believed at once."""
+
+
+def hold(tonight: Sequence[Night], before: Sequence[Night], expectations: Expectations) -> tuple[Held, ...]:
+    """Every quantity of every layout of one run against earlier nights.
+
+    Args:
+        tonight: the layouts of one run.
+        before: nights of earlier runs, oldest first; those that are not comparable are passed over.
+        expectations: references and known failures.
+    """
+    questions = [
+        question
+        for night in tonight
+        if night.is_judged
+        for quantity in QUANTITIES
+        if (question := ask(night, quantity, before, expectations)) is not None
+    ]
+    # Only what is held against noise shares out the error; a written reference is a decision.
+    tested = [index for index, each in enumerate(questions) if each.finding is not None]
+    believed = dict(zip(tested, discoveries([_p(questions[index]) for index in tested]), strict=True))
+    return tuple(
+        _expected(_answer(question, expectations, is_believed=believed.get(index, False)), question.night, expectations)
+        for index, question in enumerate(questions)
+    )
+
+
+def ask(night: Night, quantity: Quantity, before: Sequence[Night], expectations: Expectations) -> Question | None:
+    """What is to be decided about one quantity; None where it was not measured."""
+    if (value := night.value(quantity)) is None:
+        return None
+    since = expectations.accepted_since(night)
+    comparable = [
+        each
+        for each in before
+        if each.series == night.series
+        and each.counts
+        and each.value(quantity)
+        and (not since or each.started_at >= since)
+    ]
+    reference = choose_reference(comparable, quantity)
+    finding = compare(reference, night, quantity)
+    last = compare(reference, comparable[-1], quantity) if comparable and comparable[-1] not in reference else None
+    return Question(
+        night=night,
+        quantity=quantity,
+        value=value,
+        reference=reference,
+        finding=finding,
+        is_confirmed=bool(finding and last and stands_out(last) and (last.ratio > 1.0) == (finding.ratio > 1.0)),
+    )
+
+
+def choose_reference(comparable: Sequence[Night], quantity: Quantity) -> tuple[Night, ...]:
+    """The first nights that did not stand out from those before them."""
+    chosen: list[Night] = []
+    for night in comparable:
+        if len(chosen) == MOST_NIGHTS:
+            break
+        finding = compare(chosen, night, quantity)
+        if finding is None or not stands_out(finding):
+            chosen.append(night)
+    return tuple(chosen)
+
+
+def compare(reference: Sequence[Night], night: Night, quantity: Quantity) -> Finding | None:
+    """The night against its reference: by launches where there are enough, else by the band; None without either.
+
+    With both, both must find it: launches of one night share its temperature and its neighbours.
+    """
+    if (value := night.value(quantity)) is None:
+        return None
+    old = tuple(known for each in reference if (known := each.value(quantity)) is not None)
+    band = by_band(old, value) if len(old) >= ENOUGH_NIGHTS else None
+    old_launches = tuple(launch for each in reference for launch in each.launches(quantity))
+    launches = night.launches(quantity)
+    if min(len(old_launches), len(launches)) < ENOUGH_LAUNCHES:
+        return band
+    found = by_launches(old_launches, launches)
+    return found if band is None else replace(found, p=max(found.p, band.p), spread=band.spread)
+
+
+def stands_out(finding: Finding) -> bool:
+    """Whether a night is left out of a reference."""
+    return finding.p <= STANDS_OUT and finding.is_large
+
+
+def _p(question: Question) -> float:
+    assert question.finding is not None
+    return question.finding.p
+
+
+def _answer(question: Question, expectations: Expectations, *, is_believed: bool) -> Held:
+    written = expectations.reference_of(question.night, question.quantity)
+    if written is not None:
+        return _by_reference(question, written)
+    finding = question.finding
+    if finding is None:
+        return _held(question, "unknown", _too_little(question), level=None)
+    level = question.value / finding.ratio
+    said = f"{_change(question, finding.ratio)} ({finding.method}, p = {finding.p:.2g}"
+    said += f", nights spread by {finding.spread:.1%})" if finding.spread is not None else ")"
+    if not (is_believed and finding.is_large):
+        return _held(question, "steady", f"within the noise: {said}", level=level, p=finding.p)
+    if finding.method.startswith("band") and not question.is_confirmed:
+        reason = f"{said}; once is not enough where nights had too few launches: the next run decides"
+        return _held(question, "suspect", reason, level=level, p=finding.p)
+    return _decided(question, finding.ratio, said, level=level, p=finding.p)
+
+
+def _by_reference(question: Question, written: Reference) -> Held:
+    ratio = question.value / written.value
+    allowed = f"+{written.slower:.0%} -{written.faster:.0%}"
+    said = f"{_change(question, ratio)} than the written reference, which allows {allowed}"
+    if 1.0 - written.faster <= ratio <= 1.0 + written.slower:
+        return _held(question, "steady", said, level=written.value)
+    return _decided(question, ratio, said, level=written.value)
+
+
+def _decided(question: Question, ratio: float, said: str, *, level: float, p: float | None = None) -> Held:
+    if ratio > 1.0:
+        return _held(question, "regressed", said, level=level, p=p)
+    return _held(question, "improved", f"{said}; renew the reference: mimo-bench history accept", level=level, p=p)
+
+
+def _held(question: Question, verdict: str, reason: str, *, level: float | None, p: float | None = None) -> Held:
+    return Held.model_validate(
+        {
+            "layout": question.night.layout,
+            "quantity": question.quantity,
+            "verdict": verdict,
+            "reason": reason,
+            "value": question.value,
+            "reference": level,
+            "ratio": question.value / level if level else None,
+            "p": p,
+        }
+    )
+
+
+def _change(question: Question, ratio: float) -> str:
+    more, less = QUANTITIES[question.quantity]
+    return f"{abs(ratio - 1.0):.1%} {more if ratio >= 1.0 else less}"
+
+
+def _too_little(question: Question) -> str:
+    num = len(question.reference)
+    launches = sum(len(night.launches(question.quantity)) for night in question.reference)
+    said = f"{counted(num, 'comparable run')} and {ENOUGH_NIGHTS} are needed"
+    if question.quantity == "step_seconds":
+        said += f"; or {ENOUGH_LAUNCHES} launches on either side (--launches), here {launches}"
+        said += f" and {len(question.night.launch_medians)}"
+    return said
+
+
+def _expected(held: Held, night: Night, expectations: Expectations) -> Held:
+    if held.verdict != "regressed":
+        return held
+    known = next((each for each in expectations.failure_of(night) if each.status == "regressed"), None)
+    return held if known is None else held.model_copy(update={"expected": f"{known.reason} ({known.link})"})

@@ -1,0 +1,1 @@
+"""The page for people: one file that needs no network."""

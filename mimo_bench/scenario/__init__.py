@@ -1,0 +1,1 @@
+"""Scenarios: TOML files in, checked and frozen models out."""

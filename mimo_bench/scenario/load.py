@@ -1,0 +1,134 @@
+"""Read and check a scenario file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mimo_bench.data.config import HuggingFaceData, Split, locate
+from mimo_bench.data.contents import read_contents
+from mimo_bench.data.fingerprint import read_fingerprint
+from mimo_bench.models import ModelShape, read_model_shape
+from mimo_bench.models.hf.directory import Manifest, check_shape, read_manifest
+from mimo_bench.scenario.scenario import Scenario, StoredContent
+from mimo_bench.util.errors import DataError, ScenarioError, WeightsError
+from mimo_bench.util.explain import explain
+
+
+def load_scenario(path: Path, *, with_fingerprint: bool = False) -> Scenario:
+    """Read and check a scenario file.
+
+    Args:
+        path: the file.
+        with_fingerprint: whether to add that of the data, for whoever records, resumes or compares. All bytes of a
+            user's own files are read for it, images apart, and the hub is asked for names there.
+
+    Raises:
+        ScenarioError: with file, key or layout, value and remedy.
+    """
+    content = _read(path)
+    for key, source in (("configured", "model"), ("stored", "weights")):
+        if key in content:
+            raise ScenarioError(f"{path}: {key}: is filled in from what {source} names; remove it")
+    if isinstance(model := content.get("model"), str) and model.endswith(".json"):
+        content["configured"] = _configured(path, model)
+    manifest, directory = None, Path()
+    if isinstance(weights := content.get("weights"), str):
+        manifest, directory = _stored(path, weights)
+        content["stored"] = StoredContent(content_hash=manifest.content_hash, directory=str(directory))
+    if "data" in content:
+        content["data"] = _located(path, content["data"])
+    try:
+        scenario = Scenario.model_validate(content)
+    except ValidationError as error:
+        problems = explain(error.errors(), content=content, root=Scenario)
+        raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+    try:
+        scenario.check()
+        if manifest is not None:
+            check_shape(directory, manifest, scenario.shape)
+        if isinstance(scenario.data, HuggingFaceData):
+            scenario = _with_contents(scenario, scenario.data, with_fingerprint=with_fingerprint)
+    except DataError as error:
+        raise ScenarioError(f"{path}: {error}") from None
+    except ScenarioError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except WeightsError as error:
+        raise ScenarioError(f"{path}: weights: {error}") from None
+    return scenario
+
+
+def _with_contents(scenario: Scenario, data: HuggingFaceData, *, with_fingerprint: bool) -> Scenario:
+    """The scenario with what its files hold.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    splits: tuple[Split, ...] = ("train", "validation") if scenario.evaluation.num_batches else ("train",)
+    # A sequence has room for something else than images, which the loss scores.
+    most_images = (scenario.seq_length - 1) // scenario.shape.encoders["vision"].num_tokens
+    found: dict[str, Any] = {"contents": read_contents(data, splits, most_images=most_images)}
+    if with_fingerprint:
+        found["fingerprint"] = read_fingerprint(data)
+    return scenario.model_copy(update={"data": data.model_copy(update=found)})
+
+
+def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:
+    """What the directory named `weights` holds, and where it is; beside the scenario, or from the working directory."""
+    places = (path.parent / weights, Path(weights))
+    if (found := next((place for place in places if place.is_dir()), None)) is None:
+        looked = " or ".join(dict.fromkeys(map(str, places)))
+        raise ScenarioError(
+            f"{path}: weights: {weights!r}: no such directory; `mimo-bench import` makes one at {looked}"
+        )
+    try:
+        return read_manifest(found), found.absolute()
+    except WeightsError as error:
+        raise ScenarioError(f"{path}: weights: {error}") from None
+
+
+def _configured(path: Path, model: str) -> ModelShape:
+    """The shape that the config.json named `model` describes; beside the scenario, or from the working directory."""
+    found = find_config(path, model)
+    try:
+        return read_model_shape(found)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: model: {error}") from None
+
+
+def find_config(path: Path, model: str) -> Path:
+    """Where the config.json lies that the scenario at `path` names `model`.
+
+    Raises:
+        ScenarioError: neither beside the scenario nor below the working directory.
+    """
+    places = (path.parent / model, Path(model))
+    if (found := next((place for place in places if place.is_file()), None)) is None:
+        looked = " or ".join(dict.fromkeys(map(str, places)))
+        raise ScenarioError(f"{path}: model: {model!r}: no such file; put it at {looked}")
+    return found
+
+
+def _located(path: Path, data: Any) -> Any:
+    try:
+        return locate(data, beside=path.parent)
+    except ScenarioError as error:
+        raise ScenarioError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such file; `ls scenarios/` shows those that ship") from None
+    except IsADirectoryError:
+        raise ScenarioError(f"{path}: is a directory; name a scenario file in it") from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path}: not valid TOML: {error}; correct it there") from None

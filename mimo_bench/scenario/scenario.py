@@ -1,0 +1,257 @@
+"""What is held fixed and what varies: TOML in, frozen models out.
+
+A scenario in hand is a valid one: its layouts fit their world, the model and the batch. Everything that integers
+can decide is decided here, before any process starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from mimo_bench.data.config import FILLED_IN, Data, SyntheticData
+from mimo_bench.layout import limits
+from mimo_bench.layout.batch import BatchPlan
+from mimo_bench.layout.layout import Layout
+from mimo_bench.layout.settings import Precision
+from mimo_bench.layout.tables import LayoutTable
+from mimo_bench.models import PRESETS, ModelShape
+from mimo_bench.models.provider import extend
+from mimo_bench.scenario.training import Training
+from mimo_bench.util.errors import LayoutError, ScenarioError
+from mimo_bench.util.suggest import choices
+from mimo_bench.util.table import NonNegativeInt, PositiveInt, Share, Table
+
+
+class EncoderTable(Table):
+    """An encoder that another package provides through the entry-point group `mimo_bench.providers`."""
+
+    token_id: PositiveInt
+    """The token whose positions its output fills."""
+    options: Mapping[str, Any] = {}
+    """Fields of the provider's class."""
+
+
+class Steps(Table):
+    """How many optimizer steps each mode takes."""
+
+    parity: Annotated[int, Field(ge=2)] = 5
+    """Steps whose losses and gradient norms are held against the baseline; at least two."""
+    learning: NonNegativeInt = 0
+    """Further steps after the parity steps, before the held-out evaluation; for scenarios that must learn a task."""
+    warmup: NonNegativeInt = 3
+    """Steps before the timed window."""
+    timed: PositiveInt = 10
+    """Steps in the timed window."""
+
+    @field_validator("parity", mode="before")
+    @classmethod
+    def _refuse_one_step(cls, parity: Any) -> Any:
+        if type(parity) is int and parity == 1:
+            raise ValueError(
+                "a single step shows nothing of learning rates and of Adam's moments, which are held against the "
+                "baseline's after the second; use 2 or more, or leave it out for 5"
+            )
+        return parity
+
+    @property
+    def num_as_timed(self) -> int:
+        """Steps as timed that are held against the baseline: those of the parity run, as far as a timed run goes."""
+        return min(self.parity, self.warmup + self.timed)
+
+
+class LoaderTable(Table):
+    """How samples are made ready while the model trains; which samples, it does not change."""
+
+    num_workers: PositiveInt = 2
+    """Threads on every rank that make batches."""
+    num_ahead: PositiveInt = 2
+    """Global batches that are made ahead."""
+    num_watched_steps: NonNegativeInt = 3
+    """Steps behind the timed window that are fed by the loader as a training run is, to see what it costs."""
+
+
+class Evaluation(Table):
+    """Held-out evaluation after training; the same samples in every layout."""
+
+    num_batches: NonNegativeInt = 1
+    """Global batches of held-out samples; 0 switches evaluation off."""
+    min_answer_accuracy: Share | None = None
+    """The share of answer tokens that a trained model must get right; null asks for none."""
+
+
+class StoredContent(Table):
+    """The weights that a scenario starts from."""
+
+    content_hash: str
+    """SHA-256 over those of the modules' files, as they were written."""
+    directory: Annotated[str | None, Field(exclude=True)] = None
+    """Where they were found; no part of what is recorded."""
+
+
+class Scenario(Table):
+    """One controlled experiment: only the layout varies."""
+
+    question: Annotated[str, Field(min_length=1)]
+    model: str
+    """A preset's name, or the path of a config.json that `transformers` wrote: beside the scenario, or from here."""
+    configured: Annotated[ModelShape | None, SkipJsonSchema(), Field(exclude_if=lambda shape: shape is None)] = None
+    # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
+    encoders: Mapping[str, EncoderTable] = {}
+    """Encoders of other packages, added to the model under the names that they are registered by."""
+    weights: Annotated[str | None, Field(exclude_if=lambda weights: weights is None)] = None
+    """A directory that `mimo-bench import` made, beside the scenario or from here; otherwise the seed draws them."""
+    stored: Annotated[StoredContent | None, SkipJsonSchema(), Field(exclude_if=lambda stored: stored is None)] = None
+    # What lies there, as a hash: part of the record and of the scenario's own hash.
+    data: Data = SyntheticData()
+    """A provider's name, or a table that names it and its options."""
+    seed: NonNegativeInt = 0
+    global_batch_size: PositiveInt
+    """Samples per optimizer step, the same in every layout."""
+    global_micro_batch_size: PositiveInt
+    """Samples per micro-batch over all replicas; a layout may override it."""
+    seq_length: Annotated[int, Field(ge=8)]
+    precision: Precision = "fp32"
+    """Of the timed steps; parity always trains in fp32."""
+    baseline: str
+    loader: LoaderTable = LoaderTable()
+    steps: Steps = Steps()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    # Not min_length: pydantic counts only valid items, and would say of two wrong layouts that there is none.
+    layout: Annotated[tuple[LayoutTable, ...], Field(strict=False, json_schema_extra={"minItems": 1})]
+    """At least one; the baseline is one of them."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _refuse_fp16(cls, precision: Any) -> Any:
+        limits.refuse_fp16(precision)
+        return precision
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's shape.
+
+        Raises:
+            ScenarioError: an encoder of another package cannot be had.
+        """
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> ModelShape:
+        return extend(
+            PRESETS[self.model] if self.configured is None else self.configured,
+            options={name: table.options for name, table in self.encoders.items()},
+            tokens={name: table.token_id for name, table in self.encoders.items()},
+        )
+
+    @property
+    def weights_directory(self) -> str | None:
+        """Where the weights lie that training starts from; None where the seed draws them."""
+        return None if self.stored is None else self.stored.directory
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Layout names, in the order of the file."""
+        return tuple(table.name for table in self.layout)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of what the scenario says, independent of how the file spells it."""
+        return hash_of_content(self.model_dump(mode="json"))
+
+    @cached_property
+    def _tables(self) -> dict[str, LayoutTable]:
+        return {table.name: table for table in self.layout}
+
+    def table(self, name: str) -> LayoutTable:
+        """The layout called `name`.
+
+        Raises:
+            ScenarioError: there is none.
+        """
+        if (table := self._tables.get(name)) is None:
+            raise ScenarioError(f"no layout is called {name!r}; {choices(name, self.names)}")
+        return table
+
+    def batch_plan(self, name: str) -> BatchPlan:
+        """How the layout called `name` deals out a global batch."""
+        table = self.table(name)
+        return self.plan_of(table, table.grids())
+
+    def plan_of(self, table: LayoutTable, layout: Layout) -> BatchPlan:
+        """How the layout that `table` declares, which is `layout`, deals out a global batch."""
+        override = table.global_micro_batch_size
+        return BatchPlan.of(
+            layout,
+            global_batch_size=self.global_batch_size,
+            global_micro_batch_size=self.global_micro_batch_size if override is None else override,
+        )
+
+    def check(self) -> None:
+        """Refuse what no field alone can show wrong.
+
+        Raises:
+            ScenarioError: model, baseline or sequence do not fit.
+            LayoutError: a layout cannot be trained; the message names it.
+        """
+        if self.model not in PRESETS and self.configured is None:
+            remedy = choices(self.model, sorted(PRESETS))
+            raise ScenarioError(f"model: {self.model!r} is not known; {remedy}, or the path of a config.json")
+        if (self.weights is None) != (self.stored is None):
+            raise ScenarioError(f"weights: {self.weights!r} was not read; load the scenario from its file")
+        if not self.layout:
+            raise ScenarioError("layout: holds none; write [[layout]] and at least the baseline below it")
+        if repeated := [name for name, times in Counter(self.names).items() if times > 1]:
+            raise ScenarioError(f"layout: the name {repeated[0]!r} is used twice; give each layout its own")
+        if self.baseline not in self._tables:
+            raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
+        self.shape.check_sequence(self.seq_length)
+        self.training.check(modules=tuple(self.shape.modules))
+        self.data.check(self.shape, seq_length=self.seq_length)
+        for table in self.layout:
+            try:
+                self._check_layout(table)
+            except LayoutError as error:
+                raise LayoutError(f"layout {table.name!r}: {error}") from None
+
+    def _check_layout(self, table: LayoutTable) -> None:
+        # Before the spans: a module that is missing leaves a gap, which is not what has to be mended.
+        self.shape.check_modules(table.modules)
+        layout = table.grids()
+        self.shape.check_degrees(layout)
+        self.plan_of(table, layout)
+        if table.name == self.baseline and layout.placement != "colocated":
+            raise LayoutError("the baseline is disjoint; name a colocated layout as baseline")
+        table.settings.check(
+            layout,
+            has_experts=self.shape.language.experts is not None,
+            precision=self.precision,
+            seq_length=self.seq_length,
+            counts_vary=self.data.counts_vary,
+        )
+
+
+def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scenario says, as JSON has it, less where its files were found and what was counted in them."""
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return dict(content)
+    fingerprint = data.get("fingerprint")
+    # Files that are known by what they hold may be moved, and path then says their new place.
+    is_local = isinstance(fingerprint, dict) and fingerprint.get("revision") is None
+    left_out = (*FILLED_IN, "path") if is_local else FILLED_IN
+    return {**content, "data": {key: value for key, value in data.items() if key not in left_out}}
+
+
+def hash_of_content(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what a scenario says, as JSON has it."""
+    canonical = json.dumps(without_places(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

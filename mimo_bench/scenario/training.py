@@ -1,0 +1,106 @@
+"""What is trained and how fast it learns: the optimizer, the schedule of its rates, and what is frozen. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util.suggest import choices
+from mimo_bench.util.table import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table
+
+PARTS = ("encoder", "projector")
+"""What every module but the language model is made of; each can be frozen on its own."""
+
+
+class Schedule(Table):
+    """How a learning rate rises and falls, as a share of the full one."""
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which rates rise linearly: the first takes 1 / warmup_steps of the full rate, the last all of it."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How rates fall after the warm-up."""
+    decay_steps: PositiveInt | None = None
+    """Steps from the first, warm-up included, after which rates fall no more; needed unless they are constant."""
+    final_rate_share: Share = 0.0
+    """The share of the full rate that is left after decay_steps."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Schedule:
+        if self.decay == "constant" and self.decay_steps is not None:
+            raise ValueError(
+                f'decay_steps = {self.decay_steps} and decay = "constant"; set decay = "cosine", or remove decay_steps'
+            )
+        if self.decay != "constant" and (self.decay_steps is None or self.decay_steps <= self.warmup_steps):
+            raise ValueError(
+                f'decay = "{self.decay}" needs decay_steps, more of them than warmup_steps = {self.warmup_steps}'
+            )
+        return self
+
+    def share_in(self, step: int) -> float:
+        """The share of the full rate that the schedule leaves in `step`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.decay_steps is None:
+            return 1.0
+        progress = min(1.0, (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps))
+        left = 1.0 - progress if self.decay == "linear" else (1.0 + math.cos(math.pi * progress)) / 2
+        return self.final_rate_share + (1.0 - self.final_rate_share) * left
+
+
+class Training(Schedule):
+    """The optimizer, the same in every layout: AdamW with decoupled weight decay."""
+
+    learning_rate: NonNegativeFloat = 1e-3
+    module_learning_rates: Mapping[str, NonNegativeFloat] = {}
+    """Rates of modules that learn at another one, by name."""
+    # Excluded where there is none: what it was held fixed before there was such a key is the same training.
+    module_schedules: Annotated[Mapping[str, Schedule], Field(exclude_if=lambda schedules: not schedules)] = {}
+    """Modules with a warm-up and decay of their own, by name; nothing of it is taken over from the others'."""
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Modules that are not trained, such as `vision`, or parts of them: `vision.encoder`, `vision.projector`."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled; of every parameter that is trained, norms and biases included."""
+    clip_grad_norm: NonNegativeFloat = 1.0
+    """Global norm over all modules to which gradients are clipped; 0 switches clipping off."""
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.95
+    adam_epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-8
+
+    def check(self, *, modules: Iterable[str]) -> None:
+        """Refuse names that a model of `modules` does not have, and a model of which nothing is trained.
+
+        Raises:
+            ScenarioError: naming key, value and remedy.
+        """
+        names = list(modules)
+        parts = [f"{module}.{part}" for module in names if module != LANGUAGE for part in PARTS]
+        own = [("module_learning_rates", self.module_learning_rates), ("module_schedules", self.module_schedules)]
+        for key, name in ((key, name) for key, values in own for name in values):
+            if name not in names:
+                raise ScenarioError(f"training.{key}: {name!r} is no module; {choices(name, names)}")
+            if self.is_frozen(name):
+                raise ScenarioError(f"training.{key}: {name!r} is frozen; remove it there")
+        for name in self.freeze:
+            if name not in (*names, *parts):
+                raise ScenarioError(f"training.freeze: {name!r} is not in the model; {choices(name, [*names, *parts])}")
+        if all(map(self.is_frozen, names)):
+            raise ScenarioError("training.freeze: nothing is left to train; remove a module from it")
+
+    def is_frozen(self, module: str) -> bool:
+        """Whether nothing of `module` is trained."""
+        parts = [f"{module}.{part}" for part in PARTS]
+        return module in self.freeze or (module != LANGUAGE and not any(map(self.trains, parts)))
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter, or part of a module, of this canonical `name` is trained."""
+        return not any(name == frozen or name.startswith(f"{frozen}.") for frozen in self.freeze)
+
+    def rate_of(self, module: str, step: int) -> float:
+        """The learning rate of `module` in optimizer step `step`, counted from 0."""
+        schedule = self.module_schedules.get(module, self)
+        return self.module_learning_rates.get(module, self.learning_rate) * schedule.share_in(step)

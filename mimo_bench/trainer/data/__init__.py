@@ -1,1 +1,0 @@
-"""Samples by global id, and the loaders that deal them out to the modules of a layout."""

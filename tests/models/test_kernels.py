@@ -1,0 +1,81 @@
+"""Every kernel compiles for the GPUs that we train on; no GPU is needed for that. Integers are computed to the bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+
+from mimo_bench.models.kernels import rng_triton as counter_kernels
+from mimo_bench.models.kernels import triton as kernels
+
+HOPPER = GPUTarget("cuda", 90, 32)
+BF16, INTEGER, CONSTANT = "*bf16", "i32", "constexpr"
+TURN = {"per_group": 4, "half": 40, "half_block": 64, "heads": 16}
+
+KERNELS = {
+    **{
+        f"sum of hashes, {values}": (
+            counter_kernels._sum_hashes,
+            {"values": f"*{values}", "sums": "*i64", "size": INTEGER},
+            {"block": 4096},
+        )
+        for values in ("fp32", "bf16", "i64")
+    },
+    "draw": (
+        counter_kernels._draw,
+        {"positions": "*i64", "drawn": "*fp32", "start": "i64", "size": INTEGER},
+        {"block": 4096},
+    ),
+    "gate": (kernels._gate, {"both": BF16, "gated": BF16, "size": INTEGER}, {"block": 1024}),
+    "ungate": (
+        kernels._ungate,
+        {"both": BF16, "gradient": BF16, "of_both": BF16, "size": INTEGER},
+        {"block": 1024},
+    ),
+    **{
+        f"turn {way}": (
+            kernels._turn,
+            dict.fromkeys(("mixed", "query", "key", "value", "cosines", "sines"), BF16)
+            | {"num_samples": INTEGER, "num_groups": INTEGER},
+            TURN | {"is_backward": way == "back"},
+        )
+        for way in ("apart", "back")
+    },
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_compiles_for_hopper(name: str) -> None:
+    kernel, arguments, constants = KERNELS[name]
+    signature = arguments | dict.fromkeys(constants, CONSTANT)
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    assert triton.compile(source, target=HOPPER).asm["cubin"]
+
+
+INTERPRETED = """
+import hashlib
+import torch
+from mimo_bench.models.kernels import rng_triton as counter_kernels
+from mimo_bench.models.kernels.rng import digest, uniform
+
+counter_kernels._BLOCK = 64
+drawn = torch.randn(3, 77, generator=torch.Generator().manual_seed(1))
+for values in (drawn, drawn.bfloat16(), drawn[:, :1].contiguous(), (drawn * 2.0**60).long(), torch.empty(0)):
+    assert f"{int(counter_kernels.sum_of_hashes(values)) % 2**64:016x}" == digest(values), values.dtype
+positions = torch.tensor([[0, 1, 2**40], [77, 2**62, 5]])
+for key in "abcd":  # of which some start below zero
+    signed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
+    assert torch.equal(counter_kernels.draw(positions, signed), uniform(key, positions))
+    assert torch.equal(counter_kernels.draw(positions[:, :1].contiguous(), signed), uniform(key, positions[:, :1]))
+assert counter_kernels.draw(positions[:0], 1).shape == (0, 3)
+"""
+
+
+def test_kernels_of_hashes_and_draws_give_the_same_bits_as_the_host() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", INTERPRETED], env=environment, check=True, timeout=120)

@@ -1,0 +1,77 @@
+"""Rotation by cosines and sines that are ready gives megatron-core's own bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_bshd
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from mimo_bench.models.kernels.rope import rotate, rotate_at_once
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_queries_are_turned_to_the_bit_as_megatron_core_turns_them(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.rand(9, 1, 1, 4, generator=generator).mul(100).repeat(1, 1, 1, 2)
+    heads = torch.randn(9, 2, 3, 8, generator=generator).to(dtype)
+    turns = torch.stack([angles.cos(), angles.sin()]).to(dtype)
+    config = SimpleNamespace(rotary_interleaved=False)
+    assert torch.equal(rotate(heads, turns, config), _apply_rotary_pos_emb_bshd(heads, angles))
+
+
+KERNEL = """
+import torch
+from mimo_bench.models.kernels.triton import launch_turn
+from mimo_bench.models.kernels.rope import turn_apart, turn_together
+
+length, samples, groups, per_group, size = 5, 2, 3, 4, 12
+mixed = torch.randn(length, samples, groups, (per_group + 2) * size)
+angles = torch.rand(length, 1, 1, size // 2).repeat(1, 1, 1, 2)
+turns = torch.stack([angles.cos(), angles.sin()])
+expected = turn_apart(mixed, turns, per_group)
+parts = tuple(torch.empty_like(part) for part in expected)
+launch_turn(mixed, parts, turns, is_backward=False)
+torch.testing.assert_close(parts, expected)
+back = torch.empty_like(mixed)
+launch_turn(back, parts, turns, is_backward=True)
+torch.testing.assert_close(back, turn_together(*parts, turns))
+torch.testing.assert_close(back, mixed)
+"""
+
+
+def test_the_kernel_turns_as_the_formula_does_and_back() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rotation_at_once_is_that_of_queries_and_keys_alone_and_so_is_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.rand(9, 1, 1, 4, generator=generator).mul(100).repeat(1, 1, 1, 2)
+    turns, config = torch.stack([angles.cos(), angles.sin()]), SimpleNamespace(rotary_interleaved=False)
+    mixed = torch.randn(9, 2, 3, 4 * 8, generator=generator).requires_grad_()
+    weights = [torch.randn(9, 2, heads, 8, generator=generator) for heads in (6, 3, 3)]
+    query, key, value = mixed.split([16, 8, 8], dim=-1)
+    expected = rotate(query.reshape(9, 2, 6, 8), turns, config), rotate(key, turns, config), value
+    found = rotate_at_once(mixed, turns, turns, [16, 8, 8])
+    gradients = []
+    for parts in (expected, found):
+        total = sum((part * weight).sum() for part, weight in zip(parts, weights, strict=True))
+        gradients.append(torch.autograd.grad(total, mixed)[0])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.filterwarnings("ignore:full scope is deprecated:UserWarning")
+def test_angles_of_another_model_are_turned_by_megatron_core_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    angles = torch.rand(9, 1, 1, 4, generator=generator).repeat(1, 1, 1, 2)
+    heads = torch.randn(9, 2, 3, 8, generator=generator)
+    config = TransformerConfig(num_layers=1, hidden_size=24, num_attention_heads=3, use_cpu_initialization=True)
+    assert torch.equal(rotate(heads, angles, config, cp_group=object()), _apply_rotary_pos_emb_bshd(heads, angles))

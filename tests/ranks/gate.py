@@ -1,0 +1,54 @@
+"""The gate as tests use it: layouts of one scenario, with faults or without, against its baseline, on warm ranks."""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from pathlib import Path
+
+from mimo_bench.bench.attempt import Attempt, Attempts
+from mimo_bench.bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.launch import Launcher
+from mimo_bench.parity.faults.catalogue import Planting
+from mimo_bench.parity.tolerance import PARITY_FLOOR
+from mimo_bench.record.merge import merge_training
+from mimo_bench.scenario.scenario import Scenario
+
+
+class Gate:
+    """Trains each layout with each fault once at most. No noise is measured: the bounds are the least there are."""
+
+    def __init__(self, launcher: Launcher, scenario: Scenario, folder: Path, *, hang_seconds: float = 60.0) -> None:
+        scenario.check()
+        self._scenario = scenario
+        self.folder = folder
+        self.attempts = Attempts(
+            launcher, scenario=scenario, directory=folder, device_kind="cpu", hang_seconds=hang_seconds
+        )
+        self.judge = cache(self._judge)
+
+    @cached_property
+    def baseline(self) -> Attempt:
+        """The baseline, trained."""
+        attempt = self.attempts.run(self._scenario.baseline, "parity", fault=None)
+        assert attempt.finished, attempt.outcome.reason
+        return attempt
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What layouts are held against."""
+        trained = merge_training(self.baseline.ranks, num_parity_steps=self._scenario.steps.parity)
+        assert trained.mismatch is None
+        assert trained.disagreement is None
+        return Reference(trained=trained, tolerance=PARITY_FLOOR)
+
+    def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> Account:
+        """How `layout` trains, with the fault `module:function`."""
+        runner = LayoutRunner(
+            scenario=self._scenario,
+            modes=("parity",),
+            attempts=self.attempts,
+            planting=Planting(fault=fault, layout=layout),
+            on_event=lambda _: None,
+            second_pass=second_pass,
+        )
+        return runner.run(layout, self.reference)

@@ -1,0 +1,177 @@
+"""Every known fault is caught by the check that should catch it, and the reason says what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from mimo_bench.bench.layout_run import Account
+from mimo_bench.launch import Launcher
+from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
+from mimo_bench.scenario.scenario import Scenario
+from tests.ranks import test_companion
+from tests.ranks.gate import Gate
+
+SCENARIO = Scenario.model_validate(
+    {
+        "question": "Is every fault caught?",
+        "model": "llava-tiny",
+        "global_batch_size": 8,
+        "global_micro_batch_size": 4,
+        "seq_length": 32,
+        "baseline": "colocated",
+        "steps": {"parity": 2},
+        "layout": [
+            {"name": "colocated", "vision": {}, "language": {}},
+            {"name": "fan-in", "vision": {"dp": 2}, "language": {"rank_offset": 2}},
+            {"name": "fan-out", "vision": {}, "language": {"dp": 2, "rank_offset": 1}},
+            {"name": "equal", "vision": {"dp": 2}, "language": {"dp": 2}},
+            {
+                "name": "sharded-optimizer",
+                "vision": {"dp": 2},
+                "language": {"rank_offset": 2},
+                "settings": {"distributed_optimizer": True},
+            },
+            {"name": "pipeline", "vision": {}, "language": {"pp": 2, "rank_offset": 1}},
+            {"name": "shards", "vision": {"tp": 2}, "language": {"dp": 2}},
+            {
+                "name": "sequence-parallel",
+                "vision": {},
+                "language": {"tp": 2, "rank_offset": 1},
+                "settings": {"sequence_parallel": True},
+            },
+            {"name": "encoder-stages", "vision": {"pp": 2}, "language": {"rank_offset": 2}},
+        ],
+    }
+)
+
+CAUGHT = [
+    ("bridge-gradient-doubled", "equal", "gradients of vision.* are 2 x the baseline's, uniformly"),
+    ("bridge-gradient-dropped", "fan-out", "every gradient of vision is zero"),
+    (
+        "encoder-gradient-scaled-by-dp-ratio",
+        "fan-in",
+        "gradients of vision.* are 0.5 x the baseline's, uniformly: language dp 1 / vision dp 2",
+    ),
+    (
+        "encoder-gradient-scaled-by-dp-ratio",
+        "fan-out",
+        "gradients of vision.* are 2 x the baseline's, uniformly: language dp 2 / vision dp 1",
+    ),
+    ("encoder-gradient-not-normalised", "fan-in", "answer tokens of the global batch"),
+    (
+        "gradient-of-one-slice-lost",
+        "sequence-parallel",
+        "linear_proj.weight by 1 of its norm, all in the slice of tensor-parallel rank 1",
+    ),
+    (
+        "gradient-of-one-stage-doubled",
+        "pipeline",
+        "each 2 x the baseline's, all on pipeline stage 0 of 2",
+    ),
+    (
+        "loss-mask-shifted",
+        "fan-out",
+        "(language.targets): the loss mask is shifted by -1 in every sample",
+    ),
+    (
+        "micro-batches-averaged",
+        "sequence-parallel",
+        "gradients of vision.* are 0.5 x the baseline's, uniformly: 1 / 2 micro-batches",
+    ),
+    ("clipped-by-own-norm", "fan-in", "gradients were clipped by another norm"),
+    (
+        "encoder-epsilon-of-another-optimizer",
+        "sharded-optimizer",
+        "parameters of vision differ, most vision.",
+    ),
+    (
+        "encoder-learning-rate-doubled",
+        "sharded-optimizer",
+        "updates of vision.* are about 2 x the baseline's: another learning rate",
+    ),
+    (
+        "encoder-weights-not-decayed",
+        "shards",
+        "updates of vision.* differ along the weights themselves: another weight decay",
+    ),
+    (
+        "encoder-fed-other-samples",
+        "equal",
+        "before the first step: step 0, micro-batch 0: vision.inputs reads samples 4",
+    ),
+    ("encoder-reads-other-pixels", "fan-out", "first sample 0 of step 0 (vision.inputs)"),
+    ("encoder-stages-skipped", "encoder-stages", "gradients of vision are zero, first vision.encoder.vit"),
+    ("image-patches-dealt-to-other-samples", "fan-in", "of the gradients of vision differ"),
+    (
+        "layer-norm-gradients-not-reduced",
+        "sequence-parallel",
+        "tensor-parallel copies of language.decoder.layers.0.input_layernorm.weight hold different gradients",
+    ),
+    ("local-token-count", "fan-out", "data-parallel replicas of language."),
+    ("replica-reduction-skipped", "fan-in", "data-parallel replicas of vision."),
+    ("vision-layer-skipped", "fan-out", "layers.3."),
+    ("weights-drawn-by-shard", "shards", "before the first step: "),
+    ("weights-of-another-seed", "equal", "84 parameters start from other weights than the baseline's"),
+]
+
+
+PLACES = {
+    ("vision-layer-skipped", "fan-out"): (
+        "first activation that differs: the output of layer 3 of vision in micro-batch 0"
+    ),
+    ("bridge-gradient-doubled", "equal"): (
+        "first gradient that differs: the gradient at the output of vision in micro-batch 0, item 0.0, which is 2"
+    ),
+    ("image-patches-dealt-to-other-samples", "fan-in"): (
+        "the output of vision in micro-batch 0, item 0.0, while its micro-batch holds the baseline's rows all in all"
+    ),
+    ("micro-batches-averaged", "sequence-parallel"): "so it goes wrong behind the backward pass",
+}
+"""What a second pass says of some of them."""
+
+
+@pytest.fixture(scope="module")
+def gate(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(launcher, SCENARIO, tmp_path_factory.mktemp("faults"))
+
+
+def judge(gate: Gate, fault: str, layout: str) -> Account:
+    return gate.judge(layout, known_faults()[fault], second_pass=(fault, layout) in PLACES)
+
+
+@pytest.mark.parametrize("layout", [name for name in SCENARIO.names if name != SCENARIO.baseline])
+def test_a_layout_without_a_fault_passes(gate: Gate, layout: str) -> None:
+    account = gate.judge(layout)
+    assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
+
+
+@pytest.mark.parametrize(("fault", "layout", "words"), CAUGHT)
+def test_a_fault_is_caught_and_the_reason_says_what_it_is(gate: Gate, fault: str, layout: str, words: str) -> None:
+    account = judge(gate, fault, layout)
+    assert account.status == "parity_failed"
+    assert words in account.reason
+    assert account.parity is not None
+    assert account.parity.failed_check == KNOWN[fault].caught_by
+
+
+def test_every_fault_of_ours_that_parity_can_judge_is_in_a_table_of_what_its_reason_says() -> None:
+    ends_the_layout = {"encoder-rests-without-images", "exhaust-memory", "hang-rank", "kill-rank"}
+    assert {fault for fault, _, _ in (*CAUGHT, *test_companion.CAUGHT)} == set(KNOWN) - ends_the_layout
+
+
+def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(gate: Gate) -> None:
+    parity = judge(gate, "encoder-gradient-scaled-by-dp-ratio", "fan-in").parity
+    assert parity is not None
+    assert parity.worst_gradient is not None
+    assert parity.worst_gradient.rel == pytest.approx(0.5, rel=1e-3)
+    # The loss of the second step, after one update with the wrong gradient, differs by less than a hundredth of that.
+    assert parity.loss_rel_max is not None
+    assert parity.loss_rel_max < 5e-3
+
+
+@pytest.mark.parametrize(("fault", "layout"), PLACES)
+def test_a_second_pass_names_what_differs_first(gate: Gate, fault: str, layout: str) -> None:
+    parity = judge(gate, fault, layout).parity
+    assert parity is not None
+    assert parity.first_difference is not None
+    assert PLACES[fault, layout] in parity.first_difference

@@ -1,0 +1,138 @@
+"""`mimo-bench run` from the command line to the exit status, with real ranks on gloo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from mimo_bench.cli import app as cli
+from mimo_bench.predict.validate import validate
+from mimo_bench.record.files import read_run
+from tests.ranks.killing import SCENARIO
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "two.toml"
+    path.write_text(SCENARIO, encoding="utf-8")
+    return path
+
+
+def start(scenario: Path, out: Path, *options: str, temporary: str | None = None) -> subprocess.Popen[str]:
+    """`mimo-bench run` on CPU ranks, in a process of its own; its temporary files go to `temporary`."""
+    environment = dict(os.environ)
+    # torch, once imported here, names the folder that it would compile into, which would then not be a new process's.
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    if temporary is not None:
+        environment["TMPDIR"] = temporary
+    command = [sys.executable, "-m", "mimo_bench", "run", str(scenario), "--device", "cpu", "--out", str(out), *options]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(scenario: Path, out: Path, *options: str) -> int:
+    """The exit status of `mimo-bench run` in parity mode on CPU ranks, in this process."""
+    return cli.main(["run", str(scenario), "--device", "cpu", "--modes", "parity", "--out", str(out), *options])
+
+
+def statuses(directory: Path) -> dict[str, str]:
+    """How each layout of the record ended."""
+    return {layout.name: layout.status for layout in read_run(directory).layouts}
+
+
+def test_layouts_that_agree_end_with_0_and_a_valid_record(scenario: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        with start(scenario, tmp_path / "out", temporary=temporary) as command:
+            _, err = command.communicate(timeout=300)
+        assert (command.returncode, err) == (0, "")
+        assert list(Path(temporary).iterdir()) == []
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "passed"}
+    validate(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_a_planted_fault_fails_parity_and_ends_with_1(scenario: Path, tmp_path: Path) -> None:
+    assert run(scenario, tmp_path / "out", "--plant", "bridge-gradient-doubled") == 1
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "parity_failed"}
+    validate(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_a_killed_rank_ends_with_3_and_says_which(scenario: Path, tmp_path: Path) -> None:
+    assert run(scenario, tmp_path / "out", "--plant", "kill-rank@disjoint") == 3
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "crashed"}
+    validate(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_a_rank_that_hangs_ends_with_3_and_the_other_layouts_still_pass(scenario: Path, tmp_path: Path) -> None:
+    assert run(scenario, tmp_path / "out", "--plant", "hang-rank@disjoint", "--hang-limit", "8") == 3
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "timeout"}
+    _, disjoint = read_run(tmp_path / "out").layouts
+    # The language rank stands still by itself; the vision rank waits to send it what it encoded.
+    assert disjoint.reason.startswith("rank 1 made no progress for 8 s; last seen in mimo_bench/parity/")
+    assert "faults/ends.py" in disjoint.reason
+    assert disjoint.reason.endswith("; rank 0 waited in a collective (see rank1.log)")
+    validate(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_a_rank_without_memory_ends_with_3_and_is_named(scenario: Path, tmp_path: Path) -> None:
+    assert run(scenario, tmp_path / "out", "--plant", "exhaust-memory@disjoint") == 3
+    assert statuses(tmp_path / "out") == {"colocated": "passed", "disjoint": "oom"}
+    _, disjoint = read_run(tmp_path / "out").layouts
+    assert disjoint.reason.startswith("rank 1 ")
+    validate(tmp_path / "out")
+
+
+def test_a_typo_in_the_scenario_ends_with_2_and_nothing_is_written(scenario: Path, tmp_path: Path) -> None:
+    scenario.write_text(SCENARIO.replace("seq_length", "seq_lenght"), encoding="utf-8")
+    with start(scenario, tmp_path / "out") as command:
+        _, err = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert "two.toml: seq_lenght" in err
+    assert "seq_length" in err
+    assert list(tmp_path.iterdir()) == [scenario]
+
+
+def test_an_interrupt_ends_with_130_and_a_record_of_what_ran(scenario: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary, start(scenario, tmp_path / "out", temporary=temporary) as command:
+        ranks = tmp_path / "out" / "layouts" / "colocated" / "parity" / "rank0.log"
+        deadline = time.monotonic() + 300
+        while not ranks.exists():
+            assert command.poll() is None, "ended before the first rank started"
+            assert time.monotonic() < deadline, "no rank started"
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        out, _ = command.communicate(timeout=60)
+        assert list(Path(temporary).iterdir()) == []
+    assert command.returncode == 130
+    assert f"to finish it, give the same command with --resume --out {tmp_path / 'out'}\n" in out
+    record = read_run(tmp_path / "out")
+    assert {layout.status for layout in record.layouts} <= {"interrupted", "not_run"}
+    validate(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_timing_alone_is_still_held_against_the_baseline_as_timed(scenario: Path, tmp_path: Path) -> None:
+    command = ["run", str(scenario), "--device", "cpu", "--modes", "timing"]
+    assert cli.main([*command, "--out", str(tmp_path / "clean")]) == 0
+    record = read_run(tmp_path / "clean")
+    for layout in record.layouts:
+        assert (layout.status, layout.parity and layout.parity.verdict) == ("unjudged", "unjudged")
+        assert layout.parity is not None
+        assert layout.parity.as_timed is not None
+        assert layout.parity.as_timed.verdict == ("baseline" if layout.name == record.baseline else "passed")
+    assert cli.main([*command, "--out", str(tmp_path / "planted"), "--plant", "vision-layer-skipped"]) == 1
+    failed = {layout.name: layout.status for layout in read_run(tmp_path / "planted").layouts}
+    assert set(failed.values()) == {"unjudged", "parity_failed"}
