@@ -23,7 +23,7 @@ def hold_outcomes(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
     with ExitStack() as undo:
         for module in (outcome, fingerprint):
             undo.enter_context(patch.object(module, "shards", lambda *_: looked_at))
-        for name in ("trainer.weights", "trainer.counter_random", "parity.probes.stored"):
+        for name in ("trainer.weights", "models.kernels.rng", "parity.probes.stored"):
             undo.enter_context(patch(f"mimo_bench.{name}.CHUNK", arguments["chunk"]))
         weights = list[int]()
         with _noting(fingerprint, "digest", lambda tensor: weights.append(tensor.nbytes)):

@@ -1,11 +1,11 @@
 """Known faults, each planted at run time in one place, so that the gate can prove that it catches them.
 
 A fault is a callable `plant(context)`, called in every rank of the layout under test after the trainer is built and
-before its first step. They lie in one file for each kind of thing that they break; `planting` says which.
+before its first step. Each file holds the faults of one kind of part; `catalogue` lists them.
+
+The names below bring torch and megatron-core along, so they are imported on first use; commands read the catalogue.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from mimo_bench.parity.faults.context import FaultContext, replace_attribute
-
-__all__ = ["FaultContext", "replace_attribute"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .context import FaultContext, replace_attribute
+
+__all__ = ["FaultContext", "replace_attribute"]
