@@ -21,6 +21,8 @@ nox.options.sessions = ["lint", "tests"]
 
 REPOSITORY = Path(__file__).parent
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Each worker keeps one warm launcher; the tests of a file share its fixtures. tests/conftest.py orders the files.
+TWO_WORKERS = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 WHAT_IS_INSTALLED = (REPOSITORY / "pyproject.toml", REPOSITORY / "constraints.txt")
 
 interpreter = [sys.executable]
@@ -49,8 +51,14 @@ def environment(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def tests(session: nox.Session) -> None:
-    """Run every test that needs no GPU."""
-    _python(session, "-m", "pytest", "--ignore=tests/gpu", *session.posargs)
+    """Run the tests that need no GPU, two files at a time; `nox -s nightly` runs what is left."""
+    _python(session, "-m", "pytest", *TWO_WORKERS, "--ignore=tests/gpu", "--durations=25", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def nightly(session: nox.Session) -> None:
+    """Run the combinations of layouts, families and faults of which `tests` keeps a pairwise cover."""
+    _python(session, "-m", "pytest", *TWO_WORKERS, "--ignore=tests/gpu", "-m", "nightly", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -11,9 +11,22 @@ from typing import Any
 import pytest
 
 from mimo_bench.launch import Launcher
+from tests.support.budget import BudgetPlugin, longest_first
 
 # Before torch is imported: tensors in tests are tiny, and threads that wait for each other spin on a shared core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Judge the seconds of each test file where all results arrive: not in a worker of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(BudgetPlugin())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give workers of pytest-xdist the long files first; a single process keeps the order of the files."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
