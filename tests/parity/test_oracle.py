@@ -24,6 +24,7 @@ from tests.support import oracle
 from tests.support.checkpoints import CONFIGS
 from tests.support.oracle import Samples
 from tests.support.oracle_job import NUM_STEPS, Run, run_layout, samples_of, scenario_of
+from tests.support.pairs import Case, Facets, facets_of, pairwise_cover, parameters
 
 BOUND = 1e-5
 """On the relative error of the loss and of each parameter's gradient."""
@@ -70,10 +71,14 @@ LAYOUTS_OF_EXPERTS = (
 LLAVA, MIXTRAL = "clip_llama", "clip_mixtral"
 SCENARIOS = {family: scenario_of(family, LAYOUTS) for family in (LLAVA, "siglip_qwen2", "clip_mistral")}
 SCENARIOS[MIXTRAL] = scenario_of(MIXTRAL, LAYOUTS_OF_EXPERTS)
-CASES = [(family, table.name) for family in (LLAVA, "siglip_qwen2") for table in LAYOUTS]
+NAMES = [(family, table.name) for family in (LLAVA, "siglip_qwen2") for table in LAYOUTS]
 # Mistral is LLaMA with other numbers: the simplest layout and the most divided one.
-CASES += [("clip_mistral", LAYOUTS[0].name), ("clip_mistral", LAYOUTS[-1].name)]
-CASES += [(MIXTRAL, table.name) for table in LAYOUTS_OF_EXPERTS]
+NAMES += [("clip_mistral", LAYOUTS[0].name), ("clip_mistral", LAYOUTS[-1].name)]
+NAMES += [(MIXTRAL, table.name) for table in LAYOUTS_OF_EXPERTS]
+CASES: dict[Case, Facets] = {
+    (family, name): facets_of(SCENARIOS[family].table(name), family=family) for family, name in NAMES
+}
+COVER = pairwise_cover(CASES, {case: SCENARIOS[case[0]].table(case[1]).grids().world_size for case in CASES})
 SHAPE = SCENARIOS[LLAVA].shape
 CONFIG = CONFIGS / f"{LLAVA}.json"
 
@@ -136,7 +141,7 @@ def referee(referee_of: Callable[[str], oracle.Pass]) -> oracle.Pass:
     return referee_of(LLAVA)
 
 
-@pytest.mark.parametrize(("family", "layout"), CASES)
+@pytest.mark.parametrize(("family", "layout"), parameters(CASES, COVER))
 def test_a_layout_gets_the_loss_and_every_gradient_that_transformers_gets(
     family: str, layout: str, run_any: Callable[[str, str], Run], referee_of: Callable[[str], oracle.Pass]
 ) -> None:
@@ -149,7 +154,7 @@ def test_a_layout_gets_the_loss_and_every_gradient_that_transformers_gets(
     assert deviation.worst_gradient[1] <= BOUND, deviation.worst_gradient
 
 
-@pytest.mark.parametrize(("family", "layout"), CASES)
+@pytest.mark.parametrize(("family", "layout"), parameters(CASES, COVER))
 def test_three_adamw_steps_make_of_every_parameter_what_torch_makes_of_it(
     family: str,
     layout: str,

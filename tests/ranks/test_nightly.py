@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
 import yaml
 
+from mimo_bench.cli import app as cli
 from mimo_bench.record.files import read_run
 from tests.ranks.killing import SCENARIO
 
@@ -25,36 +27,40 @@ def steps() -> dict[str, str]:
     return {step["name"]: step["run"] for step in content["jobs"]["nightly"]["steps"] if "run" in step}
 
 
-def night(folder: Path, *, options: str) -> tuple[int, str]:
-    """Run the workflow's commands in `folder`, as its runner does; the exit status of the run and the summary."""
+def night(folder: Path, monkeypatch: pytest.MonkeyPatch, *, options: str) -> tuple[int, str]:
+    """Run the workflow's commands in `folder`; return the exit status of the run and the summary."""
     summary = folder / "summary.md"
-    environment = os.environ | {
+    environment = {
         "SCENARIO": str(folder.parent / "tiny.toml"),
         "OPTIONS": f"--device cpu --modes timing {options}",
         "GITHUB_STEP_SUMMARY": str(summary),
-        "PYTHONPATH": str(REPOSITORY),
     }
     run, tell = steps()["Run"], steps()["Summary"]
-    # Installed as `Install` installs it, the command would lie there.
-    run = run.replace(".nox/environment/bin/mimo-bench", f"{sys.executable} -m mimo_bench")
-    ended = subprocess.run(["bash", "-e", "-c", run], cwd=folder, env=environment, capture_output=True, check=False)
-    subprocess.run(["bash", "-e", "-c", tell], cwd=folder, env=environment, check=True)
-    return ended.returncode, summary.read_text(encoding="utf-8")
+    monkeypatch.chdir(folder)
+    # The one command of the step as bash would split it, on warm ranks.
+    program, *arguments = shlex.split(Template(run).substitute(environment))
+    assert program == ".nox/environment/bin/mimo-bench"
+    status = cli.main(arguments)
+    subprocess.run(["bash", "-e", "-c", tell], cwd=folder, env=os.environ | environment, check=True)
+    return status, summary.read_text(encoding="utf-8")
 
 
-def test_a_slow_second_night_ends_with_4_and_page_summary_and_trend_say_so(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("warm_commands")
+def test_a_slow_second_night_ends_with_4_and_page_summary_and_trend_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = SCENARIO.replace("global_micro_batch_size = 2", "global_micro_batch_size = 1")
     tiny = many.replace("warmup = 1", "warmup = 0") + "[loader]\nnum_watched_steps = 0\n"
     (tmp_path / "tiny.toml").write_text(tiny, encoding="utf-8")
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
-    status, summary = night(first, options="")
+    status, summary = night(first, monkeypatch, options="")
     assert status == 0, summary
     assert "Not compared: the history holds no earlier run of this scenario" in summary
 
     # What the workflow's cache does between two nights.
     shutil.copytree(first / "nights", second / "nights")
-    status, summary = night(second, options="--plant slow-rank@disjoint")
+    status, summary = night(second, monkeypatch, options="--plant slow-rank@disjoint")
     assert status == 4, summary
     held = read_run(second / "tonight").history
     assert held is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from mimo_bench.predict.step import Items
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 from tests.ranks.trainer_job import run_entry
+from tests.support.pairs import Case, Facets, facets_of, pairwise_cover, parameters
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -82,39 +84,33 @@ freeze = ["vision.encoder"]
 
 
 SCENARIO_FILES = ("cpu_smoke", "siglip_qwen2", "uneven_images", "experts")
+LOADED = {name: load_scenario(SCENARIOS / f"{name}.toml") for name in SCENARIO_FILES}
+LOADED["three_modules"] = Scenario.model_validate(tomllib.loads(THREE_MODULES))
+CASES: dict[Case, Facets] = {(file, name): facets_of(LOADED[file].table(name), family=file) for file, name in LAYOUTS}
+COVER = pairwise_cover(CASES, {(file, name): LOADED[file].table(name).grids().world_size for file, name in LAYOUTS})
 
 Metered = Callable[[str, str], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scenario]:
-    own = tmp_path_factory.mktemp("scenario") / "three_modules.toml"
-    own.write_text(THREE_MODULES, encoding="utf-8")
-    paths = (*(SCENARIOS / f"{name}.toml" for name in SCENARIO_FILES), own)
-    return {path.stem: load_scenario(path) for path in paths}
-
-
-@pytest.fixture(scope="module")
-def metered(launcher: Launcher, scenarios: dict[str, Scenario], tmp_path_factory: pytest.TempPathFactory) -> Metered:
-    """What every rank of a layout left of one step; each layout is run once."""
+def metered(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Metered:
+    """Return what every rank of a layout left of one step; each layout is run once."""
     known: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def meter(file: str, layout: str) -> list[dict[str, Any]]:
         if (file, layout) not in known:
             folder = tmp_path_factory.mktemp("metered")
-            world_size = run_entry(launcher, "meter_a_step", scenarios[file], layout, folder)
+            world_size = run_entry(launcher, "meter_a_step", LOADED[file], layout, folder)
             known[file, layout] = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
         return known[file, layout]
 
     return meter
 
 
-@pytest.mark.parametrize(("file", "layout"), LAYOUTS)
-def test_a_rank_holds_the_bytes_that_were_predicted(
-    metered: Metered, scenarios: dict[str, Scenario], file: str, layout: str
-) -> None:
+@pytest.mark.parametrize(("file", "layout"), parameters(CASES, COVER))
+def test_a_rank_holds_the_bytes_that_were_predicted(metered: Metered, file: str, layout: str) -> None:
     ranks = metered(file, layout)
-    predictions = predict_memory(scenarios[file], layout)
+    predictions = predict_memory(LOADED[file], layout)
     assert len(predictions) == len(ranks)
     for found, predicted in zip(ranks, predictions, strict=True):
         for module, held in found["held"].items():
@@ -122,15 +118,13 @@ def test_a_rank_holds_the_bytes_that_were_predicted(
             assert {field: getattr(expected, field) for field in held} == held, (predicted.rank, module)
 
 
-@pytest.mark.parametrize(("file", "layout"), LAYOUTS)
-def test_ranks_call_what_was_predicted_with_as_many_bytes(
-    metered: Metered, scenarios: dict[str, Scenario], file: str, layout: str
-) -> None:
+@pytest.mark.parametrize(("file", "layout"), parameters(CASES, COVER))
+def test_ranks_call_what_was_predicted_with_as_many_bytes(metered: Metered, file: str, layout: str) -> None:
     calls, num_bytes = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for call in (call for rank in metered(file, layout) for call in rank["calls"]):
         calls[call["role"], call["collective"]] += 1
         num_bytes[call["role"], call["collective"]] += call["bytes"]
-    scenario = scenarios[file]
+    scenario = LOADED[file]
     predicted = predict_communication(scenario, layout, items=[items_of_the_first_batch(scenario)])
     assert predicted.left_out == {}
     assert {(row.role, row.collective): (row.num_calls, row.num_bytes) for row in predicted.rows} == {
