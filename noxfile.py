@@ -84,6 +84,12 @@ def reports(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def docs(session: nox.Session) -> None:
+    """Write the reference pages that are made from the code: docs/cli.md, docs/settings.md, docs/tables.md."""
+    _python(session, "-m", "tests.generated")
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def perf(session: nox.Session) -> None:
     """Hold commands, checks of 100,000 layouts and large reports against their limits; with a GPU, a step as well."""
     benches = set(Path("tests/perf").glob("bench_*.py"))

@@ -8,10 +8,9 @@ torchrun --nproc-per-node 2 examples/digits_stages.py OUT 2 disjoint    # and go
 import sys
 from pathlib import Path
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import Layout
+from mimo_bench.layout import Grid, Layout
 from mimo_bench.models import PRESETS
-from mimo_bench.scenario.training import Training
+from mimo_bench.scenario import Training
 from mimo_bench.trainer import Logging, Outcome, Pretraining, Saving, Validation, pretrain
 
 LAYOUTS = {

@@ -5,11 +5,9 @@ Whoever writes this loop also evaluates and saves; `train` does both, and goes o
 
 from contextlib import closing
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.settings import Settings
+from mimo_bench.layout import Grid, Layout, Settings
 from mimo_bench.models import PRESETS
-from mimo_bench.scenario.training import Training
+from mimo_bench.scenario import Training
 from mimo_bench.trainer import Pretraining, evaluate, join, set_up
 
 run = Pretraining(

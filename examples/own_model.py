@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import Layout
+from mimo_bench.layout import Grid, Layout
 from mimo_bench.models import PRESETS
 from mimo_bench.trainer import Logging, Pretraining, Saving, Text, Validation, build_model, pretrain
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mimo_bench.scenario.load import load_scenario
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario import Scenario, load_scenario
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 """How far two layouts' losses may be apart, relatively; rounding of bf16 weights drifts in the course of a training."""

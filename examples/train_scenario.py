@@ -6,7 +6,7 @@ FILE LAYOUT STEPS OUT    saves to OUT after every tenth step and goes on from wh
 import sys
 from pathlib import Path
 
-from mimo_bench.scenario.load import load_scenario
+from mimo_bench.scenario import load_scenario
 from mimo_bench.trainer import Logging, Pretraining, Saving, Validation, pretrain
 
 file, name, num_steps, out = sys.argv[1:]

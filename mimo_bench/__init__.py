@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mimo_bench.report.frames import Run
+    from mimo_bench.report import Run
 
 __all__ = ["__version__", "load_run"]
 
@@ -20,6 +20,6 @@ def load_run(path: str | Path) -> Run:
         RecordError: there is no record, or it cannot be read.
     """
     # Only now: `import mimo_bench` costs no pandas.
-    from mimo_bench.report.frames import load_run as load
+    from mimo_bench.report import load_run as load
 
     return load(path)

@@ -2,7 +2,7 @@
 
 import sys
 
-from mimo_bench.cli.app import main
+from mimo_bench.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

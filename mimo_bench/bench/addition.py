@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.bench.resume import sole_writer
-from mimo_bench.launch.launcher import DeviceKind
-from mimo_bench.meters.environment import read_environment
-from mimo_bench.record.files import RUN_FILE, read_run, write_run
-from mimo_bench.record.provenance import machine
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.launch import DeviceKind
+from mimo_bench.meters import read_environment
+from mimo_bench.record import RUN_FILE, RunRecord, machine, read_run, write_run
 from mimo_bench.report import write_report
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import UsageError
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import UsageError
 
 
 def check_record(directory: Path, *, device_kind: DeviceKind, scenario: Scenario | None = None) -> RunRecord:

@@ -9,15 +9,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_bench.launch.job import Job, Outcome
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.parity.trace import TRACE, TraceRecord
-from mimo_bench.parity.variants import Variant
-from mimo_bench.record.files import read_rank
-from mimo_bench.record.merge import last_step_at, merge_launch
-from mimo_bench.record.schema import Launch, Mode, RankRecord
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import LaunchError, RecordError
+from mimo_bench.launch import DeviceKind, Job, Launcher, Outcome
+from mimo_bench.parity import TRACE, TraceRecord, Variant
+from mimo_bench.record import Launch, Mode, RankRecord, last_step_at, merge_launch, read_rank
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import LaunchError, RecordError
 
 WORKER = "mimo_bench.bench.ranks.worker:main"
 

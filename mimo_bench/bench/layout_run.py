@@ -9,37 +9,25 @@ from typing import Any, Final
 
 from mimo_bench.bench.attempt import Attempt, Attempts
 from mimo_bench.bench.ledger import describe
-from mimo_bench.models.cost import mfu, model_flops
-from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.parity.place import Place
-from mimo_bench.parity.tolerance import noise_of
-from mimo_bench.parity.trace import first_difference
-from mimo_bench.parity.variants import Variant, parity_variants, rounded_variants
-from mimo_bench.parity.verdict import (
+from mimo_bench.models import mfu, model_flops, unknown_encoders
+from mimo_bench.parity import (
     Asked,
+    Place,
+    Planting,
+    Variant,
+    first_difference,
     judge,
     judge_as_timed,
     judge_baseline,
     judge_baseline_as_timed,
     judge_noise,
+    noise_of,
+    parity_variants,
+    rounded_variants,
 )
-from mimo_bench.predict import predict_memory, unknown_encoders
-from mimo_bench.record.merge import (
-    Trained,
-    merge_account,
-    merge_communication,
-    merge_comparing,
-    merge_energy,
-    merge_memory,
-    merge_modules,
-    merge_timing,
-    merge_training,
-    merge_unmeasured,
-    slowest_rank_seconds,
-)
-from mimo_bench.record.samples import imbalance, merge_loading
-from mimo_bench.record.schema import Account as RecordedAccount
-from mimo_bench.record.schema import (
+from mimo_bench.predict import predict_memory
+from mimo_bench.record import Account as RecordedAccount
+from mimo_bench.record import (
     AsTimed,
     Check,
     LayoutRecord,
@@ -49,10 +37,23 @@ from mimo_bench.record.schema import (
     Status,
     Timing,
     Tolerance,
+    Trained,
     VariantName,
+    imbalance,
+    merge_account,
+    merge_communication,
+    merge_comparing,
+    merge_energy,
+    merge_loading,
+    merge_memory,
+    merge_modules,
+    merge_timing,
+    merge_training,
+    merge_unmeasured,
+    slowest_rank_seconds,
 )
-from mimo_bench.report.events import LayoutStarted, OnEvent
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.report import LayoutStarted, OnEvent
+from mimo_bench.scenario import Scenario
 
 _SHOWN_BY_A_TRACE: Final[tuple[Check, ...]] = ("gradients", "sound", "optimizer", "steps")
 """Failed checks after which a second pass over the first step can say more."""

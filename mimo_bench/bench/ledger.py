@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mimo_bench.bench.resume import go_on, same_training
-from mimo_bench.meters.environment import hash_of_code, hash_of_measuring_code, read_environment
-from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import MEASURING_VERSION, HeldAgainst, LayoutRecord, Mode, ModuleGrid, RunRecord, Status
-from mimo_bench.report.ranking import rank_layouts
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.meters import hash_of_code, hash_of_measuring_code, read_environment
+from mimo_bench.record import (
+    MEASURING_VERSION,
+    HeldAgainst,
+    LayoutRecord,
+    Mode,
+    ModuleGrid,
+    RunRecord,
+    Status,
+    write_run,
+)
+from mimo_bench.report import rank_layouts
+from mimo_bench.scenario import Scenario
 
 
 class Ledger:

@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimo_bench.launch.job import Job
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.record.schema import LinkSpeed
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.launch import DeviceKind, Job, Launcher
+from mimo_bench.record import LinkSpeed
+from mimo_bench.util import LaunchError
 
 ENTRY = "mimo_bench.bench.ranks.linkspeed:main"
 HANG_SECONDS = 120.0
@@ -53,7 +52,7 @@ def measure_links(*, num_ranks: int, device_kind: DeviceKind) -> list[LinkSpeed]
     ]
 
 
-def describe(speeds: list[LinkSpeed]) -> Iterator[str]:
+def describe_links(speeds: list[LinkSpeed]) -> Iterator[str]:
     """A table as lines of text."""
     yield f"{'collective':<16}{'bytes':>12}{'microseconds':>14}{'bus GB/s':>10}"
     for speed in speeds:

@@ -10,21 +10,21 @@ from mimo_bench.bench.attempt import BASELINE, Attempts
 from mimo_bench.bench.layout_run import LayoutRunner
 from mimo_bench.bench.ledger import Ledger
 from mimo_bench.bench.resume import Wanted, holds_record, read_earlier, sole_writer
-from mimo_bench.launch.inventory import ranks_per_gpu
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.predict.validate import contradictions
-from mimo_bench.record.files import sweep
-from mimo_bench.record.merge import foreign_processes
-from mimo_bench.record.provenance import PLANTED
-from mimo_bench.record.schema import Mode, RunRecord
-from mimo_bench.record.series import write_series
-from mimo_bench.report import write_report
-from mimo_bench.report.events import LayoutEnded, MatrixEnded, MatrixStarted, OnEvent
-from mimo_bench.report.history.held import hold_against
-from mimo_bench.report.history.store import History
-from mimo_bench.report.history.trend import write_trend
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.launch import DeviceKind, Launcher, ranks_per_gpu
+from mimo_bench.parity import Planting
+from mimo_bench.predict import contradictions
+from mimo_bench.record import PLANTED, Mode, RunRecord, foreign_processes, sweep, write_series
+from mimo_bench.report import (
+    History,
+    LayoutEnded,
+    MatrixEnded,
+    MatrixStarted,
+    OnEvent,
+    hold_against,
+    write_report,
+    write_trend,
+)
+from mimo_bench.scenario import Scenario
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

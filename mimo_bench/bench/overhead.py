@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from mimo_bench.launch.job import Job
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.record.schema import Mode
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.launch import DeviceKind, Job, Launcher
+from mimo_bench.record import Mode
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import LaunchError
 
 ENTRY = "mimo_bench.bench.ranks.overhead:main"
 HANG_SECONDS = 300.0
@@ -94,7 +93,7 @@ def measure_overhead(
     return found
 
 
-def describe(overhead: Overhead) -> str:
+def describe_overhead(overhead: Overhead) -> str:
     """One line of text."""
     return (
         f"{overhead.mode}: {overhead.share:+.2%} of a step of {overhead.bare_seconds * 1e3:.1f} ms "

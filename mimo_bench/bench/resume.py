@@ -17,13 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mimo_bench.meters.environment import hash_of_code, read_environment
-from mimo_bench.record.files import RUN_FILE, read_run
-from mimo_bench.record.provenance import PLANTED, differences
-from mimo_bench.record.schema import LayoutRecord, Mode, Resumption, RunRecord
-from mimo_bench.scenario.scenario import Scenario, without_places
-from mimo_bench.util.diff import are_named, first_difference, relative
-from mimo_bench.util.errors import UsageError
+from mimo_bench.meters import hash_of_code, read_environment
+from mimo_bench.record import PLANTED, RUN_FILE, LayoutRecord, Mode, Resumption, RunRecord, differences, read_run
+from mimo_bench.scenario import Scenario, without_places
+from mimo_bench.util import UsageError, are_named, first_difference, relative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

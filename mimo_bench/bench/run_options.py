@@ -13,14 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mimo_bench.launch.inventory import num_gpus, num_places
-from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.record.files import RUN_FILE, is_temporary
-from mimo_bench.record.schema import Mode
-from mimo_bench.scenario.load import load_scenario
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import ScenarioError, UsageError
-from mimo_bench.util.suggest import choices
+from mimo_bench.launch import num_gpus, num_places
+from mimo_bench.parity import Planting
+from mimo_bench.record import RUN_FILE, Mode, is_temporary
+from mimo_bench.scenario import Scenario, load_scenario
+from mimo_bench.util import ScenarioError, UsageError, choices
 
 if TYPE_CHECKING:
     from mimo_bench.bench.matrix import MatrixOptions
@@ -107,8 +104,7 @@ def check_history(asked: Asked) -> None:
         return
     check_usable(asked.history, option="--history")
     # pydantic only, but also pyarrow's index: only where it is asked for.
-    from mimo_bench.report.history.expectations import read_expectations
-    from mimo_bench.report.history.store import History
+    from mimo_bench.report import History, read_expectations
 
     read_expectations(History(asked.history).expectations_file)
 

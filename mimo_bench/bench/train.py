@@ -17,12 +17,10 @@ from typing import Any
 
 from mimo_bench.bench.attempt import environment_of
 from mimo_bench.launch import DeviceKind, Job, Launcher
-from mimo_bench.models.hf.directory import new_directory
-from mimo_bench.models.hf.saving import complete
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.trainer.checkpoint.files import saved_in
-from mimo_bench.trainer.logging import METRICS
-from mimo_bench.util.errors import TrainingError
+from mimo_bench.models import complete, new_directory
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer import METRICS, saved_in
+from mimo_bench.util import TrainingError
 
 WORKER = "mimo_bench.bench.ranks.train"
 POLL_SECONDS = 0.1

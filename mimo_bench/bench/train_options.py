@@ -6,13 +6,11 @@ from pathlib import Path
 
 from mimo_bench.bench import run_options
 from mimo_bench.bench.train import TrainingOptions
-from mimo_bench.launch.inventory import num_gpus
-from mimo_bench.models.hf.directory import MANIFEST, check_new, check_shape, read_manifest
-from mimo_bench.scenario.load import find_config, load_scenario
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.trainer.checkpoint.files import check_directory, saved_in
-from mimo_bench.trainer.pretraining import Pretraining
-from mimo_bench.util.errors import CheckpointError, ScenarioError, UsageError, WeightsError
+from mimo_bench.launch import num_gpus
+from mimo_bench.models import MANIFEST, check_new, check_shape, read_manifest
+from mimo_bench.scenario import Scenario, find_config, load_scenario
+from mimo_bench.trainer import Pretraining, check_directory, saved_in
+from mimo_bench.util import CheckpointError, ScenarioError, UsageError, WeightsError
 
 
 def plan_training(

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimo_bench import __version__
-from mimo_bench.util.errors import MimoBenchError, TrainingError
+from mimo_bench.util import MimoBenchError, TrainingError
 
 if TYPE_CHECKING:
-    from mimo_bench.models.hf.convert import Converted
-    from mimo_bench.record.schema import RunRecord
+    from mimo_bench.models import Converted
+    from mimo_bench.record import RunRecord
 
 # The other rooms are imported by the command that needs them: pydantic's models, pandas and jinja would cost every
 # `mimo-bench --help` a second, and `check` has to do without torch.
@@ -141,10 +141,10 @@ def check(
     ] = None,
 ) -> None:
     """Validate scenarios and print which rank holds what, and the memory it needs. Starts nothing."""
-    from mimo_bench.launch.inventory import device_memory_bytes
-    from mimo_bench.report.check.rank_map import describe
-    from mimo_bench.scenario.load import load_scenario
-    from mimo_bench.util.text import counted
+    from mimo_bench.launch import device_memory_bytes
+    from mimo_bench.report import describe_layouts
+    from mimo_bench.scenario import load_scenario
+    from mimo_bench.util import counted
 
     is_bad = False
     for file in files:
@@ -158,7 +158,7 @@ def check(
         if not quiet:
             print(f"{scenario.question}\n")
             device_bytes = device_memory_bytes() if device_memory is None else round(device_memory * (1 << 30))
-            sys.stdout.writelines(f"{line}\n" for line in describe(scenario, device_bytes=device_bytes))
+            sys.stdout.writelines(f"{line}\n" for line in describe_layouts(scenario, device_bytes=device_bytes))
     if is_bad:
         raise typer.Exit(BAD_INPUT)
 
@@ -204,7 +204,7 @@ def run(
     ] = None,
 ) -> None:
     """Train every layout, judge each against the baseline, write the record and the report."""
-    from mimo_bench.bench.run_options import Asked, plan
+    from mimo_bench.bench import Asked, plan
 
     asked = Asked(
         files=tuple(files),
@@ -222,8 +222,8 @@ def run(
     )
     plans = plan(asked)
 
-    from mimo_bench.bench.matrix import run_matrix
-    from mimo_bench.report.console import live  # these only now, so that bad input is answered at once
+    from mimo_bench.bench import run_matrix
+    from mimo_bench.report import live
 
     records: list[RunRecord] = []
     for scenario, options in plans:
@@ -253,14 +253,14 @@ def selftest(
     On GPUs, those faults are planted whose layouts the GPUs at hand can hold.
     """
     from mimo_bench.bench import run_options
-    from mimo_bench.launch.inventory import num_places
-    from mimo_bench.scenario.load import load_scenario
-    from mimo_bench.util.errors import UsageError
+    from mimo_bench.launch import num_places
+    from mimo_bench.scenario import load_scenario
+    from mimo_bench.util import UsageError
 
     scenario = None if file is None else load_scenario(file)
     kind = run_options.device_kind(device.value)
     from mimo_bench.bench.gate import selftest as gate
-    from mimo_bench.report.selftest import describe
+    from mimo_bench.report import describe_finding
 
     parts = gate.plan(scenario, num_ranks=num_places() if kind == "cuda" else None)
     if only_list:
@@ -278,7 +278,7 @@ def selftest(
         device_kind=kind,
         directory=directory,
         command=("mimo-bench", *sys.argv[1:]),
-        on_finding=lambda finding: print(describe(finding), flush=True),
+        on_finding=lambda finding: print(describe_finding(finding), flush=True),
     )
     print(f"{found.summary}; table: {directory / 'selftest.md'}")
     raise typer.Exit(0 if found.is_right else PARITY_FAILED)
@@ -297,21 +297,20 @@ def overhead(
 ) -> None:
     """Measure what the instruments of each mode cost, against bare steps in turns."""
     from mimo_bench.bench import run_options
-    from mimo_bench.launch.inventory import num_gpus
-    from mimo_bench.scenario.load import load_scenario
+    from mimo_bench.launch import num_gpus
+    from mimo_bench.scenario import load_scenario
 
     scenario = load_scenario(file, with_fingerprint=record is not None)
     name = scenario.baseline if layout is None else scenario.table(layout).name
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
         run_options.check_fits(scenario, file, (name,), available=num_gpus())
-    from mimo_bench.bench.addition import add_to_record, check_record  # these only now: bad input is answered at once
-    from mimo_bench.bench.overhead import describe, measure_overhead
+    from mimo_bench.bench import add_to_record, check_record, describe_overhead, measure_overhead
 
     if record is not None:
         check_record(record, device_kind=kind, scenario=scenario)
     found = measure_overhead(scenario, name, device_kind=kind, num_turns=turns, num_steps=steps)
-    print("\n".join(map(describe, found)))
+    print("\n".join(map(describe_overhead, found)))
     if record is not None:
         add_to_record(record, overhead={each.mode: each.share for each in found})
 
@@ -326,20 +325,19 @@ def linkspeed(
 ) -> None:
     """Measure this machine's bandwidth between ranks, by collective and size."""
     from mimo_bench.bench import run_options
-    from mimo_bench.launch.inventory import num_gpus
-    from mimo_bench.util.errors import UsageError
+    from mimo_bench.launch import num_gpus
+    from mimo_bench.util import UsageError
 
     kind = run_options.device_kind(device.value)
     available = num_gpus() if kind == "cuda" else None
     num_ranks = ranks if ranks is not None else (available or 2)
     if available is not None and not 2 <= num_ranks <= available:
         raise UsageError(f"--ranks: {num_ranks} ranks and {available} GPUs; it takes 2 or more, each with a GPU")
-    from mimo_bench.bench.addition import add_to_record, check_record  # these only now: bad input is answered at once
-    from mimo_bench.bench.linkspeed import describe, measure_links
+    from mimo_bench.bench import add_to_record, check_record, describe_links, measure_links
 
     known = check_record(record, device_kind=kind).links if record is not None else ()
     found = measure_links(num_ranks=num_ranks, device_kind=kind)
-    print("\n".join(describe(found)))
+    print("\n".join(describe_links(found)))
     if record is not None:
         # Groups of another size are measured by another call.
         add_to_record(record, links=(*(link for link in known if link.num_ranks != num_ranks), *found))
@@ -364,20 +362,16 @@ def alarms(
     In parity mode; with --as-timed over their timed steps, too.
     """
     from mimo_bench.bench import run_options
-    from mimo_bench.launch.inventory import num_places
-    from mimo_bench.scenario.load import load_scenario
+    from mimo_bench.launch import num_places
+    from mimo_bench.scenario import load_scenario
 
     scenario = load_scenario(file, with_fingerprint=True)
     kind = run_options.device_kind(device.value)
     if kind == "cuda":
         run_options.check_fits(scenario, file, (), available=num_places())
     directory = run_options.account_directory(out, file, resume=resume)
-    from mimo_bench.bench.gate.false_alarms import (  # only now: bad input is answered at once
-        CleanRun,
-        count_alarms,
-        read_account,
-    )
-    from mimo_bench.report.words import stopped_early
+    from mimo_bench.bench import CleanRun, count_alarms, read_account
+    from mimo_bench.report import stopped_early
 
     known = read_account(directory, scenario, as_timed=as_timed) if resume else None
 
@@ -423,8 +417,8 @@ def mutants(
 ) -> None:
     """Break every collective call of a training step in every way, and count what the gate catches."""
     from mimo_bench.bench import run_options
-    from mimo_bench.launch.inventory import num_places
-    from mimo_bench.scenario.load import load_scenario
+    from mimo_bench.launch import num_places
+    from mimo_bench.scenario import load_scenario
 
     scenario = load_scenario(file)
     kind = run_options.device_kind(device.value)
@@ -504,8 +498,7 @@ def train(
     hang_limit: Annotated[float, typer.Option(metavar="SECONDS", help="Silence that counts as a hang.")] = 300.0,
 ) -> None:
     """Train in one layout, without the bench; save weights, and checkpoints to go on from."""
-    from mimo_bench.bench.train import WORKER, how_to_go_on, run_training
-    from mimo_bench.bench.train_options import plan_training
+    from mimo_bench.bench import WORKER, how_to_go_on, plan_training, run_training
 
     options = plan_training(
         file,
@@ -521,8 +514,7 @@ def train(
         hang_limit=hang_limit,
     )
     from mimo_bench.launch import Launcher  # only now: bad input is answered at once
-    from mimo_bench.trainer.checkpoint.files import path_of, saved_in
-    from mimo_bench.trainer.logging import METRICS
+    from mimo_bench.trainer import METRICS, path_of, saved_in
 
     num_taken = 0
 
@@ -595,7 +587,7 @@ def exit_status(records: Iterable[RunRecord], *, gate_performance: bool = False)
 
     A failure that was written down as expected does not count.
     """
-    from mimo_bench.report.history.held import regressions, unexpected
+    from mimo_bench.report import regressions, unexpected
 
     records = list(records)
     statuses = {layout.status for record in records for layout in unexpected(record.layouts, record.history)}
@@ -613,11 +605,10 @@ def compare(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Another run's directory, of the same scenario.")],
 ) -> None:
     """Two runs side by side, with noise; refused, with the reasons, where they may not be compared."""
-    from mimo_bench.record.files import read_run
+    from mimo_bench.record import read_run
 
     before, after = read_run(old), read_run(new)
-    from mimo_bench.report.history.pair import compare_runs, notes  # only now, so that bad input is answered at once
-    from mimo_bench.report.history.tables import pair_table
+    from mimo_bench.report import compare_runs, notes, pair_table
 
     print(pair_table(compare_runs(before, after)))
     for note in notes(before, after):
@@ -630,8 +621,7 @@ def history_add(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs to keep.")],
 ) -> None:
     """Keep runs: each is copied into the history, and the trend page is written anew."""
-    from mimo_bench.report.history.store import History
-    from mimo_bench.report.history.trend import write_trend
+    from mimo_bench.report import History, write_trend
 
     kept = History(history)
     for directory in directories:
@@ -642,8 +632,7 @@ def history_add(
 @history_app.command("list")
 def history_list(history: HistoryDirectory) -> None:
     """Print every layout that is followed: its nights, its last step time, and on which kind of machine."""
-    from mimo_bench.report.history.store import History
-    from mimo_bench.report.history.tables import list_table
+    from mimo_bench.report import History, list_table
 
     kept = History.existing(history)
     print(list_table(kept.nights()))
@@ -654,8 +643,7 @@ def history_list(history: HistoryDirectory) -> None:
 @history_app.command("trend")
 def history_trend(history: HistoryDirectory) -> None:
     """Write the trend page."""
-    from mimo_bench.report.history.store import History
-    from mimo_bench.report.history.trend import write_trend
+    from mimo_bench.report import History, write_trend
 
     print(f"trend: {write_trend(History.existing(history))}")
 
@@ -673,8 +661,7 @@ def history_accept(
     ] = None,
 ) -> None:
     """Begin anew: runs are held only against those from the last one on. Written into expectations.toml."""
-    from mimo_bench.report.history.accepting import accept_since
-    from mimo_bench.report.history.store import History
+    from mimo_bench.report import History, accept_since
 
     entry = accept_since(History.existing(history), scenario=scenario, layout=layout, since=since, reason=reason)
     print(f"{history}: {scenario}: accepted since {entry.since:%Y-%m-%d %H:%M} UTC")
@@ -683,7 +670,7 @@ def history_accept(
 @app.command()
 def report(directory: Directory) -> None:
     """Render the report again from its record."""
-    from mimo_bench.record.files import read_run
+    from mimo_bench.record import read_run
 
     record = read_run(directory)
     from mimo_bench.report import write_report  # only now, so that bad input is answered at once
@@ -698,7 +685,7 @@ def import_(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New directory of weights.")],
 ) -> None:
     """Make a directory of weights of a LLaVA or a Voxtral of `transformers`: config.json and safetensors."""
-    from mimo_bench.models.hf.convert import import_weights
+    from mimo_bench.models import import_weights
 
     converted = import_weights(source, target)
     print(f"{target}: {_told(converted)}; set model and weights of a scenario to it")
@@ -710,7 +697,7 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="HF_DIR", help="New directory for `transformers`.")],
 ) -> None:
     """Write a directory of weights as a checkpoint that from_pretrained of `transformers` loads."""
-    from mimo_bench.models.hf.convert import export_weights
+    from mimo_bench.models import export_weights
 
     converted = export_weights(source, target)
     print(f"{target}: {_told(converted)}; from_pretrained of `transformers` loads it")
@@ -724,7 +711,7 @@ def _told(converted: Converted) -> str:
 @app.command()
 def validate(directory: Directory) -> None:
     """Hold a record against its schema and its own identities."""
-    from mimo_bench.predict.validate import validate as validate_record
+    from mimo_bench.predict import validate as validate_record
 
     validate_record(directory)
     print(f"{directory}: the record is valid")
@@ -740,8 +727,8 @@ class Schema(StrEnum):
 @app.command()
 def schema(of: Annotated[Schema, typer.Argument(help="A scenario file, or run.json.")] = Schema.scenario) -> None:
     """Print the JSON Schema of a scenario or of run.json."""
-    from mimo_bench.record.schema import RunRecord
-    from mimo_bench.scenario.scenario import Scenario
+    from mimo_bench.record import RunRecord
+    from mimo_bench.scenario import Scenario
 
     model = Scenario if of is Schema.scenario else RunRecord
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from mimo_bench.record.schema import LayoutRecord, RunRecord
+    from mimo_bench.record import LayoutRecord, RunRecord
 
 # This module is loaded in every run of pytest where mimo-bench is installed, so it imports nothing else by itself.
 
@@ -54,8 +54,8 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterable[pytest.Item]:
         """One item a layout, the baseline first, because it runs first."""
-        from mimo_bench.scenario.load import load_scenario
-        from mimo_bench.util.errors import MimoBenchError
+        from mimo_bench.scenario import load_scenario
+        from mimo_bench.util import MimoBenchError
 
         try:
             scenario = load_scenario(self.path)
@@ -71,8 +71,7 @@ class ScenarioFile(pytest.File):
         return next(layout for layout in self.record.layouts if layout.name == name)
 
     def _run(self) -> RunRecord:
-        from mimo_bench.bench.matrix import run_matrix
-        from mimo_bench.bench.run_options import Asked, plan
+        from mimo_bench.bench import Asked, plan, run_matrix
 
         files = {item.parent for item in self.session.items if isinstance(item, LayoutItem)}
         out: Path | None = self.config.getoption("--mimo-out")
@@ -103,7 +102,7 @@ class LayoutItem(pytest.Function):
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Its reason, without a traceback through mimo_bench."""
-        from mimo_bench.util.errors import MimoBenchError
+        from mimo_bench.util import MimoBenchError
 
         if isinstance(excinfo.value, NotPassedError | MimoBenchError):
             return str(excinfo.value)
@@ -176,8 +175,8 @@ def _machine(config: pytest.Config) -> str | None:
     """
     if not (config.getoption("--mimo-scenarios") or any(path.suffix == ".toml" for path in _named(config))):
         return None
-    from mimo_bench.bench.run_options import device_kind
-    from mimo_bench.meters.environment import read_environment
-    from mimo_bench.record.provenance import machine
+    from mimo_bench.bench import device_kind
+    from mimo_bench.meters import read_environment
+    from mimo_bench.record import machine
 
     return machine(read_environment(device_kind(config.getoption("--mimo-device"))))

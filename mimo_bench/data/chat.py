@@ -15,8 +15,7 @@ from mimo_bench.data.messages import Message, in_parts, roles_of
 from mimo_bench.data.rows import BadSample
 from mimo_bench.data.tokens import Tokens
 from mimo_bench.models import ModelShape
-from mimo_bench.util.errors import ScenarioError
-from mimo_bench.util.text import counted
+from mimo_bench.util import ScenarioError, counted
 
 _NO_ANSWER = "has no answer to learn; give it a message of the role 'assistant' that is not empty"
 

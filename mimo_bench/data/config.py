@@ -18,10 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 from mimo_bench.data.image_size import check_image_size, saved_image_size
 from mimo_bench.data.tokens import saved_tokens
 from mimo_bench.models import ModelShape
-from mimo_bench.util.errors import ScenarioError
-from mimo_bench.util.rng import first_of
-from mimo_bench.util.suggest import choices
-from mimo_bench.util.table import NonNegativeFloat, NonNegativeInt, Share, Table
+from mimo_bench.util import NonNegativeFloat, NonNegativeInt, ScenarioError, Share, Table, choices, first_of
 
 Split = Literal["train", "validation", "test"]
 

@@ -21,7 +21,7 @@ from mimo_bench.data.messages import Message
 from mimo_bench.data.order import shuffled
 from mimo_bench.data.rows import BadSample, image_sources, open_rows
 from mimo_bench.models import ModelShape
-from mimo_bench.util.errors import DataError, ScenarioError
+from mimo_bench.util import DataError, ScenarioError
 
 
 class HuggingFaceDataset:

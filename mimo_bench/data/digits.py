@@ -24,7 +24,7 @@ from mimo_bench.data.config import Split
 from mimo_bench.data.dataset import CPU, PAD, Text
 from mimo_bench.data.order import shuffled
 from mimo_bench.models import ModelShape
-from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util import ScenarioError
 
 _HELD_OUT: dict[Split, tuple[int, int]] = {"validation": (4, 5), "test": (8, 10)}
 """The first image of the split, and the images of the file from one of its own to the next."""

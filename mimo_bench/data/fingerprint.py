@@ -15,7 +15,7 @@ from typing import Any, Final
 from mimo_bench.data.columns import holds_paths
 from mimo_bench.data.config import FILE_KINDS, DataFingerprint, FileDigest, HuggingFaceData, ImagesDigest
 from mimo_bench.data.rows import be_quiet, source_of
-from mimo_bench.util.errors import DataError
+from mimo_bench.util import DataError
 
 _HIDDEN: Final = (".", "__")
 """How names begin that `datasets` passes over."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from mimo_bench.data.dataset import Text
-from mimo_bench.util.errors import DataError
+from mimo_bench.util import DataError
 
 
 def check_text(text: Text, *, sample: str, seq_length: int, vocab_size: int) -> None:

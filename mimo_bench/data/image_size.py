@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.data.tokens import read_saved
-from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util import ScenarioError
 
 
 def check_image_size(made: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from mimo_bench.models.kernels.rng import uniform
+from mimo_bench.models import uniform
 
 
 @lru_cache(maxsize=4)  # a batch may straddle two epochs

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from mimo_bench.data.config import Split
 from mimo_bench.data.conversations import HuggingFaceDataset
 from mimo_bench.data.dataset import Dataset
-from mimo_bench.util.errors import DataError
+from mimo_bench.util import DataError
 
 
 def prepare(dataset: Dataset, num_samples: Mapping[Split, int]) -> dict[Split, dict[int, str]]:

@@ -13,8 +13,7 @@ from typing import Any
 
 from mimo_bench.data.columns import wrong_columns
 from mimo_bench.data.config import HuggingFaceData, Split
-from mimo_bench.util.errors import DataError
-from mimo_bench.util.suggest import choices
+from mimo_bench.util import DataError, choices
 
 
 class BadSample(Exception):  # noqa: N818  # a finding about one sample; who reads it makes an error of it or passes on

@@ -14,8 +14,7 @@ import torch
 
 from mimo_bench.data.config import Split, SyntheticData
 from mimo_bench.data.dataset import CPU, PAD, Text
-from mimo_bench.models import ModelShape
-from mimo_bench.models.kernels.rng import uniform
+from mimo_bench.models import ModelShape, uniform
 
 
 class SyntheticDataset:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.models import ModelShape
-from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util import ScenarioError
 
 _REMEDY = (
     "take the processor that belongs to the model, or point model at the config.json that belongs to the processor "

@@ -9,7 +9,6 @@
 Each process dies with the one above it, also when that one is killed with `kill -9`.
 """
 
-from mimo_bench.launch.job import Job, Outcome
-from mimo_bench.launch.launcher import DeviceKind, Launcher
+import lazy_loader
 
-__all__ = ["DeviceKind", "Job", "Launcher", "Outcome"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pynvml
 
-from mimo_bench.util.errors import UsageError
+from mimo_bench.util import UsageError
 
 RANKS_PER_GPU = "MIMO_BENCH_RANKS_PER_GPU"
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from mimo_bench.launch.job import Job, Outcome
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.util import LaunchError
 
 DeviceKind = Literal["cpu", "cuda"]
 

@@ -18,7 +18,7 @@ from typing import Self
 
 from mimo_bench.launch import progress
 from mimo_bench.launch.job import Job, Outcome
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.util import LaunchError
 
 POLL_SECONDS = 0.1
 DUMP_SECONDS = 2.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mimo_bench.layout.layout import Layout
-from mimo_bench.util.errors import LayoutError
+from mimo_bench.util import LayoutError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mimo_bench.layout import limits
-from mimo_bench.util.errors import LayoutError
+from mimo_bench.util import LayoutError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

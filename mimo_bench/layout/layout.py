@@ -9,7 +9,7 @@ from typing import Literal
 
 from mimo_bench.layout import limits
 from mimo_bench.layout.grid import Grid
-from mimo_bench.util.errors import LayoutError
+from mimo_bench.util import LayoutError
 
 LANGUAGE = "language"
 """The language module's key everywhere; the name is megatron-core's."""

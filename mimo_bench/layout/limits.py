@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from mimo_bench.util.errors import LayoutError
+from mimo_bench.util import LayoutError
 
 if TYPE_CHECKING:
     from mimo_bench.layout.layout import Layout

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from mimo_bench.layout.layout import Layout
-from mimo_bench.util.errors import LayoutError
-from mimo_bench.util.table import Table
+from mimo_bench.util import LayoutError, Table
 
 Precision = Literal["fp32", "bf16"]
 AttentionBackend = Literal["default", "math", "flash", "cudnn"]

@@ -12,8 +12,7 @@ from mimo_bench.layout import limits
 from mimo_bench.layout.grid import Grid
 from mimo_bench.layout.layout import Layout
 from mimo_bench.layout.settings import Settings
-from mimo_bench.util.errors import LayoutError
-from mimo_bench.util.table import NonNegativeInt, PositiveInt, Table
+from mimo_bench.util import LayoutError, NonNegativeInt, PositiveInt, Table
 
 LAYOUT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Layout names are folder names in a record, so they hold nothing a file system would mind."""

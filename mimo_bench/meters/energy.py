@@ -12,8 +12,7 @@ from typing import Any
 
 import pynvml
 
-from mimo_bench.record.merge import MIN_ENERGY_WINDOW_SECONDS
-from mimo_bench.record.schema import DeviceProcess, DeviceState, RankEnergy
+from mimo_bench.record import MIN_ENERGY_WINDOW_SECONDS, DeviceProcess, DeviceState, RankEnergy
 
 _THROTTLES = {
     0x4: "power cap by software",

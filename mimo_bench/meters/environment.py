@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import pynvml
 
-from mimo_bench.launch.inventory import is_visible
-from mimo_bench.record.schema import Device, Environment
+from mimo_bench.launch import is_visible
+from mimo_bench.record import Device, Environment
 
 _RELEVANT = ("CUBLAS_", "CUDA_", "GLOO_", "MIMO_BENCH_", "NCCL_", "NVIDIA_TF32", "OMP_", "PYTORCH_", "TORCH")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)

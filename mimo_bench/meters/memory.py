@@ -18,9 +18,8 @@ import pynvml
 import torch
 
 from mimo_bench.meters.memory_watch import Allocator, MemoryWatch
-from mimo_bench.record.schema import MemoryParts, RankMemory
-from mimo_bench.trainer.model import hosted_modules
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.record import MemoryParts, RankMemory
+from mimo_bench.trainer import Trainer, hosted_modules
 
 
 def reset_peaks() -> None:

@@ -15,8 +15,7 @@ import torch.distributed as dist
 
 from mimo_bench.meters.phases import Working, phases
 from mimo_bench.meters.unmeasured import Unmeasured
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer import MicroBatch, Trainer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

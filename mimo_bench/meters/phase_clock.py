@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from mimo_bench.meters.phases import Working
-from mimo_bench.record.schema import PhaseSeconds
+from mimo_bench.record import PhaseSeconds
 
 
 class PhaseClock:

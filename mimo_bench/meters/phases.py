@@ -15,9 +15,8 @@ from typing import Any, Literal
 import torch
 from megatron.core.pipeline_parallel import schedules
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.trainer.model import hosted_modules, unwrap
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.trainer import Trainer, hosted_modules, unwrap
 
 Phase = Literal["forward", "backward", "gradients", "optimizer"]
 Working = tuple[str, Phase] | None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from mimo_bench.trainer.loader import MicroBatch
+from mimo_bench.trainer import MicroBatch
 
 
 def rehearsal(

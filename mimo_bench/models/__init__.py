@@ -5,18 +5,6 @@ scenario -> layout -> trainer: the scenario names a model, layouts are checked a
     presets, transformers_config -> shape
 """
 
-from mimo_bench.models.encoder import AudioShape, EncoderShape
-from mimo_bench.models.hf.transformers_config import read_model_shape
-from mimo_bench.models.presets import PRESETS
-from mimo_bench.models.shape import Experts, LanguageShape, ModelShape, VisionShape
+import lazy_loader
 
-__all__ = [
-    "PRESETS",
-    "AudioShape",
-    "EncoderShape",
-    "Experts",
-    "LanguageShape",
-    "ModelShape",
-    "VisionShape",
-    "read_model_shape",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

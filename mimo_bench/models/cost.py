@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.models import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
 from mimo_bench.models.provider import EncoderProvider
 

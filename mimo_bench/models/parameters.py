@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE, Grid
 from mimo_bench.models import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
 
 

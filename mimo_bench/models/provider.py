@@ -13,11 +13,10 @@ from typing import Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.models.encoder import EncoderShape
 from mimo_bench.models.shape import ModelShape
-from mimo_bench.util.errors import ScenarioError
-from mimo_bench.util.suggest import choices
+from mimo_bench.util import ScenarioError, choices
 
 GROUP: Final = "mimo_bench.providers"
 """Entry points of this group add encoders: the module's name -> a class that is an `EncoderProvider`."""

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mimo_bench.layout.layout import LANGUAGE, Layout
+from mimo_bench.layout import LANGUAGE, Layout
 from mimo_bench.models.encoder import AudioShape, EncoderShape
-from mimo_bench.util.errors import LayoutError, ScenarioError
+from mimo_bench.util import LayoutError, ScenarioError
 
 VisionFamily = Literal["clip", "siglip"]
 VisionActivation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]

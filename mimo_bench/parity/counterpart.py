@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.models import ModelShape
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mimo_bench.record.merge import Trained
-from mimo_bench.util.diff import relative
+from mimo_bench.record import Trained
+from mimo_bench.util import relative
 
 
 def step_errors(

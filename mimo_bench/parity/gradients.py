@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mimo_bench.parity.place import Place
-from mimo_bench.record.schema import Difference, ParameterDifference
+from mimo_bench.record import Difference, ParameterDifference
 
 FLOOR_SHARE = 1e-3
 """A gradient is judged against its own norm or this share of its module's, whichever is larger: a key's bias before a

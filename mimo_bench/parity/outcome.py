@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from mimo_bench.parity.gradients import relative_errors, telling, worst_of
-from mimo_bench.record.schema import Difference, OptimizerDifferences, ParameterDifference
+from mimo_bench.record import Difference, OptimizerDifferences, ParameterDifference
 
 DECAY_SHARE = 0.1
 """An update may differ along the starting weights by this share of what it may differ by at all: rounding points

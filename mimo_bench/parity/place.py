@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.record.schema import ParameterDifference
+from mimo_bench.layout import Grid
+from mimo_bench.record import ParameterDifference
 
 EQUAL = 1e-2
 """A scale is a ratio of known numbers if it lies this close to it."""

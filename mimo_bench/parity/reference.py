@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.record.schema import ReferenceVerdict
+from mimo_bench.record import ReferenceVerdict
 
 LOSS_BOUND = 1e-5
 """On the relative error of the loss."""
@@ -28,7 +28,7 @@ class Measured(BaseModel):
     num_gradients: int
 
 
-def judge(measured: Measured) -> ReferenceVerdict:
+def judge_reference(measured: Measured) -> ReferenceVerdict:
     """Whether the baseline computes what `transformers` does."""
     wrong = []
     if not measured.loss_rel <= LOSS_BOUND:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mimo_bench.layout.layout import Layout
+from mimo_bench.layout import Layout
 
 _EXPERTS = ".experts."
 """Stands in the canonical names of experts' parameters, and of no others."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from mimo_bench.layout.settings import Precision
+from mimo_bench.layout import Precision
 from mimo_bench.parity.differences import drifts, largest, step_errors
 from mimo_bench.parity.gradients import worst_of
 from mimo_bench.parity.outcome import worst_moment, worst_update
-from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import Noise, OptimizerDifferences, ParameterDifference, Tolerance, VariantName
+from mimo_bench.record import Noise, OptimizerDifferences, ParameterDifference, Tolerance, Trained, VariantName
 
 BAND_FACTOR = 4.0
 """How much wider than the spread of the baseline's own variants a correct layout may lie: it differs from the baseline

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 
 TRACE = "trace.json"
 """What the first rank of a traced launch leaves beside its record."""

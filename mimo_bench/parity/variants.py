@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mimo_bench.layout.tables import LayoutTable
-from mimo_bench.record.schema import VariantName
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import LayoutError
+from mimo_bench.layout import LayoutTable
+from mimo_bench.record import VariantName
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import LayoutError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

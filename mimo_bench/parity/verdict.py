@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mimo_bench.layout.settings import Precision
+from mimo_bench.layout import Precision
 from mimo_bench.parity.differences import drifts, largest, step_errors
 from mimo_bench.parity.gradients import explain, worst_of
 from mimo_bench.parity.outcome import explain_outcome, worst_moment, worst_update
 from mimo_bench.parity.place import Place
 from mimo_bench.parity.tolerance import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
-from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import AsTimed, Check, Noise, ParameterDifference, Parity, Tolerance, VariantName
-from mimo_bench.util.diff import relative
+from mimo_bench.record import AsTimed, Check, Noise, ParameterDifference, Parity, Tolerance, Trained, VariantName
+from mimo_bench.util import relative
 
 LEAST_PROGRESS = 1e-3
 """A baseline whose loss moves by less than this share proves nothing by being agreed with."""

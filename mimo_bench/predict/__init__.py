@@ -9,17 +9,6 @@ was measured, and the tests hold it against the trainer.
            state, items ---> step -> calls -> communication
 """
 
-from mimo_bench.models.parameters import unknown_encoders
-from mimo_bench.predict.communication import CommunicationPrediction, predict_communication
-from mimo_bench.predict.items import items_by_step
-from mimo_bench.predict.memory import MemoryPredictor, RankPrediction, predict_memory
+import lazy_loader
 
-__all__ = [
-    "CommunicationPrediction",
-    "MemoryPredictor",
-    "RankPrediction",
-    "items_by_step",
-    "predict_communication",
-    "predict_memory",
-    "unknown_encoders",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,13 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.layout.settings import Precision, Settings
-from mimo_bench.models import AudioShape, LanguageShape, ModelShape, VisionShape
-from mimo_bench.models.parameters import words_per_rank
+from mimo_bench.layout import LANGUAGE, Grid, Precision, Settings
+from mimo_bench.models import AudioShape, LanguageShape, ModelShape, VisionShape, words_per_rank
 from mimo_bench.predict.state import ELEMENT_BYTES
-from mimo_bench.scenario.training import Training
+from mimo_bench.scenario import Training
 
 _FP32 = 4
 

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.models.parameters import unknown_encoders
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.models import unknown_encoders
 from mimo_bench.predict.calls.between import bridge_calls, bridge_role, num_bridged, stage_calls
 from mimo_bench.predict.calls.expert_parallel import expert_calls
 from mimo_bench.predict.calls.once import (
@@ -26,7 +26,7 @@ from mimo_bench.predict.calls.once import (
 )
 from mimo_bench.predict.calls.tensor_parallel import encoder_calls, language_calls
 from mimo_bench.predict.step import Buckets, Calls, Items, Step
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario import Scenario
 
 BATCHED = "coalesced"
 """Rows that no layout predicts: how many messages are launched together depends on the transport and on how far the

@@ -11,8 +11,7 @@ from statistics import median
 
 from mimo_bench.predict import items_by_step, predict_communication
 from mimo_bench.predict.communication import BATCHED
-from mimo_bench.record.merge import quartiles
-from mimo_bench.record.schema import (
+from mimo_bench.record import (
     Account,
     AsTimed,
     Communication,
@@ -23,8 +22,9 @@ from mimo_bench.record.schema import (
     Parity,
     Timing,
     Tolerance,
+    quartiles,
 )
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario import Scenario
 
 REL_TOLERANCE = 1e-9
 """Room for another order of summation, and for nothing else."""

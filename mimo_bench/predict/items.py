@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-from mimo_bench.data.config import DigitsData, SyntheticData
-from mimo_bench.layout.batch import BatchPlan
+from mimo_bench.data import DigitsData, SyntheticData
+from mimo_bench.layout import BatchPlan
 from mimo_bench.predict.step import Items
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario import Scenario
 
 
 class ItemCounts:

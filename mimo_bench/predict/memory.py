@@ -11,16 +11,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.grid import Coordinate, Grid
-from mimo_bench.layout.layout import LANGUAGE, Layout
-from mimo_bench.layout.settings import Settings
-from mimo_bench.layout.tables import LayoutTable
-from mimo_bench.models.parameters import stage_parameters
+from mimo_bench.layout import LANGUAGE, BatchPlan, Coordinate, Grid, Layout, LayoutTable, Settings
+from mimo_bench.models import stage_parameters
 from mimo_bench.predict.activations import ActivationBytes, activation_bytes
 from mimo_bench.predict.items import ItemCounts
 from mimo_bench.predict.state import ELEMENT_BYTES, StateBytes, state_bytes
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario import Scenario
 
 CONTEXT_BYTES = 5 << 30
 """What a device holds outside of the allocator: CUDA's context, kernels and NCCL's buffers. Measured on H200s: 3.8 to

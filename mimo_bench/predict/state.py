@@ -12,9 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.settings import Precision, Settings
-from mimo_bench.models.parameters import Parameter
+from mimo_bench.layout import Grid, Precision, Settings
+from mimo_bench.models import Parameter
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
 _FP32 = 4

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import LANGUAGE, Layout
-from mimo_bench.layout.settings import Settings
+from mimo_bench.layout import LANGUAGE, BatchPlan, Layout, Settings
 from mimo_bench.models import EncoderShape, ModelShape
 from mimo_bench.predict.state import ELEMENT_BYTES
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.scenario.training import PARTS, Training
+from mimo_bench.scenario import PARTS, Scenario, Training
 
 ENCODER = PARTS[0]
 

@@ -12,11 +12,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mimo_bench.predict.identities import layout_contradictions
-from mimo_bench.record.files import RUN_FILE, read_run, series_path
-from mimo_bench.record.schema import RunRecord
-from mimo_bench.record.series import read_series
-from mimo_bench.scenario.scenario import Scenario, hash_of_content
-from mimo_bench.util.errors import RecordError, ScenarioError
+from mimo_bench.record import RUN_FILE, RunRecord, read_run, read_series, series_path
+from mimo_bench.scenario import Scenario, hash_of_content
+from mimo_bench.util import RecordError, ScenarioError
 
 
 def validate(directory: Path) -> None:

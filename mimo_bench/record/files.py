@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from mimo_bench.record.pieces import pieces
 from mimo_bench.record.schema import SCHEMA_VERSION, LayoutRecord, RankRecord, RunRecord
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 RUN_FILE = "run.json"
 

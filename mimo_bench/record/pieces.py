@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Never, TextIO
 
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 Place = tuple[str] | tuple[str, int]
 """A member's name, and an item's index where its array is split: what pydantic calls `loc`."""

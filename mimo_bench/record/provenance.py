@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mimo_bench.record.schema import Environment, RunRecord
-from mimo_bench.util.diff import first_difference
+from mimo_bench.util import first_difference
 
 PLANTED = "was planted on purpose"
 """How the reason ends for which such a run is tainted: its numbers are no reference, but they may be judged."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mimo_bench.util.field_docs import Described
+from mimo_bench.util import Described
 
 SCHEMA_VERSION: Final = 1
 

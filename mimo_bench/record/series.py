@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mimo_bench.record.files import series_path, write_atomically
 from mimo_bench.record.schema import RankRecord
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 
 def write_series(directory: Path, name: str, ranks: Sequence[RankRecord]) -> Path:

@@ -1,7 +1,22 @@
+from .alarms import render_alarms
 from .changes import Change, Changes, changes_of
+from .check.rank_map import describe_layouts
+from .console import live
+from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
+from .frames import Run, load_run
+from .history.accepting import accept_since
+from .history.expectations import read_expectations
+from .history.held import hold_against, regressions, unexpected
+from .history.pair import compare_runs, notes
+from .history.store import History
+from .history.tables import list_table, pair_table
+from .history.trend import write_trend
 from .html.page import render_html
 from .junit import render_junit
-from .markdown import render_markdown
+from .markdown import render_markdown, table
+from .ranking import rank_layouts
+from .selftest import Finding, HeldBaseline, Origin, Selftest, Trial, describe_finding, render
+from .words import first_line, stopped_early
 from .write import HTML_FILE, JUNIT_FILE, MARKDOWN_FILE, write_report
 
 __all__ = [
@@ -10,9 +25,41 @@ __all__ = [
     "MARKDOWN_FILE",
     "Change",
     "Changes",
+    "Finding",
+    "HeldBaseline",
+    "History",
+    "LayoutEnded",
+    "LayoutStarted",
+    "MatrixEnded",
+    "MatrixStarted",
+    "OnEvent",
+    "Origin",
+    "Run",
+    "Selftest",
+    "Trial",
+    "accept_since",
     "changes_of",
+    "compare_runs",
+    "describe_finding",
+    "describe_layouts",
+    "first_line",
+    "hold_against",
+    "list_table",
+    "live",
+    "load_run",
+    "notes",
+    "pair_table",
+    "rank_layouts",
+    "read_expectations",
+    "regressions",
+    "render",
+    "render_alarms",
     "render_html",
     "render_junit",
     "render_markdown",
+    "stopped_early",
+    "table",
+    "unexpected",
     "write_report",
+    "write_trend",
 ]

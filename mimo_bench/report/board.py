@@ -14,8 +14,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from mimo_bench.layout.layout import Layout
-from mimo_bench.record.schema import LayoutRecord, Mode, RunRecord
+from mimo_bench.layout import Layout
+from mimo_bench.record import LayoutRecord, Mode, RunRecord
 from mimo_bench.report import HTML_FILE, words
 from mimo_bench.report.compared import compared
 from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mimo_bench.record.schema import ExpectedFailure, Held, HeldAgainst, RunRecord
+from mimo_bench.record import ExpectedFailure, Held, HeldAgainst, RunRecord
 
 Direction = Literal["better", "worse", "other"]
 

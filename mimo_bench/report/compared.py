@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mimo_bench.record.schema import Parity, Tolerance
+from mimo_bench.record import Parity, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,11 +15,11 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
-from mimo_bench.record.schema import LayoutRecord
+from mimo_bench.record import LayoutRecord
 from mimo_bench.report import HTML_FILE, words
 from mimo_bench.report.board import Board, measured
 from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
-from mimo_bench.util.text import counted
+from mimo_bench.util import counted
 
 
 @contextmanager

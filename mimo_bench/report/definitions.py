@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pydantic import BaseModel
 
-from mimo_bench.models.cost import mfu, model_flops
-from mimo_bench.record.samples import imbalance
-from mimo_bench.record.schema import (
+from mimo_bench.models import mfu, model_flops
+from mimo_bench.record import (
     Communication,
     Comparing,
     Energy,
@@ -28,9 +27,10 @@ from mimo_bench.record.schema import (
     Ranked,
     RankMemory,
     Timing,
+    imbalance,
 )
 from mimo_bench.report.skew import skew_seconds
-from mimo_bench.util.field_docs import descriptions
+from mimo_bench.util import descriptions
 
 Definition = tuple[str, str]
 """A name as the record spells it, and what it means."""

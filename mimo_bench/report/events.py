@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mimo_bench.record.schema import LayoutRecord, Mode, RunRecord
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.record import LayoutRecord, Mode, RunRecord
+from mimo_bench.scenario import Scenario
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,18 @@ from typing import Any
 
 import pandas as pd
 
-from mimo_bench.record.files import read_rank, read_run, series_path
-from mimo_bench.record.schema import Difference, LayoutRecord, LinkSpeed, Parity, RankRecord, RunRecord
-from mimo_bench.record.series import read_series
+from mimo_bench.record import (
+    Difference,
+    LayoutRecord,
+    LinkSpeed,
+    Parity,
+    RankRecord,
+    RunRecord,
+    read_rank,
+    read_run,
+    read_series,
+    series_path,
+)
 from mimo_bench.report.links import share_of_links
 
 COLUMNS: dict[str, dict[str, str]] = {

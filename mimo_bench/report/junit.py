@@ -10,7 +10,7 @@ import re
 from pathlib import PurePath
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from mimo_bench.record.schema import LayoutRecord, RunRecord, Status
+from mimo_bench.record import LayoutRecord, RunRecord, Status
 from mimo_bench.report import words
 
 KINDS: dict[Status, str | None] = {

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from mimo_bench.record.schema import Communication, LinkSpeed
+from mimo_bench.record import Communication, LinkSpeed
 
 BATCH = "coalesced"
 """Messages that were launched together; their sizes are on the rows of the messages."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from mimo_bench.record.schema import Environment, LayoutRecord, RunRecord
+from mimo_bench.record import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import proof, settings, skew, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, compared
 from mimo_bench.report.html.selection import by_place
 from mimo_bench.report.ranking import advice
-from mimo_bench.util.text import counted
+from mimo_bench.util import counted
 
 SIZE_LIMIT = 1024 * 1024
 """Bytes; GitHub refuses a longer summary."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.record.schema import Difference, Parity, RunRecord
+from mimo_bench.record import Difference, Parity, RunRecord
 from mimo_bench.report import words
 from mimo_bench.report.compared import as_timed, in_parity_mode
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.record.schema import ReferenceVerdict
+from mimo_bench.record import ReferenceVerdict
 from mimo_bench.report.markdown import table
 
 Origin = Literal["given", "companion"]
@@ -78,7 +78,7 @@ class Selftest(BaseModel):
         )
 
 
-def describe(finding: Finding) -> str:
+def describe_finding(finding: Finding) -> str:
     """A line for a terminal."""
     mark = "ok  " if finding.is_right else "FAIL"
     where = finding.layout if finding.scenario == "given" else f"{finding.layout} of the companion"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mimo_bench.layout.settings import Settings
-from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.layout import Settings
+from mimo_bench.record import LayoutRecord, RunRecord
 
 HEADS = ("layout", "settings")
 

@@ -5,7 +5,7 @@ The table of samples in page and summary.
 
 from __future__ import annotations
 
-from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.record import LayoutRecord, RunRecord
 from mimo_bench.report import words
 
 HEADS = (

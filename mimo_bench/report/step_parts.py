@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from statistics import fmean
 
-from mimo_bench.record.schema import Account, LayoutRecord, ModuleGrid, RankAccount
+from mimo_bench.record import Account, LayoutRecord, ModuleGrid, RankAccount
 
 RANK_PARTS = ("compute", "exposed communication", "wait", "idle")
 MODULE_PARTS = ("compute", "other modules", "exposed communication", "wait", "idle")

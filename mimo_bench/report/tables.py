@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mimo_bench.record.schema import Account, Communication, LayoutRecord, LinkSpeed, ModuleTiming, Timing
+from mimo_bench.record import Account, Communication, LayoutRecord, LinkSpeed, ModuleTiming, Timing
 from mimo_bench.report import step_parts, words
 from mimo_bench.report.charts.scales import Linear
 from mimo_bench.report.charts.strips import axis_strip, bar_strip, strip_scale

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import Layout
-from mimo_bench.record.schema import LayoutRecord, ModuleGrid, Parity, Ranked, RunRecord, Status, Timing, Tolerance
+from mimo_bench.layout import Grid, Layout
+from mimo_bench.record import LayoutRecord, ModuleGrid, Parity, Ranked, RunRecord, Status, Timing, Tolerance
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, as_timed
 from mimo_bench.report.ranking import rate_interval
-from mimo_bench.util.text import counted
+from mimo_bench.util import counted
 
 ON_CPU_RANKS = "CPU ranks share this machine's cores: no forecast for GPUs."
 

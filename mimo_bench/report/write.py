@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord, write_atomically
 from mimo_bench.report.changes import Changes, changes_of
 from mimo_bench.report.html.page import render_html
 from mimo_bench.report.junit import render_junit

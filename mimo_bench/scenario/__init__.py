@@ -1,1 +1,5 @@
 """Scenarios: TOML files in, checked and frozen models out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,14 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mimo_bench.data.config import HuggingFaceData, Split, locate
-from mimo_bench.data.contents import read_contents
-from mimo_bench.data.fingerprint import read_fingerprint
-from mimo_bench.models import ModelShape, read_model_shape
-from mimo_bench.models.hf.directory import Manifest, check_shape, read_manifest
+from mimo_bench.data import HuggingFaceData, Split, locate, read_contents, read_fingerprint
+from mimo_bench.models import Manifest, ModelShape, check_shape, read_manifest, read_model_shape
 from mimo_bench.scenario.scenario import Scenario, StoredContent
-from mimo_bench.util.errors import DataError, ScenarioError, WeightsError
-from mimo_bench.util.explain import explain
+from mimo_bench.util import DataError, ScenarioError, WeightsError, explain
 
 
 def load_scenario(path: Path, *, with_fingerprint: bool = False) -> Scenario:

@@ -16,18 +16,11 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from mimo_bench.data.config import FILLED_IN, Data, SyntheticData
-from mimo_bench.layout import limits
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.settings import Precision
-from mimo_bench.layout.tables import LayoutTable
-from mimo_bench.models import PRESETS, ModelShape
-from mimo_bench.models.provider import extend
+from mimo_bench.data import FILLED_IN, Data, SyntheticData
+from mimo_bench.layout import BatchPlan, Layout, LayoutTable, Precision, refuse_fp16
+from mimo_bench.models import PRESETS, ModelShape, extend
 from mimo_bench.scenario.training import Training
-from mimo_bench.util.errors import LayoutError, ScenarioError
-from mimo_bench.util.suggest import choices
-from mimo_bench.util.table import NonNegativeInt, PositiveInt, Share, Table
+from mimo_bench.util import LayoutError, NonNegativeInt, PositiveInt, ScenarioError, Share, Table, choices
 
 
 class EncoderTable(Table):
@@ -132,7 +125,7 @@ class Scenario(Table):
     @field_validator("precision", mode="before")
     @classmethod
     def _refuse_fp16(cls, precision: Any) -> Any:
-        limits.refuse_fp16(precision)
+        refuse_fp16(precision)
         return precision
 
     @property

@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.util.errors import ScenarioError
-from mimo_bench.util.suggest import choices
-from mimo_bench.util.table import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.util import NonNegativeFloat, NonNegativeInt, PositiveInt, ScenarioError, Share, Table, choices
 
 PARTS = ("encoder", "projector")
 """What every module but the language model is made of; each can be frozen on its own."""

@@ -1,26 +1,54 @@
 from .api import Dataset, Outcome, Text, evaluate, pretrain, set_up, train
-from .device import join
-from .logging import Logging
-from .model import Provider, build_model
+from .checkpoint.files import check_directory, path_of, saved_in
+from .device import RankDevice, join
+from .loader import MicroBatch
+from .logging import METRICS, Logging
+from .model import Provider, build_model, hosted_modules, unwrap
+from .pipeline import UnevenBridge
+from .prefetch import LoaderWatch
 from .pretraining import Pretraining, Saving, Validation
 from .results import EvaluationTotals
-from .trainer import Trainer
+from .stored import write_weights
+from .topology import Topology, build_topology
+from .trainer import StepTaken, Trainer, TrainerConfig, build_trainer, start_of
+from .weights import Shard, draw_weights, shards, trained_shards
 
 __all__ = [
+    "METRICS",
     "Dataset",
     "EvaluationTotals",
+    "LoaderWatch",
     "Logging",
+    "MicroBatch",
     "Outcome",
     "Pretraining",
     "Provider",
+    "RankDevice",
     "Saving",
+    "Shard",
+    "StepTaken",
     "Text",
+    "Topology",
     "Trainer",
+    "TrainerConfig",
+    "UnevenBridge",
     "Validation",
     "build_model",
+    "build_topology",
+    "build_trainer",
+    "check_directory",
+    "draw_weights",
     "evaluate",
+    "hosted_modules",
     "join",
+    "path_of",
     "pretrain",
+    "saved_in",
     "set_up",
+    "shards",
+    "start_of",
     "train",
+    "trained_shards",
+    "unwrap",
+    "write_weights",
 ]

@@ -15,14 +15,11 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from mimo_bench.data.config import Split
-from mimo_bench.data.dataset import Dataset as Dataset
-from mimo_bench.data.dataset import Text as Text
-from mimo_bench.data.prepare import in_words, num_left_out, prepare
-from mimo_bench.data.registry import build_dataset
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import Layout
-from mimo_bench.models.hf.directory import check_shape, read_manifest
+from mimo_bench.data import Dataset as Dataset
+from mimo_bench.data import Split, build_dataset, in_words, num_left_out, prepare
+from mimo_bench.data import Text as Text
+from mimo_bench.layout import BatchPlan, Layout
+from mimo_bench.models import check_shape, read_manifest
 from mimo_bench.trainer.arguments import check_kind, check_least, check_split
 from mimo_bench.trainer.checkpoint.files import path_of
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
@@ -33,8 +30,7 @@ from mimo_bench.trainer.model import Provider, build_model
 from mimo_bench.trainer.pretraining import Ours, Pretraining, described
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
-from mimo_bench.util.errors import TrainingError, UsageError
-from mimo_bench.util.text import counted
+from mimo_bench.util import TrainingError, UsageError, counted
 
 Samples = Dataset | Ours
 """A dataset of the user's own, or one of ours."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from mimo_bench.data.config import Split
-from mimo_bench.util.errors import UsageError
-from mimo_bench.util.suggest import choices
+from mimo_bench.data import Split
+from mimo_bench.util import UsageError, choices
 
 
 def check_least(name: str, value: object, *, least: int) -> None:

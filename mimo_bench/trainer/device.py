@@ -15,9 +15,9 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from mimo_bench.launch.inventory import ranks_per_gpu
+from mimo_bench.launch import ranks_per_gpu
 from mimo_bench.trainer.megatron import cpu
-from mimo_bench.util.errors import UsageError
+from mimo_bench.util import UsageError
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Longer than any hang limit: the launcher ends a hanging layout with tracebacks, the collective would only abort."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.scenario.training import Training
+from mimo_bench.scenario import Training
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import shards
 

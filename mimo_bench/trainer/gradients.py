@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.scenario.training import Training
+from mimo_bench.scenario import Training
 from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
 

@@ -14,16 +14,13 @@ from typing import Any
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.data.config import Split
-from mimo_bench.data.dataset import CPU, PAD, Dataset, Text
-from mimo_bench.data.fitting import check_items, check_text
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.data import CPU, PAD, Dataset, Split, Text, check_items, check_text
+from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.models import ModelShape
-from mimo_bench.scenario.scenario import LoaderTable
+from mimo_bench.scenario import LoaderTable
 from mimo_bench.trainer.prefetch import LoaderWatch, prefetched
 from mimo_bench.trainer.topology import Topology
-from mimo_bench.util.errors import DataError
+from mimo_bench.util import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mimo_bench.data.config import Split
+from mimo_bench.data import Split
 from mimo_bench.trainer.arguments import check_least, check_path
 from mimo_bench.trainer.results import EvaluationTotals, StepResult
 

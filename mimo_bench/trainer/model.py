@@ -12,16 +12,19 @@ from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.layout.settings import Precision, Settings
-from mimo_bench.models import ModelShape
-from mimo_bench.models.kernels import linear as accumulation
-from mimo_bench.models.kernels import rope, swiglu
-from mimo_bench.models.kernels.linear import Replica
-from mimo_bench.models.llama.module import language_spec
-from mimo_bench.models.modules.build import Build
-from mimo_bench.models.modules.config import DTYPES
-from mimo_bench.models.modules.encoder import encoder_config, encoder_module
+from mimo_bench.layout import LANGUAGE, Precision, Settings
+from mimo_bench.models import (
+    DTYPES,
+    Build,
+    ModelShape,
+    Replica,
+    encoder_config,
+    encoder_module,
+    install_accumulation,
+    install_rope,
+    install_swiglu,
+    language_spec,
+)
 from mimo_bench.trainer.topology import Topology
 
 
@@ -39,10 +42,10 @@ class Provider(Protocol):
 def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, precision: Precision) -> MimoModel:
     """This rank's modules, on its device, unwrapped and with undefined weights."""
     if settings.fused_gradient_accumulation:
-        accumulation.install()
+        install_accumulation()
     if settings.fused_activation:
-        swiglu.install()
-    rope.install()
+        install_swiglu()
+    install_rope()
 
     def build(module: str) -> Build:
         return Build(

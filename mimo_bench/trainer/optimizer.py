@@ -19,9 +19,9 @@ from megatron.core.optimizer.optimizer import ChainedOptimizer, Float16Optimizer
 from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.process_groups_config import ProcessGroupCollection
 
-from mimo_bench.layout.settings import Precision, Settings
-from mimo_bench.models.modules.config import DTYPES
-from mimo_bench.scenario.training import Training
+from mimo_bench.layout import Precision, Settings
+from mimo_bench.models import DTYPES
+from mimo_bench.scenario import Training
 from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import Shard, has_expert_replicas

@@ -20,7 +20,7 @@ from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicat
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.trainer.bridge import parts_of, rows_by_sample
 from mimo_bench.trainer.loader import MicroBatch
 

@@ -8,17 +8,13 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from mimo_bench.data.config import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
-from mimo_bench.data.fingerprint import read_fingerprint
-from mimo_bench.layout.limits import WITHOUT_FP16
-from mimo_bench.layout.settings import Precision, Settings
+from mimo_bench.data import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate, read_fingerprint
+from mimo_bench.layout import WITHOUT_FP16, Precision, Settings
 from mimo_bench.models import ModelShape
-from mimo_bench.scenario.scenario import LoaderTable, Scenario, without_places
-from mimo_bench.scenario.training import Training
+from mimo_bench.scenario import LoaderTable, Scenario, Training, without_places
 from mimo_bench.trainer.arguments import check_kind, check_least, check_path
 from mimo_bench.trainer.logging import Logging
-from mimo_bench.util.errors import ScenarioError, UsageError
-from mimo_bench.util.suggest import choices
+from mimo_bench.util import ScenarioError, UsageError, choices
 
 Ours = SyntheticData | DigitsData | HuggingFaceData | str
 """Samples of ours, as a scenario describes or names them."""

@@ -15,9 +15,8 @@ from megatron.core.pipeline_parallel.schedules import (
 )
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.models.modules.config import ENCODER
+from mimo_bench.layout import LANGUAGE, BatchPlan
+from mimo_bench.models import ENCODER
 from mimo_bench.trainer.bridge import ColocatedBridge, colocated_bridges, own_rows
 from mimo_bench.trainer.gradients import Totals, items_total
 from mimo_bench.trainer.loader import MicroBatch

@@ -15,12 +15,11 @@ import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 from safetensors import SafetensorError, safe_open
 
-from mimo_bench.models.hf.directory import StoredFile
-from mimo_bench.models.hf.safetensors import CHUNK_BYTES, TensorSpec, TensorWriter
+from mimo_bench.models import CHUNK_BYTES, StoredFile, TensorSpec, TensorWriter
 from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import Shard, shards
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError
 
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 

@@ -14,8 +14,7 @@ import torch.distributed as dist
 from megatron.core.hyper_comm_grid import HyperCommGrid
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection, ProcessGroupCollection
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import LANGUAGE, Layout
+from mimo_bench.layout import LANGUAGE, Grid, Layout
 
 _AXES = ("tp", "cp", "dp", "pp")
 _EXPERT_VIEW = "expert"

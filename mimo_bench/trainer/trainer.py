@@ -14,14 +14,10 @@ from zlib import crc32
 import torch
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.data.dataset import Dataset
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.settings import Precision, Settings
-from mimo_bench.models import ModelShape
-from mimo_bench.models.modules.config import DTYPES
-from mimo_bench.scenario.scenario import LoaderTable, Scenario
-from mimo_bench.scenario.training import Training
+from mimo_bench.data import Dataset
+from mimo_bench.layout import BatchPlan, Layout, Precision, Settings
+from mimo_bench.models import DTYPES, ModelShape
+from mimo_bench.scenario import LoaderTable, Scenario, Training
 from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.freezing import freeze_weights
 from mimo_bench.trainer.gradients import Totals, finish_gradients, items_total

@@ -17,9 +17,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.models.kernels.rng import CHUNK, uniform
-from mimo_bench.models.llama.module import OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING
-from mimo_bench.models.modules.layers_local import FIXED
+from mimo_bench.models import CHUNK, FIXED, OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, uniform
 from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
 

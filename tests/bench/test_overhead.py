@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mimo_bench.bench.linkspeed import SIZES, describe, measure_links
+from mimo_bench.bench.linkspeed import SIZES, describe_links, measure_links
 from mimo_bench.bench.overhead import measure_overhead, overhead_of
 from mimo_bench.record.schema import LinkSpeed
 from tests.ranks.trainer_job import scenario
@@ -49,4 +49,4 @@ def test_links_are_measured_by_collective_and_size() -> None:
 
 def test_a_rate_that_is_not_known_is_a_dash() -> None:
     speed = LinkSpeed(collective="barrier", num_ranks=2, num_bytes=0, seconds=1e-6, bus_bytes_per_second=None)
-    assert list(describe([speed]))[1].split() == ["barrier", "0", "1.0", "-"]
+    assert list(describe_links([speed]))[1].split() == ["barrier", "0", "1.0", "-"]

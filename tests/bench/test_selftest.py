@@ -11,9 +11,9 @@ from mimo_bench.cli import app as cli
 from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.parity.faults.sites import Site
-from mimo_bench.parity.reference import Measured, judge
+from mimo_bench.parity.reference import Measured, judge_reference
 from mimo_bench.record.schema import ReferenceVerdict
-from mimo_bench.report.selftest import HeldBaseline, Selftest, Trial, describe, render
+from mimo_bench.report.selftest import HeldBaseline, Selftest, Trial, describe_finding, render
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 
@@ -149,8 +149,10 @@ def held(found: ReferenceVerdict) -> HeldBaseline:
     return HeldBaseline(scenario="given", layout="one-rank", model="llava-tiny", held=found)
 
 
-PROVEN = held(judge(Measured(loss_rel=1e-7, parameter="lm_head.weight", gradient_rel=2e-6, num_gradients=112)))
-WRONG = held(judge(Measured(loss_rel=3e-4, parameter="lm_head.weight", gradient_rel=0.5, num_gradients=112)))
+PROVEN = held(
+    judge_reference(Measured(loss_rel=1e-7, parameter="lm_head.weight", gradient_rel=2e-6, num_gradients=112))
+)
+WRONG = held(judge_reference(Measured(loss_rel=3e-4, parameter="lm_head.weight", gradient_rel=0.5, num_gradients=112)))
 UNHELD = held(ReferenceVerdict(verdict="no counterpart", reason="transformers has no such model"))
 
 
@@ -165,7 +167,7 @@ def test_a_fault_caught_by_another_check_or_not_at_all_is_not_as_expected() -> N
     text = render(found(TRIAL, MISSED))
     assert text.startswith("# Selftest: 1 of 2 as expected; 1 of 1 baselines held by transformers")
     assert "| weights-of-another-seed | b (companion) | static | passed | NO | 2 steps agree |" in text
-    assert describe(MISSED).startswith("FAIL weights-of-another-seed in b of the companion")
+    assert describe_finding(MISSED).startswith("FAIL weights-of-another-seed in b of the companion")
 
 
 def test_nothing_tried_proves_nothing() -> None:
@@ -184,12 +186,12 @@ def test_a_baseline_that_is_not_what_transformers_computes_fails_the_selftest() 
 
 def test_an_error_that_is_no_number_is_no_agreement() -> None:
     for numbers in ({"loss_rel": float("nan"), "gradient_rel": 0.0}, {"loss_rel": 0.0, "gradient_rel": float("nan")}):
-        assert judge(Measured(parameter="lm_head.weight", num_gradients=1, **numbers)).verdict == "failed"
+        assert judge_reference(Measured(parameter="lm_head.weight", num_gradients=1, **numbers)).verdict == "failed"
 
 
 def test_a_model_without_a_counterpart_is_said_to_be_unproven_and_does_not_count_as_proven() -> None:
     text = render(found(TRIAL, baselines=(UNHELD,)))
     assert "0 of 1 baselines held by transformers" in text
     assert "| llava-tiny (given) | - | - | - | - | no counterpart | transformers has no such model |" in text
-    assert describe(UNHELD).startswith("-    transformers on one-rank: no counterpart: ")
+    assert describe_finding(UNHELD).startswith("-    transformers on one-rank: no counterpart: ")
     assert found(TRIAL, baselines=(UNHELD,)).is_right

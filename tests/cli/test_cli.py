@@ -176,7 +176,7 @@ def test_a_fault_of_ours_is_not_mistaken_for_a_verdict(
     def stumble(path: Path) -> None:
         raise RuntimeError(f"stumbled over {path.name}")
 
-    monkeypatch.setattr("mimo_bench.scenario.load.load_scenario", stumble)
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", stumble)
     assert cli.main(["check", str(scenario)]) == cli.OUR_FAULT
     assert "RuntimeError: stumbled over small.toml" in capsys.readouterr().err
 
@@ -185,7 +185,7 @@ def test_an_interrupt_ends_with_130(scenario: Path, monkeypatch: pytest.MonkeyPa
     def press_ctrl_c(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mimo_bench.scenario.load.load_scenario", press_ctrl_c)
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", press_ctrl_c)
     assert cli.main(["check", str(scenario)]) == 130
 
 
@@ -194,7 +194,7 @@ def test_a_signal_ends_the_command_in_good_order_with_the_status_that_a_shell_gi
     number: signal.Signals, status: int, scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(number)
-    monkeypatch.setattr("mimo_bench.scenario.load.load_scenario", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", lambda _: signal.raise_signal(number))
     assert cli.main(["check", str(scenario)]) == status
     assert signal.getsignal(number) is before
 
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(
     def fill_the_disk(_: Path) -> None:
         raise OSError(28, "No space left on device", "runs/one/run.json")
 
-    monkeypatch.setattr("mimo_bench.scenario.load.load_scenario", fill_the_disk)
+    monkeypatch.setattr("mimo_bench.scenario.load_scenario", fill_the_disk)
     assert cli.main(["check", str(scenario)]) == cli.OUR_FAULT
     assert capsys.readouterr().err == "mimo-bench: runs/one/run.json: No space left on device\n"
 
@@ -253,7 +253,7 @@ def test_neither_the_package_nor_check_imports_torch_or_pandas(program: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "most", "packages"),
     [
-        (["--help"], 120, {"annotated_doc", "shellingham", "typer"}),
+        (["--help"], 120, {"annotated_doc", "lazy_loader", "shellingham", "typer"}),
         (
             ["check", "scenarios/cpu_smoke.toml"],
             320,

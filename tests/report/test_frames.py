@@ -109,14 +109,6 @@ def test_a_damaged_series_of_steps_is_refused_by_name(tmp_path: Path) -> None:
         mimo_bench.load_run(tmp_path / "run")
 
 
-def test_the_documentation_lists_every_column() -> None:
-    page = (REPOSITORY / "docs" / "tables.md").read_text(encoding="utf-8")
-    for name, columns in COLUMNS.items():
-        section = page.partition(f"## {name}\n")[2].partition("\n## ")[0]
-        rows = [line for line in section.splitlines() if line.startswith("| `")]
-        assert rows == [f"| `{column}` | {meaning} |" for column, meaning in columns.items()], name
-
-
 def test_importing_the_package_and_naming_load_run_costs_no_pandas() -> None:
     program = "import sys, mimo_bench; mimo_bench.load_run; sys.exit('pandas' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)

@@ -10,7 +10,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from depth_encoder.provider import DepthProvider
-from mimo_bench.models.modules.build import Build
+from mimo_bench.models import Build
 
 
 class DepthEncoder(torch.nn.Module):

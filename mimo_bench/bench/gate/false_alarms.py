@@ -15,16 +15,13 @@ from scipy.stats import beta
 
 from mimo_bench.bench.attempt import Attempts
 from mimo_bench.bench.layout_run import Account, LayoutRunner
-from mimo_bench.launch.inventory import RANKS_PER_GPU
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.meters.environment import hash_of_code, read_environment
-from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import AsTimed, Difference, Environment, Mode, Parity
-from mimo_bench.report.alarms import render_alarms
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import UsageError
-from mimo_bench.util.text import counted
+from mimo_bench.launch import RANKS_PER_GPU, DeviceKind, Launcher
+from mimo_bench.meters import hash_of_code, read_environment
+from mimo_bench.parity import Planting
+from mimo_bench.record import AsTimed, Difference, Environment, Mode, Parity, write_atomically
+from mimo_bench.report import render_alarms
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import UsageError, counted
 
 ACCOUNT = "alarms.json"
 """The file that another run goes on from."""

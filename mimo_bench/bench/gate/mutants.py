@@ -13,14 +13,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mimo_bench.bench.attempt import Attempts
 from mimo_bench.bench.layout_run import Account, LayoutRunner, Reference
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.parity.faults.mutants import SURVEY, Call, Mutant, mutants_of
-from mimo_bench.record.files import write_atomically
-from mimo_bench.report.markdown import table
-from mimo_bench.report.words import first_line
-from mimo_bench.scenario.scenario import Evaluation, Scenario
-from mimo_bench.util.errors import UsageError
+from mimo_bench.launch import DeviceKind, Launcher
+from mimo_bench.parity import SURVEY, Call, Mutant, Planting, mutants_of
+from mimo_bench.record import write_atomically
+from mimo_bench.report import first_line, table
+from mimo_bench.scenario import Evaluation, Scenario
+from mimo_bench.util import UsageError
 
 ACCOUNT = "mutants.json"
 """The file that another run goes on from."""

@@ -10,13 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mimo_bench.launch.job import Job
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.parity.counterpart import missing_counterpart
-from mimo_bench.parity.reference import MEASURED, Measured, judge
-from mimo_bench.record.schema import ReferenceVerdict
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.launch import DeviceKind, Job, Launcher
+from mimo_bench.parity import MEASURED, Measured, judge_reference, missing_counterpart
+from mimo_bench.record import ReferenceVerdict
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import LaunchError
 
 _ENTRY = "mimo_bench.parity.probes.reference:main"
 
@@ -54,4 +52,4 @@ def hold_baseline(
         return ReferenceVerdict(verdict="failed", reason=str(error))
     if outcome.ended != "finished":
         return ReferenceVerdict(verdict="failed", reason=f"transformers gave no result: {outcome.reason}")
-    return judge(Measured.model_validate_json((place / MEASURED).read_text(encoding="utf-8")))
+    return judge_reference(Measured.model_validate_json((place / MEASURED).read_text(encoding="utf-8")))

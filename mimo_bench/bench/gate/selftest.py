@@ -14,14 +14,11 @@ from pathlib import Path
 from mimo_bench.bench.attempt import BASELINE, Attempts
 from mimo_bench.bench.gate.reference import hold_baseline
 from mimo_bench.bench.layout_run import Account, LayoutRunner, Reference
-from mimo_bench.launch.launcher import DeviceKind, Launcher
-from mimo_bench.parity.faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
-from mimo_bench.parity.faults.sites import Site
-from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import Mode
-from mimo_bench.report.selftest import Finding, HeldBaseline, Origin, Selftest, Trial, render
-from mimo_bench.scenario.load import load_scenario
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.launch import DeviceKind, Launcher
+from mimo_bench.parity import KNOWN, SLOW, Planting, Site, find_fault, known_faults
+from mimo_bench.record import Mode, write_atomically
+from mimo_bench.report import Finding, HeldBaseline, Origin, Selftest, Trial, render
+from mimo_bench.scenario import Scenario, load_scenario
 
 COMPANION = Path(__file__).with_name("companion.toml")
 """The scenario that shows every fault which another one may lack the layouts for."""

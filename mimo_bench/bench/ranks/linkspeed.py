@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from mimo_bench.launch.progress import beat
-from mimo_bench.meters.communication.calls import bus_bytes
-from mimo_bench.record.files import write_atomically
-from mimo_bench.trainer.device import RankDevice, join
+from mimo_bench.launch import beat
+from mimo_bench.meters import bus_bytes
+from mimo_bench.record import write_atomically
+from mimo_bench.trainer import RankDevice, join
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
 NUM_WARMUP = 3

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from mimo_bench.launch.progress import beat
-from mimo_bench.meters.clock import StepClock
-from mimo_bench.record.schema import Mode, RankRecord
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.trainer import StepTaken, Trainer
+from mimo_bench.launch import beat
+from mimo_bench.meters import StepClock
+from mimo_bench.record import Mode, RankRecord
+from mimo_bench.trainer import MicroBatch, StepTaken, Trainer
 
 
 class Phases:

@@ -16,16 +16,10 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.bench.ranks.worker import WorkerArguments, build, held_ready, open_dataset
-from mimo_bench.launch.progress import beat
-from mimo_bench.meters.clock import build_clock
-from mimo_bench.meters.communication.interception import Interceptor
-from mimo_bench.meters.cpu_compute import ComputeSpans
-from mimo_bench.meters.memory_watch import Allocator, PeakStep
-from mimo_bench.meters.phase_clock import PhaseClock
-from mimo_bench.meters.phases import phases
-from mimo_bench.record.files import write_atomically
-from mimo_bench.trainer.device import join
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.launch import beat
+from mimo_bench.meters import Allocator, ComputeSpans, Interceptor, PeakStep, PhaseClock, build_clock, phases
+from mimo_bench.record import write_atomically
+from mimo_bench.trainer import Trainer, join
 
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

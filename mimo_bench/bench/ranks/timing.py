@@ -13,23 +13,26 @@ from typing import Any, Literal
 import torch
 
 from mimo_bench.bench.ranks.log import RankLog
-from mimo_bench.meters.clock import build_clock
-from mimo_bench.meters.energy import EnergyMeter, processes_on
-from mimo_bench.meters.memory import (
+from mimo_bench.meters import (
+    Allocator,
+    EnergyMeter,
+    MemoryWatch,
+    PeakStep,
+    PhaseClock,
+    Unmeasured,
+    build_clock,
     device_uuid,
     held_by_module,
+    phases,
+    processes_on,
     read_memory,
+    rehearsal,
     reset_peaks,
+    watch_peak,
     with_parts,
 )
-from mimo_bench.meters.memory_watch import Allocator, MemoryWatch, PeakStep, watch_peak
-from mimo_bench.meters.phase_clock import PhaseClock
-from mimo_bench.meters.phases import phases
-from mimo_bench.meters.rehearsal import rehearsal
-from mimo_bench.meters.unmeasured import Unmeasured
-from mimo_bench.record.schema import RankMemory
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.record import RankMemory
+from mimo_bench.trainer import MicroBatch, Trainer
 
 Batches = Sequence[Sequence[MicroBatch]]
 

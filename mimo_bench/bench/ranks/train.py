@@ -14,14 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.launch.progress import beat
-from mimo_bench.models.hf.directory import Manifest, write_manifest
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.trainer.api import set_up, train
-from mimo_bench.trainer.device import join
-from mimo_bench.trainer.logging import Logging
-from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation
-from mimo_bench.trainer.stored import write_weights
+from mimo_bench.launch import beat
+from mimo_bench.models import Manifest, write_manifest
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer import Logging, Pretraining, Saving, Validation, join, set_up, train, write_weights
 
 
 class TrainArguments(BaseModel):

@@ -17,34 +17,45 @@ from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.bench.ranks.log import Phases, RankLog, finite
 from mimo_bench.bench.ranks.timing import Window
-from mimo_bench.data.config import Split
-from mimo_bench.data.dataset import Dataset
-from mimo_bench.data.prepare import in_words, prepare
-from mimo_bench.data.registry import build_dataset
-from mimo_bench.launch.progress import beat
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.meters.clock import build_clock
-from mimo_bench.meters.communication.watch import watch_communication
-from mimo_bench.meters.memory import ExtraMemory, snapshot_if_out_of_memory
-from mimo_bench.meters.memory_watch import Allocator
-from mimo_bench.meters.rehearsal import rehearsal
-from mimo_bench.meters.unmeasured import Unmeasured
-from mimo_bench.parity.faults import FaultContext
-from mimo_bench.parity.fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare
-from mimo_bench.parity.probes.fingerprint import fingerprint
-from mimo_bench.parity.probes.gradients import GRADIENTS, GradientProbe
-from mimo_bench.parity.probes.jitter import jitter_weights
-from mimo_bench.parity.probes.outcome import OUTCOME_STEPS, OutcomeProbe
-from mimo_bench.parity.probes.trace import Trace
-from mimo_bench.parity.trace import TRACE
-from mimo_bench.record.files import write_atomically, write_rank
-from mimo_bench.record.schema import Comparing, EvaluationResult, Mode, RankLoading, RankRecord, VariantName
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.trainer.device import RankDevice, join
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.prefetch import LoaderWatch
-from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
-from mimo_bench.trainer.weights import shards
+from mimo_bench.data import Dataset, Split, build_dataset, in_words, prepare
+from mimo_bench.launch import beat
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.meters import (
+    Allocator,
+    ExtraMemory,
+    Unmeasured,
+    build_clock,
+    rehearsal,
+    snapshot_if_out_of_memory,
+    watch_communication,
+)
+from mimo_bench.parity import (
+    FINGERPRINT,
+    GRADIENTS,
+    OUTCOME_STEPS,
+    TRACE,
+    FaultContext,
+    Fingerprint,
+    GradientProbe,
+    Mismatch,
+    OutcomeProbe,
+    Trace,
+    compare,
+    fingerprint,
+    jitter_weights,
+)
+from mimo_bench.record import (
+    Comparing,
+    EvaluationResult,
+    Mode,
+    RankLoading,
+    RankRecord,
+    VariantName,
+    write_atomically,
+    write_rank,
+)
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer import LoaderWatch, MicroBatch, RankDevice, Trainer, TrainerConfig, build_trainer, join, shards
 
 
 class WorkerArguments(BaseModel):

@@ -28,7 +28,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from mimo_bench.launch.inventory import ranks_per_gpu
 from mimo_bench.launch.job import Job
 from mimo_bench.launch.local.rank import supervise
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.util import LaunchError
 
 LOOPBACK = "127.0.0.1"
 STORE_TIMEOUT = timedelta(seconds=60)

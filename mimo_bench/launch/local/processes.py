@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.util import LaunchError
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36

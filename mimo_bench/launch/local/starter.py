@@ -24,7 +24,7 @@ from mimo_bench.launch.job import Job, Outcome
 from mimo_bench.launch.launcher import TEMPORARY
 from mimo_bench.launch.local import processes, warm
 from mimo_bench.launch.watchdog import Watchdog
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.util import LaunchError
 
 
 def main() -> None:

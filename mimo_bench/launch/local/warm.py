@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.launch.local import processes
-from mimo_bench.util.errors import LaunchError
+from mimo_bench.util import LaunchError
 
 STARTER = "MIMO_BENCH_STARTER_PID"
 PRELOAD = "MIMO_BENCH_PRELOAD"

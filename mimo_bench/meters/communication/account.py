@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mimo_bench.meters.communication.calls import BATCH, Call, bus_bytes, transfer_spans
 from mimo_bench.meters.communication.intervals import Interval, Intervals, subtract, total, union, within
-from mimo_bench.record.schema import RankAccount, RankCommunication
+from mimo_bench.record import RankAccount, RankCommunication
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

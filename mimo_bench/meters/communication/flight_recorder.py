@@ -19,7 +19,7 @@ import torch
 from torch._C._distributed_c10d import _dump_nccl_trace_json  # type: ignore[attr-defined]  # not in the stubs
 
 from mimo_bench.meters.communication.calls import BATCH, Call, Part, plain_name
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 _SETTLE_SECONDS = 5.0
 _WATCHDOG_SECONDS = 0.2

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from mimo_bench.meters.communication.calls import BATCH, Call, Part
 from mimo_bench.meters.communication.intervals import Interval
 from mimo_bench.meters.communication.kineto import RANGE
-from mimo_bench.util.collectives import METHODS
+from mimo_bench.util import METHODS
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 _CHUNK = 1 << 20
 

@@ -19,7 +19,7 @@ from mimo_bench.meters.communication.account import Observed
 from mimo_bench.meters.communication.calls import Call, Part, plain_name
 from mimo_bench.meters.communication.intervals import Interval
 from mimo_bench.meters.communication.json_stream import read_array
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 RANGE = "mimo_bench.call "
 """The range around a launch is called this, the number of the call, its role and its collective."""

@@ -26,9 +26,8 @@ from mimo_bench.meters.communication.tracing import TracedClock, Tracing
 from mimo_bench.meters.cpu_compute import ComputeSpans
 from mimo_bench.meters.phases import Working, phases
 from mimo_bench.meters.unmeasured import Unmeasured
-from mimo_bench.record.schema import RankAccount, RankCommunication
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.record import RankAccount, RankCommunication
+from mimo_bench.trainer import MicroBatch, Trainer
 
 NUM_TRACED_STEPS = 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec, read_header
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

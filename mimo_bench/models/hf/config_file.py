@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.models import AudioShape, LanguageShape, ModelShape, VisionShape
 from mimo_bench.models.shape import LinearRope, Llama3Rope
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util import ScenarioError
 
 _MISSING: Any = object()
 

@@ -34,7 +34,7 @@ from mimo_bench.models.hf.mapping import Parameter, parameters
 from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec
 from mimo_bench.models.hf.spelling import EMBEDDING, PREFIXES, Spelling, find_spelling, is_known_beyond
 from mimo_bench.models.hf.streams import Stream, are_equal, as_it_is, stack, unstack, write
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError
 
 Tensors = Mapping[str, StoredTensor]
 

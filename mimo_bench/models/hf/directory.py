@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mimo_bench.models import ModelShape
 from mimo_bench.models.hf.safetensors import StoredTensor, read_header
 from mimo_bench.models.hf.spelling import DEFAULT_SPELLING, Spelling
-from mimo_bench.util.diff import first_difference
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError, first_difference
 
 MANIFEST = "weights.json"
 ASIDE = "aside"

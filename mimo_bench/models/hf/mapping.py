@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mimo_bench.models import AudioShape, EncoderShape, LanguageShape, ModelShape, VisionShape
 from mimo_bench.models.hf.spelling import EMBEDDING, Component, Spelling
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

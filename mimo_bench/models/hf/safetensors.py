@@ -19,7 +19,7 @@ from typing import Self
 
 from safetensors import SafetensorError, safe_open
 
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError
 
 CHUNK_BYTES = 4 << 20
 """Read and written at once; all that a tensor's way from file to file ever holds in memory."""

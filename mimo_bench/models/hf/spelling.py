@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from mimo_bench.models import ModelShape
-from mimo_bench.util.errors import WeightsError
+from mimo_bench.util import WeightsError
 
 Component = Literal["vision_tower", "audio_tower", "projector", "language_model", "lm_head"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from mimo_bench.models.hf.audio_config import read_audio
 from mimo_bench.models.hf.config_section import Section
 from mimo_bench.models.shape import Experts, LanguageShape, LinearRope, Llama3Rope, ModelShape, VisionShape
-from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util import ScenarioError
 
 _VISION_DEFAULTS: dict[str, dict[str, Any]] = {
     "clip_vision_model": {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},

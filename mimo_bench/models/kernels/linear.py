@@ -130,7 +130,7 @@ class Replica(DistributedDataParallel):
                 product.weight.grad_added_to_main_grad = True  # type: ignore[attr-defined]
 
 
-def install() -> None:
+def install_accumulation() -> None:
     """Let megatron-core's own linear layers find what `gradient_accumulation_fusion` asks for, in this process."""
 
     def add(inputs: torch.Tensor, gradient: torch.Tensor, main_gradient: torch.Tensor) -> None:

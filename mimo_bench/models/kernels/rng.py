@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mimo_bench.util.rng import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, start_of
+from mimo_bench.util import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, start_of
 
 Words = Any
 """A NumPy array of int64, which wraps around."""

@@ -25,7 +25,7 @@ _of_angles = attention.apply_rotary_pos_emb
 _TURNS_NDIM = 5
 
 
-def install() -> None:
+def install_rope() -> None:
     """Let megatron-core's attention rotate by cosines and sines that are ready, in this process."""
     attention.apply_rotary_pos_emb = rotate
     # What it takes where its configuration asks for `fused_single_qkv_rope`.

@@ -17,7 +17,7 @@ _with_bias = mlp.bias_swiglu_impl
 """megatron-core's own."""
 
 
-def install() -> None:
+def install_swiglu() -> None:
     """Let megatron-core's MLP take this where its configuration asks for fused activations, in this process."""
     mlp.bias_swiglu_impl = swiglu
 

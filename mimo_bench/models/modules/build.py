@@ -8,8 +8,7 @@ from typing import Any
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.settings import Precision, Settings
+from mimo_bench.layout import Layout, Precision, Settings
 from mimo_bench.models.modules.config import transformer_config
 
 

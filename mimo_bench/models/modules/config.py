@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.layout.layout import LANGUAGE, Layout
-from mimo_bench.layout.settings import Precision, Settings
+from mimo_bench.layout import LANGUAGE, Layout, Precision, Settings
 
 ENCODER = "encoder"
 """The encoder's name inside its module, of whatever kind; inputs are addressed to it."""

@@ -25,7 +25,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mimo_bench.layout.settings import AttentionBackend
+from mimo_bench.layout import AttentionBackend
 from mimo_bench.models.kernels.linear import ColumnLinear, RowLinear
 
 _KERNELS = {

@@ -12,7 +12,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.layout.settings import AttentionBackend
+from mimo_bench.layout import AttentionBackend
 from mimo_bench.models import VisionShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.layers_local import Norm, block_spec

@@ -10,7 +10,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.layout.settings import AttentionBackend
+from mimo_bench.layout import AttentionBackend
 from mimo_bench.models import AudioShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.layers_local import block_spec, fixed

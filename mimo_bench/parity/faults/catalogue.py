@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 from typing import Literal
 
 from mimo_bench.parity.faults.sites import Site
-from mimo_bench.record.schema import Check, Mode
-from mimo_bench.util.errors import FaultError
+from mimo_bench.record import Check, Mode
+from mimo_bench.util import FaultError
 
 GROUP = "mimo_bench.faults"
 """Entry points of this group add faults: name -> callable `plant(context)`."""

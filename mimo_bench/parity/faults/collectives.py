@@ -20,7 +20,7 @@ from torch.distributed import distributed_c10d
 
 from mimo_bench.parity.faults import FaultContext, replace_attribute
 from mimo_bench.parity.faults.mutants import Call, Mutant
-from mimo_bench.util.collectives import METHODS
+from mimo_bench.util import METHODS
 
 WATCHED = (
     "all_reduce", "broadcast", "all_gather", "all_gather_into_tensor", "_all_gather_base", "reduce_scatter_tensor",

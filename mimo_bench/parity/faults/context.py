@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from mimo_bench.layout.layout import LANGUAGE, Layout
-from mimo_bench.trainer.model import hosted_modules
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.layout import LANGUAGE, Layout
+from mimo_bench.trainer import Trainer, hosted_modules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

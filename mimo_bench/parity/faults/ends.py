@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from mimo_bench.parity.faults.context import FaultContext
-from mimo_bench.trainer.model import hosted_modules, unwrap
+from mimo_bench.trainer import hosted_modules, unwrap
 
 _MORE_THAN_ANY_DEVICE = 1 << 50
 

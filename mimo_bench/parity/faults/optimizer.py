@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
-from mimo_bench.trainer.model import hosted_modules
+from mimo_bench.trainer import hosted_modules
 
 
 def clipped_by_own_norm(context: FaultContext) -> None:

@@ -10,9 +10,7 @@ import torch
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
-from mimo_bench.trainer import bridge, pipeline, step
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.model import unwrap
+from mimo_bench.trainer import MicroBatch, bridge, pipeline, step, unwrap
 
 
 def bridge_gradient_doubled(context: FaultContext) -> None:

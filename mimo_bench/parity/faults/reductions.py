@@ -6,9 +6,9 @@ from importlib import import_module
 
 import torch.distributed as dist
 
-from mimo_bench.layout.grid import Grid
+from mimo_bench.layout import Grid
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
-from mimo_bench.trainer.model import hosted_modules
+from mimo_bench.trainer import hosted_modules
 
 
 def layer_norm_gradients_not_reduced(context: FaultContext) -> None:

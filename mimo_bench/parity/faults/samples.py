@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from mimo_bench.data.config import Split
-from mimo_bench.data.dataset import Text
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.data import Split, Text
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.models.llama.module import WORD_EMBEDDING
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.models import WORD_EMBEDDING
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
-from mimo_bench.trainer.model import hosted_modules
-from mimo_bench.trainer.weights import Shard, shards
+from mimo_bench.trainer import Shard, hosted_modules, shards
 
 
 def encoder_gradient_averaged_over_replicas(context: FaultContext) -> None:

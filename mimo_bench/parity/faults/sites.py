@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mimo_bench.data.config import SyntheticData
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.settings import Settings
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.scenario.training import Training
+from mimo_bench.data import SyntheticData
+from mimo_bench.layout import BatchPlan, Layout, Settings
+from mimo_bench.scenario import Scenario, Training
 
 NEVER = 1e-6
 """A probability that is taken for none."""

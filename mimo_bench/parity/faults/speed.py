@@ -6,8 +6,7 @@ import time
 from typing import Any
 
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
-from mimo_bench.trainer.model import hosted_modules, unwrap
-from mimo_bench.trainer.pipeline import UnevenBridge
+from mimo_bench.trainer import UnevenBridge, hosted_modules, unwrap
 
 DAWDLE_SECONDS = 0.2
 """What a slow rank loses in each micro-batch."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from mimo_bench.models.kernels.rng import CHUNK
+from mimo_bench.models import CHUNK
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
-from mimo_bench.trainer.weights import Shard, draw_weights
+from mimo_bench.trainer import Shard, draw_weights
 
 
 def weights_drawn_by_shard(context: FaultContext) -> None:

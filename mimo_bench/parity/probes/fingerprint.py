@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.models.kernels.rng import digest
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.models import digest
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
 from mimo_bench.parity.probes.tensors import hashes
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import shards
+from mimo_bench.trainer import MicroBatch, Trainer, shards
 
 TARGETS = f"{LANGUAGE}.targets"
 

@@ -12,10 +12,8 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.parity.probes.tensors import Comparison
-from mimo_bench.record.schema import ParameterDifference
-from mimo_bench.trainer.model import hosted_modules
-from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, trained_shards
+from mimo_bench.record import ParameterDifference
+from mimo_bench.trainer import Shard, Trainer, hosted_modules, trained_shards
 
 GRADIENTS = "gradients"
 """The folder of the baseline's in which they lie, one file a parameter."""

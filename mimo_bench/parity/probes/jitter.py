@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mimo_bench.models.kernels.rng import CHUNK, uniform
-from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import shards
+from mimo_bench.models import CHUNK, uniform
+from mimo_bench.trainer import Trainer, shards
 
 
 @torch.no_grad()

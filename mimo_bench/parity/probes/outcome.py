@@ -12,9 +12,8 @@ import torch.distributed as dist
 
 from mimo_bench.parity.probes.telling import Means, Telling
 from mimo_bench.parity.probes.tensors import Comparison, speaks_for
-from mimo_bench.record.schema import OptimizerDifferences
-from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, shards
+from mimo_bench.record import OptimizerDifferences
+from mimo_bench.trainer import Shard, Trainer, shards
 
 OUTCOME_STEPS = 2
 """Steps before this is looked at, or all parity steps if they are fewer. One would not see whether moments are carried

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from mimo_bench.data.dataset import PAD, Text
+from mimo_bench.data import PAD, Text
 
 Tensors = Mapping[str, torch.Tensor]
 Samples = Sequence[tuple[torch.Tensor, Text]]

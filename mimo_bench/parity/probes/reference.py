@@ -10,14 +10,10 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.data.prepare import prepare
-from mimo_bench.data.registry import build_dataset
-from mimo_bench.launch.progress import beat
-from mimo_bench.layout.grid import Grid
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.settings import Settings
-from mimo_bench.models.hf.config_file import config_of
-from mimo_bench.models.kernels.rng import digest
+from mimo_bench.data import build_dataset, prepare
+from mimo_bench.launch import beat
+from mimo_bench.layout import Grid, Layout, Settings
+from mimo_bench.models import config_of, digest
 from mimo_bench.parity.fingerprints import FINGERPRINT, Fingerprint
 from mimo_bench.parity.probes.gradients import GRADIENTS
 from mimo_bench.parity.probes.referee import Pass, Samples, build_referee, deviation, run_referee
@@ -25,13 +21,9 @@ from mimo_bench.parity.probes.referee_names import to_transformers
 from mimo_bench.parity.probes.stored import stream
 from mimo_bench.parity.probes.tensors import path_of
 from mimo_bench.parity.reference import MEASURED, Measured
-from mimo_bench.record.files import write_atomically
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.trainer.device import RankDevice, join
-from mimo_bench.trainer.model import build_model
-from mimo_bench.trainer.topology import build_topology
-from mimo_bench.trainer.trainer import start_of
-from mimo_bench.trainer.weights import shards
+from mimo_bench.record import write_atomically
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer import RankDevice, build_model, build_topology, join, shards, start_of
 
 _AT_ONCE = 2
 """Samples that go through the referee together: in float64 the activations of a long one fill a good part of a GPU."""

@@ -16,13 +16,11 @@ from zlib import crc32
 import torch
 import torch.distributed as dist
 
-from mimo_bench.models.kernels.rng import digest
+from mimo_bench.models import digest
 from mimo_bench.parity.probes.stored import chunks, stream, write
 from mimo_bench.parity.replicas import diverged
-from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import ParameterDifference
-from mimo_bench.trainer.topology import Topology
-from mimo_bench.trainer.weights import Shard
+from mimo_bench.record import ParameterDifference, write_atomically
+from mimo_bench.trainer import Shard, Topology
 
 _DIGESTS = "digests.json"
 

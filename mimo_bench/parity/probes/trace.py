@@ -15,12 +15,10 @@ import torch
 import torch.distributed as dist
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.models.kernels.rng import uniform
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.models import uniform
 from mimo_bench.parity.trace import Glimpse, TraceRecord, add_parts
-from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.model import hosted_modules, unwrap
-from mimo_bench.trainer.trainer import Trainer
+from mimo_bench.trainer import MicroBatch, Trainer, hosted_modules, unwrap
 
 NUM_PROJECTIONS = 16
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.models import AudioShape, VisionShape
 from mimo_bench.predict.step import INT64_BYTES, Calls, Step
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.layout.layout import LANGUAGE
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.predict.step import FP32_BYTES, INT64_BYTES, Calls, Step
 
 

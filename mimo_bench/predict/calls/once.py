@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.models.parameters import Parameter, stage_parameters, words_per_rank
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.models import Parameter, stage_parameters, words_per_rank
 from mimo_bench.predict.state import bucket_sizes
 from mimo_bench.predict.step import FP32_BYTES, Calls, Step
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mimo_bench.record.schema import RunRecord
-from mimo_bench.util.diff import relative
+from mimo_bench.record import RunRecord
+from mimo_bench.util import relative
 
 Series = Sequence[float | None]
 

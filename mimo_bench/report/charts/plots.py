@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord
 from mimo_bench.report.charts.scales import Decades, Linear, Scale
 
 NUM_COLOURS = 6

@@ -12,16 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mimo_bench.layout.grid import Grid
-from mimo_bench.record.schema import (
-    Account,
-    LayoutRecord,
-    Memory,
-    MemoryParts,
-    ModuleGrid,
-    RankMemoryOf,
-    RunRecord,
-)
+from mimo_bench.layout import Grid
+from mimo_bench.record import Account, LayoutRecord, Memory, MemoryParts, ModuleGrid, RankMemoryOf, RunRecord
 from mimo_bench.report import step_parts
 
 GIB = 1024**3

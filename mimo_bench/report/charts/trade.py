@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mimo_bench.record.schema import Interval, RunRecord
+from mimo_bench.record import Interval, RunRecord
 from mimo_bench.report.charts.plots import marker_of
 from mimo_bench.report.charts.scales import Linear, Scale
 from mimo_bench.report.ranking import candidates, rate_interval

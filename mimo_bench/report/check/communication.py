@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.tables import LayoutTable
-from mimo_bench.predict import CommunicationPrediction, items_by_step, predict_communication
-from mimo_bench.predict.step import Buckets
+from mimo_bench.layout import BatchPlan, Layout, LayoutTable
+from mimo_bench.predict import Buckets, CommunicationPrediction, items_by_step, predict_communication
 from mimo_bench.report.check.memory import size
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario import Scenario
 
 _SAYS_NOTHING = ("attention", "compile_layers", "fused_optimizer", "overlap_param_gather")
 """Settings that change when and how something is computed or sent, and not what is sent."""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.data.config import Contents, HuggingFaceData
-from mimo_bench.data.contents import HELD_OUT
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.text import counted
+from mimo_bench.data import HELD_OUT, Contents, HuggingFaceData
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import counted
 
 
 def notes(scenario: Scenario) -> Iterator[str]:

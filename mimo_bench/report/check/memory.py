@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 
-from mimo_bench.predict import RankPrediction
-from mimo_bench.predict.memory import ModulePrediction
+from mimo_bench.predict import ModulePrediction, RankPrediction
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "workspace")

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.layout.batch import BatchPlan
-from mimo_bench.layout.grid import Coordinate, Grid
-from mimo_bench.layout.layout import Layout
-from mimo_bench.layout.tables import LayoutTable
-from mimo_bench.predict import MemoryPredictor, unknown_encoders
+from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout, LayoutTable
+from mimo_bench.models import unknown_encoders
+from mimo_bench.predict import MemoryPredictor
 from mimo_bench.report.check.communication import CommunicationTables
 from mimo_bench.report.check.data import notes
 from mimo_bench.report.check.memory import describe_memory
-from mimo_bench.scenario.scenario import Scenario
-from mimo_bench.util.text import counted
+from mimo_bench.scenario import Scenario
+from mimo_bench.util import counted
 
 
-def describe(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
+def describe_layouts(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
     """What is to be minded of samples, then layouts as lines of text: a heading, a rank map, memory, communication.
 
     Args:

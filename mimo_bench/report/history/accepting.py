@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 
 from mimo_bench.report.history.expectations import Accepted, accept
 from mimo_bench.report.history.store import History
-from mimo_bench.util.errors import UsageError
-from mimo_bench.util.suggest import choices
+from mimo_bench.util import UsageError, choices
 
 
 def accept_since(

@@ -13,10 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from mimo_bench.record.schema import Quantity, Status
+from mimo_bench.record import Quantity, Status
 from mimo_bench.report.history.nights import Night
-from mimo_bench.util.errors import HistoryError
-from mimo_bench.util.explain import explain
+from mimo_bench.util import HistoryError, explain
 
 Share = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]

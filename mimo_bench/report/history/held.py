@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mimo_bench.record.files import read_run
-from mimo_bench.record.provenance import PLANTED, incomparable
-from mimo_bench.record.schema import ExpectedFailure, HeldAgainst, LayoutRecord, RunRecord
+from mimo_bench.record import PLANTED, ExpectedFailure, HeldAgainst, LayoutRecord, RunRecord, incomparable, read_run
 from mimo_bench.report.history.expectations import Expectations, read_expectations
 from mimo_bench.report.history.judgement import hold
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.history.store import History
-from mimo_bench.util.errors import RecordError
+from mimo_bench.util import RecordError
 
 
 def hold_against(record: RunRecord, directory: Path) -> HeldAgainst:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mimo_bench.record.schema import Held, Quantity
+from mimo_bench.record import Held, Quantity
 from mimo_bench.report.history.comparison import (
     ENOUGH_LAUNCHES,
     ENOUGH_NIGHTS,
@@ -21,7 +21,7 @@ from mimo_bench.report.history.comparison import (
 )
 from mimo_bench.report.history.expectations import Expectations, Reference
 from mimo_bench.report.history.nights import Night
-from mimo_bench.util.text import counted
+from mimo_bench.util import counted
 
 MOST_NIGHTS = 20
 """Nights that make a reference; more would let a drift in."""

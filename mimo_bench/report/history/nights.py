@@ -11,8 +11,7 @@ from datetime import datetime
 from pathlib import PurePath
 from statistics import median
 
-from mimo_bench.record.provenance import PLANTED, machine
-from mimo_bench.record.schema import Quantity, RunRecord, Status
+from mimo_bench.record import PLANTED, Quantity, RunRecord, Status, machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mimo_bench.record.provenance import differences, incomparable
-from mimo_bench.record.schema import RunRecord, Timing
+from mimo_bench.record import RunRecord, Timing, differences, incomparable
 from mimo_bench.report import words
 from mimo_bench.report.history.comparison import ENOUGH_LAUNCHES, LEAST_EFFECT, by_launches, discoveries
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.ranking.uncertainty import mean_step
-from mimo_bench.util.errors import UsageError
+from mimo_bench.util import UsageError
 
 LAUNCHES_MAY_DIFFER = 0.05
 """What one launch of each may differ by for no reason but where its ranks and buffers came to lie."""

@@ -27,10 +27,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimo_bench.record.files import RUN_FILE, read_run, write_atomically
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RUN_FILE, RunRecord, read_run, write_atomically
 from mimo_bench.report.history.nights import Night, nights_of
-from mimo_bench.util.errors import HistoryError, RecordError
+from mimo_bench.util import HistoryError, RecordError
 
 INDEX_FILE = "index.parquet"
 EXPECTATIONS_FILE = "expectations.toml"

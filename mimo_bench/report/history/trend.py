@@ -12,8 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from mimo_bench.record.files import write_atomically
-from mimo_bench.record.schema import Held
+from mimo_bench.record import Held, write_atomically
 from mimo_bench.report import words
 from mimo_bench.report.charts.nights import Dot, Shift, nights_chart, shifts
 from mimo_bench.report.history.expectations import Expectations, read_expectations

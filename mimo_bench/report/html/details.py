@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.record.schema import AsTimed, DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing
+from mimo_bench.record import AsTimed, DeviceState, Difference, Energy, LayoutRecord, Parity, RunRecord, Timing
 from mimo_bench.report import words
 from mimo_bench.report.settings import declared_settings, off_in_parity
 from mimo_bench.report.tables import StepDrawing, Table, tables_of

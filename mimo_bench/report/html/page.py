@@ -15,7 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord
 from mimo_bench.report import skew, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.charts import plots, trade
@@ -29,7 +29,7 @@ from mimo_bench.report.html.selection import Selection, by_place, select
 from mimo_bench.report.html.templating import template
 from mimo_bench.report.ranking import advice
 from mimo_bench.report.settings import declared_settings
-from mimo_bench.util.text import counted
+from mimo_bench.util import counted
 
 GIB = 1024**3
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mimo_bench.record.schema import LayoutRecord, RunRecord
+from mimo_bench.record import LayoutRecord, RunRecord
 
 MOST_IN_FULL = 200
 """Layouts that can be opened."""

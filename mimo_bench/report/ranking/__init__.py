@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mimo_bench.record.schema import LayoutRecord, Ranked
+from mimo_bench.record import LayoutRecord, Ranked
 from mimo_bench.report.ranking.advice import advice
 from mimo_bench.report.ranking.candidates import Candidate, candidates
 from mimo_bench.report.ranking.reasons import reason

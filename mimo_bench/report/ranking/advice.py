@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mimo_bench.record.schema import LayoutRecord
+from mimo_bench.record import LayoutRecord
 from mimo_bench.report.ranking.candidates import Candidate, candidates
 from mimo_bench.report.ranking.reasons import GIB
 

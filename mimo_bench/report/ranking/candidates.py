@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mimo_bench.record.schema import LayoutRecord, Timing
+from mimo_bench.record import LayoutRecord, Timing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

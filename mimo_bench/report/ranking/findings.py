@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.record.schema import Communication, LayoutRecord
+from mimo_bench.layout import LANGUAGE
+from mimo_bench.record import Communication, LayoutRecord
 
 NOTABLE_IDLE_SHARE = 0.25
 NOTABLE_EXPOSED_SHARE = 0.15

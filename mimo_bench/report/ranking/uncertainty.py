@@ -18,7 +18,7 @@ from statistics import fmean, variance
 
 from scipy.special import stdtrit
 
-from mimo_bench.record.schema import Interval, Timing
+from mimo_bench.record import Interval, Timing
 
 CONFIDENCE = 0.95
 

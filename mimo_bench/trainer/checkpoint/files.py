@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mimo_bench.models.hf.directory import StoredFile
-from mimo_bench.util.diff import first_difference
-from mimo_bench.util.errors import CheckpointError
+from mimo_bench.models import StoredFile
+from mimo_bench.util import CheckpointError, first_difference
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1

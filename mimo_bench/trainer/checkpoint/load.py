@@ -18,7 +18,7 @@ from mimo_bench.trainer.checkpoint.files import CheckpointManifest, check_contin
 from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
-from mimo_bench.util.errors import CheckpointError
+from mimo_bench.util import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from mimo_bench.models.hf.directory import MANIFEST as WEIGHTS_MANIFEST
-from mimo_bench.models.hf.directory import Manifest, StoredFile, write_manifest
-from mimo_bench.models.hf.safetensors import TensorSpec, header_of
+from mimo_bench.models import MANIFEST as WEIGHTS_MANIFEST
+from mimo_bench.models import Manifest, StoredFile, TensorSpec, header_of, write_manifest
 from mimo_bench.trainer.checkpoint.files import (
     MANIFEST,
     CheckpointManifest,
@@ -36,7 +35,7 @@ from mimo_bench.trainer.checkpoint.files import (
 from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, shards
-from mimo_bench.util.errors import CheckpointError
+from mimo_bench.util import CheckpointError
 
 _Result = TypeVar("_Result")
 

@@ -1,0 +1,60 @@
+from .counterpart import missing_counterpart
+from .faults import FaultContext
+from .faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
+from .faults.mutants import SURVEY, Call, Mutant, mutants_of
+from .faults.sites import Site
+from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare
+from .place import Place
+from .probes.fingerprint import fingerprint
+from .probes.gradients import GRADIENTS, GradientProbe
+from .probes.jitter import jitter_weights
+from .probes.outcome import OUTCOME_STEPS, OutcomeProbe
+from .probes.trace import Trace
+from .reference import MEASURED, Measured, judge_reference
+from .tolerance import noise_of
+from .trace import TRACE, TraceRecord, first_difference
+from .variants import Variant, parity_variants, rounded_variants
+from .verdict import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed, judge_noise
+
+__all__ = [
+    "FINGERPRINT",
+    "GRADIENTS",
+    "KNOWN",
+    "MEASURED",
+    "OUTCOME_STEPS",
+    "SLOW",
+    "SURVEY",
+    "TRACE",
+    "Asked",
+    "Call",
+    "FaultContext",
+    "Fingerprint",
+    "GradientProbe",
+    "Measured",
+    "Mismatch",
+    "Mutant",
+    "OutcomeProbe",
+    "Place",
+    "Planting",
+    "Site",
+    "Trace",
+    "TraceRecord",
+    "Variant",
+    "compare",
+    "find_fault",
+    "fingerprint",
+    "first_difference",
+    "jitter_weights",
+    "judge",
+    "judge_as_timed",
+    "judge_baseline",
+    "judge_baseline_as_timed",
+    "judge_noise",
+    "judge_reference",
+    "known_faults",
+    "missing_counterpart",
+    "mutants_of",
+    "noise_of",
+    "parity_variants",
+    "rounded_variants",
+]

@@ -1,0 +1,16 @@
+from .load import find_config, load_scenario
+from .scenario import Evaluation, LoaderTable, Scenario, Steps, hash_of_content, without_places
+from .training import PARTS, Training
+
+__all__ = [
+    "PARTS",
+    "Evaluation",
+    "LoaderTable",
+    "Scenario",
+    "Steps",
+    "Training",
+    "find_config",
+    "hash_of_content",
+    "load_scenario",
+    "without_places",
+]

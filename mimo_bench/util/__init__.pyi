@@ -1,0 +1,57 @@
+from .collectives import METHODS
+from .diff import are_named, first_difference, relative
+from .errors import (
+    CheckpointError,
+    DataError,
+    FaultError,
+    HistoryError,
+    LaunchError,
+    LayoutError,
+    MimoBenchError,
+    RecordError,
+    ScenarioError,
+    TrainingError,
+    UsageError,
+    WeightsError,
+)
+from .explain import explain
+from .field_docs import Described, descriptions
+from .rng import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, first_of, start_of
+from .suggest import choices
+from .table import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table
+from .text import counted
+
+__all__ = [
+    "GOLDEN",
+    "LAST_SHIFT",
+    "MANTISSA_BITS",
+    "METHODS",
+    "MIX",
+    "CheckpointError",
+    "DataError",
+    "Described",
+    "FaultError",
+    "HistoryError",
+    "LaunchError",
+    "LayoutError",
+    "MimoBenchError",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveInt",
+    "RecordError",
+    "ScenarioError",
+    "Share",
+    "Table",
+    "TrainingError",
+    "UsageError",
+    "WeightsError",
+    "are_named",
+    "choices",
+    "counted",
+    "descriptions",
+    "explain",
+    "first_difference",
+    "first_of",
+    "relative",
+    "start_of",
+]
