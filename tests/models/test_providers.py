@@ -45,13 +45,11 @@ def on_path(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(place)
 
 
-@pytest.fixture(scope="module")
-def record(installed: list[str], tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    """That of the example's scenario on CPU ranks, in every mode."""
-    out = tmp_path_factory.mktemp("run") / "out"
+def run_example(installed: list[str], out: Path, *, modes: str) -> RunRecord:
+    """Run the example's scenario on CPU ranks as its user would; return the record."""
     command = [sys.executable, "-m", "mimo_bench", "run", str(SCENARIO), "--device", "cpu", "--out", str(out)]
     ended = subprocess.run(
-        [*command, "--modes", "parity,timing,comm"],
+        [*command, "--modes", modes],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *installed])},
         capture_output=True,
@@ -63,13 +61,16 @@ def record(installed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ru
     return read_run(out)
 
 
-def test_the_example_trains_the_same_model_in_every_layout(record: RunRecord) -> None:
+def test_the_example_trains_the_same_model_in_every_layout(installed: list[str], tmp_path: Path) -> None:
+    record = run_example(installed, tmp_path / "out", modes="parity")
     assert [layout.status for layout in record.layouts] == ["passed"] * 3
     assert {len(layout.grad_norms["depth"]) for layout in record.layouts} == {3}
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("on_path")
-def test_the_example_is_timed_and_its_calls_are_counted(record: RunRecord) -> None:
+def test_the_example_is_timed_and_its_calls_are_counted(installed: list[str], tmp_path: Path) -> None:
+    record = run_example(installed, tmp_path / "out", modes="parity,timing,comm")
     (layout,) = (layout for layout in record.layouts if layout.communication and "depth-tp2" in layout.name)
     assert layout.timing is not None
     assert "depth.tp" in {row.role for row in layout.communication}

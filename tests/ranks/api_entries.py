@@ -70,7 +70,7 @@ def train_example(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
         Scenario.model_validate_json(json.dumps(arguments["scenario"])),
         arguments["layout"],
         num_steps=arguments["steps"],
-        checkpoints=folder / "checkpoints",
+        checkpoints=Path(arguments["checkpoints"]),
         told=folder / f"{arguments['steps']}.json",
     )
 

@@ -9,12 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from examples import stop_and_go
 from mimo_bench.data.config import HuggingFaceData, locate
 from mimo_bench.launch import Job, Launcher
 from mimo_bench.launch.job import Outcome
@@ -304,7 +306,7 @@ def test_a_script_of_a_users_own_trains_under_torchrun_on_two_nodes(tmp_path: Pa
 
 
 def test_the_layouts_of_full_depth_stop_half_way_and_go_on_and_come_out_alike(
-    launcher: Launcher, tmp_path: Path
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (REPOSITORY / "scenarios" / "full_depth.toml").read_text(encoding="utf-8")
     for large, small in (('"llava-1.5-7b"', '"llava-tiny"'), ("= 640", "= 24"), ('"bf16"', '"fp32"')):
@@ -312,16 +314,36 @@ def test_the_layouts_of_full_depth_stop_half_way_and_go_on_and_come_out_alike(
         text = text.replace(large, small)
     (tmp_path / "small.toml").write_text(text, encoding="utf-8")
     made = load_scenario(tmp_path / "small.toml")
-    found = []
-    for layout in made.names:
-        for num_steps in (2, 4):
-            run_entry(launcher, "train_example", made, layout, tmp_path / layout, module="api_entries", steps=num_steps)
-        found.append([line["loss"] for line in read_metrics(tmp_path / layout) if "loss" in line])
-    assert len(set(found[0])) == 4
-    for losses in found[1:]:
-        assert losses == pytest.approx(found[0], rel=1e-5)
+
+    def run_warm_ranks(asked: Namespace, layout: str, *, num_ranks: int, num_steps: int, folder: Path) -> None:
+        place = {"steps": num_steps, "checkpoints": str(asked.checkpoints / layout)}
+        assert run_entry(launcher, "train_example", made, layout, folder, module="api_entries", **place) == num_ranks
+
+    monkeypatch.setattr(stop_and_go, "run_ranks", run_warm_ranks)
+    first, *others = made.names
+    out = tmp_path / "out"
+    # The second call adds to what the first one found.
+    for layouts in ([first], others):
+        picked = [word for layout in layouts for word in ("--layout", layout)]
+        command = ["stop_and_go.py", str(tmp_path / "small.toml"), str(out), "--steps", "4", *picked]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            stop_and_go.main()
+        assert ended.value.code == 0
+        said = capsys.readouterr().out
+    assert "llava-tiny, fp32, 4 steps in two processes on 1 node(s). All layouts agree" in said
+    assert said == (out / "stop_and_go.md").read_text(encoding="utf-8") + "\n"
+    found = json.loads((out / "stop_and_go.json").read_text(encoding="utf-8"))
+    assert [each["layout"] for each in found] == list(made.names)
+    assert len(set(found[0]["losses"])) == 4
+    for each in found:
+        assert each["losses"] == pytest.approx(found[0]["losses"], rel=1e-5)
+        assert each["num_ranks"] == made.table(each["layout"]).grids().world_size
+    # A checkpoint may be large: none is left.
+    assert list((out / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_layouts_that_stop_half_way_on_two_nodes_and_go_on_come_out_alike(tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "examples" / "stop_and_go.py"), "scenarios/cpu_smoke.toml"]
     command += [str(tmp_path / "out"), "--steps", "4", "--nodes", "2"]
