@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import triton
 from triton.backends.compiler import GPUTarget
 
+from mimo_bench.launch import Launcher
 from mimo_bench.models.kernels import rng_triton as counter_kernels
 from mimo_bench.models.kernels import triton as kernels
+from tests.support.ranks import on_ranks
 
 HOPPER = GPUTarget("cuda", 90, 32)
 BF16, INTEGER, CONSTANT = "*bf16", "i32", "constexpr"
@@ -57,25 +57,25 @@ def test_a_kernel_compiles_for_hopper(name: str) -> None:
     assert triton.compile(source, target=HOPPER).asm["cubin"]
 
 
-INTERPRETED = """
-import hashlib
-import torch
-from mimo_bench.models.kernels import rng_triton as counter_kernels
-from mimo_bench.models.kernels.rng import digest, uniform
+@on_ranks(1, environment={"TRITON_INTERPRET": "1"})
+def hash_and_draw_by_kernels() -> None:
+    import hashlib
 
-counter_kernels._BLOCK = 64
-drawn = torch.randn(3, 77, generator=torch.Generator().manual_seed(1))
-for values in (drawn, drawn.bfloat16(), drawn[:, :1].contiguous(), (drawn * 2.0**60).long(), torch.empty(0)):
-    assert f"{int(counter_kernels.sum_of_hashes(values)) % 2**64:016x}" == digest(values), values.dtype
-positions = torch.tensor([[0, 1, 2**40], [77, 2**62, 5]])
-for key in "abcd":  # of which some start below zero
-    signed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
-    assert torch.equal(counter_kernels.draw(positions, signed), uniform(key, positions))
-    assert torch.equal(counter_kernels.draw(positions[:, :1].contiguous(), signed), uniform(key, positions[:, :1]))
-assert counter_kernels.draw(positions[:0], 1).shape == (0, 3)
-"""
+    import torch
+
+    from mimo_bench.models.kernels.rng import digest, uniform
+
+    counter_kernels._BLOCK = 64
+    drawn = torch.randn(3, 77, generator=torch.Generator().manual_seed(1))
+    for values in (drawn, drawn.bfloat16(), drawn[:, :1].contiguous(), (drawn * 2.0**60).long(), torch.empty(0)):
+        assert f"{int(counter_kernels.sum_of_hashes(values)) % 2**64:016x}" == digest(values), values.dtype
+    positions = torch.tensor([[0, 1, 2**40], [77, 2**62, 5]])
+    for key in "abcd":  # of which some start below zero
+        signed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
+        assert torch.equal(counter_kernels.draw(positions, signed), uniform(key, positions))
+        assert torch.equal(counter_kernels.draw(positions[:, :1].contiguous(), signed), uniform(key, positions[:, :1]))
+    assert counter_kernels.draw(positions[:0], 1).shape == (0, 3)
 
 
-def test_kernels_of_hashes_and_draws_give_the_same_bits_as_the_host() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", INTERPRETED], env=environment, check=True, timeout=120)
+def test_kernels_of_hashes_and_draws_give_the_same_bits_as_the_host(launcher: Launcher, tmp_path: Path) -> None:
+    hash_and_draw_by_kernels(launcher, tmp_path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +10,9 @@ import torch
 from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_bshd
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from mimo_bench.launch import Launcher
 from mimo_bench.models.kernels.rope import rotate, rotate_at_once
+from tests.support.ranks import on_ranks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -25,30 +25,28 @@ def test_queries_are_turned_to_the_bit_as_megatron_core_turns_them(dtype: torch.
     assert torch.equal(rotate(heads, turns, config), _apply_rotary_pos_emb_bshd(heads, angles))
 
 
-KERNEL = """
-import torch
-from mimo_bench.models.kernels.triton import launch_turn
-from mimo_bench.models.kernels.rope import turn_apart, turn_together
+@on_ranks(1, environment={"TRITON_INTERPRET": "1"})
+def turn_by_kernel() -> None:
+    from mimo_bench.models.kernels.rope import turn_apart, turn_together
+    from mimo_bench.models.kernels.triton import launch_turn
 
-length, samples, groups, per_group, size = 5, 2, 3, 4, 12
-mixed = torch.randn(length, samples, groups, (per_group + 2) * size)
-angles = torch.rand(length, 1, 1, size // 2).repeat(1, 1, 1, 2)
-turns = torch.stack([angles.cos(), angles.sin()])
-expected = turn_apart(mixed, turns, per_group)
-parts = tuple(torch.empty_like(part) for part in expected)
-launch_turn(mixed, parts, turns, is_backward=False)
-torch.testing.assert_close(parts, expected)
-back = torch.empty_like(mixed)
-launch_turn(back, parts, turns, is_backward=True)
-torch.testing.assert_close(back, turn_together(*parts, turns))
-torch.testing.assert_close(back, mixed)
-"""
+    length, samples, groups, per_group, size = 5, 2, 3, 4, 12
+    mixed = torch.randn(length, samples, groups, (per_group + 2) * size)
+    angles = torch.rand(length, 1, 1, size // 2).repeat(1, 1, 1, 2)
+    turns = torch.stack([angles.cos(), angles.sin()])
+    expected = turn_apart(mixed, turns, per_group)
+    query, key, value = (torch.empty_like(part) for part in expected)
+    parts = query, key, value
+    launch_turn(mixed, parts, turns, is_backward=False)
+    torch.testing.assert_close(parts, expected)
+    back = torch.empty_like(mixed)
+    launch_turn(back, parts, turns, is_backward=True)
+    torch.testing.assert_close(back, turn_together(*parts, turns))
+    torch.testing.assert_close(back, mixed)
 
 
-def test_the_kernel_turns_as_the_formula_does_and_back() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_kernel_turns_as_the_formula_does_and_back(launcher: Launcher, tmp_path: Path) -> None:
+    turn_by_kernel(launcher, tmp_path)
 
 
 def test_rotation_at_once_is_that_of_queries_and_keys_alone_and_so_is_its_gradient() -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from mimo_bench.launch import Launcher
 from mimo_bench.models.kernels.swiglu import swiglu
+from tests.support.ranks import on_ranks
 
-KERNELS = """
-import torch
-from mimo_bench.models.kernels.triton import launch_gate, launch_ungate
-from mimo_bench.models.kernels.swiglu import gate, ungate
 
-both, gradient = torch.randn(3, 2, 2 * 1500), torch.randn(3, 2, 1500)
-gated, of_both = torch.empty_like(gradient), torch.empty_like(both)
-launch_gate(both, gated)
-launch_ungate(both, gradient, of_both)
-torch.testing.assert_close(gated, gate(both))
-torch.testing.assert_close(of_both, ungate(both, gradient))
-"""
+@on_ranks(1, environment={"TRITON_INTERPRET": "1"})
+def run_kernels() -> None:
+    from mimo_bench.models.kernels.swiglu import gate, ungate
+    from mimo_bench.models.kernels.triton import launch_gate, launch_ungate
+
+    both, gradient = torch.randn(3, 2, 2 * 1500), torch.randn(3, 2, 1500)
+    gated, of_both = torch.empty_like(gradient), torch.empty_like(both)
+    launch_gate(both, gated)
+    launch_ungate(both, gradient, of_both)
+    torch.testing.assert_close(gated, gate(both))
+    torch.testing.assert_close(of_both, ungate(both, gradient))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -44,7 +44,7 @@ def test_value_and_gradient_are_those_of_the_formula(dtype: torch.dtype) -> None
     torch.testing.assert_close(both.grad.double(), exact.grad, rtol=tolerance, atol=1e-6)
 
 
-def test_kernels_compute_what_the_formula_does_also_behind_the_end_of_a_block() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_kernels_compute_what_the_formula_does_also_behind_the_end_of_a_block(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    run_kernels(launcher, tmp_path)
