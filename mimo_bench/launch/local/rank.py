@@ -23,6 +23,9 @@ from mimo_bench.launch.failure import Failure, exit_failure
 from mimo_bench.launch.job import Job, RankFiles
 from mimo_bench.launch.local import processes, warm
 
+LAST_WORDS_SECONDS = 0.1
+"""How long a supervisor waits for the death of its rank once a peer has failed."""
+
 
 def supervise(job: Job) -> None:
     """Run one rank in a process of its own and see it through; the function that the elastic agent runs.
@@ -37,13 +40,41 @@ def supervise(job: Job) -> None:
     supervisor = os.getpid()
     if (pid := os.fork()) == 0:
         _be_rank(job, rank, supervisor=supervisor)
-    exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    exit_code = _wait_for(pid)
     ended_at = time.time()
     progress.end(files.progress)
     if exit_code != 0:
         if not files.failure.exists():
             exit_failure(exit_code, rank=rank, unix_time=ended_at).write(files.failure)
         raise SystemExit(1)
+
+
+class _PeerFailed(Exception):  # noqa: N818  # a signal, not an error of this process
+    """The agent ends this supervisor because it saw another rank fail."""
+
+
+def _wait_for(rank_process: int) -> int:
+    """Return the exit code of the rank's process.
+
+    Raises:
+        SystemExit: another rank failed, and this one still runs; it dies with this supervisor.
+    """
+
+    def stop_waiting(*_: object) -> None:
+        raise _PeerFailed
+
+    signal.signal(signal.SIGTERM, stop_waiting)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(rank_process, 0)[1])
+    except _PeerFailed:
+        # Peers notice a lost connection before the kernel reports the death behind it: it may be this rank's own.
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(rank_process, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        raise SystemExit(1) from None
 
 
 def _be_rank(job: Job, rank: int, *, supervisor: int) -> NoReturn:
