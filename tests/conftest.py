@@ -29,6 +29,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         longest_first(items)
 
 
+SHARED = dict.fromkeys((f"tests/ranks/test_{name}.py" for name in ("grads", "step", "topology", "weights")), "observed")
+"""Files that read the same launches: one worker takes all of them."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal whole files out to the workers, and files that share launches together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = lambda nodeid: SHARED.get(file := nodeid.partition("::")[0], file)
+    return scheduling
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal() -> Iterator[None]:
     """Let signals end what tests start: what runs under nohup or behind a script inherits that they are ignored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from mimo_bench.launch import Launcher
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
+from tests.ranks.conftest import Observed
 from tests.ranks.gate import Gate
-from tests.ranks.trainer_job import run_entry
 
 SHIPPED = load_scenario(Path(__file__).parents[2] / "scenarios" / "experts.toml")
 TWICE, STAGES, TENSOR = "vision-dp2--language-dp4-ep2", "vision-1--language-tp2-pp2-ep2", "colocated-tp2-dp2-ep2"
@@ -81,23 +80,9 @@ def test_what_goes_wrong_with_experts_alone_is_caught(
     assert account.parity.failed_check == check
 
 
-@pytest.fixture(scope="module")
-def weights(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
-    """What the ranks of a layout start from, by canonical name."""
-
-    def start(layout: str) -> list[dict[str, Any]]:
-        folder = tmp_path_factory.mktemp(layout)
-        num_ranks = run_entry(launcher, "leave_weights", SCENARIO, layout, folder)
-        return [torch.load(folder / f"rank{rank}.pt") for rank in range(num_ranks)]
-
-    return start
-
-
-def test_an_expert_has_its_number_in_the_layer_and_starts_alike_on_any_rank(
-    weights: Callable[[str], list[dict[str, Any]]],
-) -> None:
-    whole, *_ = weights(SCENARIO.baseline)
-    ranks = weights(STAGES)
+def test_an_expert_has_its_number_in_the_layer_and_starts_alike_on_any_rank(observed: Observed) -> None:
+    whole, *_ = (rank["weights"] for rank in observed(SCENARIO, SCENARIO.baseline))
+    ranks = [rank["weights"] for rank in observed(SCENARIO, STAGES)]
 
     def experts(rank: dict[str, Any]) -> set[tuple[str, str]]:
         return {(parts[3], parts[6]) for parts in (name.split(".") for name in rank) if "experts" in parts}

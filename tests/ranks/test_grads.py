@@ -10,41 +10,25 @@ from typing import Any
 import pytest
 
 from mimo_bench.launch import Launcher
-from tests.ranks.trainer_job import run_entry, scenario
+from tests.ranks.conftest import ONE_RANK, TINY, Observed
+from tests.ranks.trainer_job import run_entry
 
-ONE = "one-rank"
 LAST = "vision-1--language-dp2"
-FIRST = "language-dp2--vision-1"
-OTHERS = {
-    "vision-dp2--language-tp2": ({"dp": 2}, {"tp": 2, "rank_offset": 2}),
-    LAST: ({}, {"dp": 2, "rank_offset": 1}),
-    FIRST: ({"rank_offset": 2}, {"dp": 2}),
-    "vision-1--language-pp2": ({}, {"pp": 2, "rank_offset": 1}),
-}
-SCENARIO = scenario({ONE: ({}, {}), **OTHERS})
+OTHERS = ("vision-dp2--language-tp2", LAST, "language-dp2--vision-1", "vision-1--language-pp2")
 Step = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def step(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Step]]:
-    """The first step of a layout as each rank tells it; each layout trains once."""
-    known: dict[str, list[Step]] = {}
-
-    def train(layout: str) -> list[Step]:
-        if layout not in known:
-            folder: Path = tmp_path_factory.mktemp(layout)
-            num_ranks = run_entry(launcher, "take_a_step", SCENARIO, layout, folder)
-            known[layout] = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(num_ranks)]
-        return known[layout]
-
-    return train
+def step(observed: Observed) -> Callable[[str], list[Step]]:
+    """Return the first step of a layout as each rank knows it."""
+    return lambda layout: [rank["step"] for rank in observed(TINY, layout)]
 
 
 @pytest.mark.parametrize("layout", OTHERS)
 def test_every_module_gets_the_gradient_that_it_gets_on_one_rank(
     layout: str, step: Callable[[str], list[Step]]
 ) -> None:
-    (one,), found = step(ONE), step(layout)[0]
+    (one,), found = step(ONE_RANK), step(layout)[0]
     assert one["grad_norms"].keys() == {"vision", "language"}
     assert found["grad_norms"] == {module: pytest.approx(norm, rel=1e-5) for module, norm in one["grad_norms"].items()}
     assert found["loss"] == pytest.approx(one["loss"], rel=1e-6)
@@ -56,7 +40,7 @@ def test_replicas_score_different_numbers_of_tokens_so_that_a_local_count_would_
 ) -> None:
     _, *language = (rank["scored_here"] for rank in step(LAST))
     assert len(set(language)) == 2
-    assert sum(language) == step(ONE)[0]["scored_here"]
+    assert sum(language) == step(ONE_RANK)[0]["scored_here"]
 
 
 @pytest.mark.parametrize("layout", OTHERS)
@@ -68,19 +52,19 @@ def test_every_rank_knows_loss_and_totals_wherever_the_loss_is_computed(
     assert first["loss"] == first["totals"]["loss"] / first["totals"]["scored_tokens"] > 0
 
 
-@pytest.mark.parametrize("layout", [ONE, *OTHERS])
+@pytest.mark.parametrize("layout", [ONE_RANK, *OTHERS])
 def test_every_sample_is_counted_once(layout: str, step: Callable[[str], list[Step]]) -> None:
     for rank in step(layout):
-        assert rank["num_items"] == {"vision": SCENARIO.global_batch_size} == {"vision": 4}
-        assert rank["totals"]["scored_tokens"] == step(ONE)[0]["scored_here"]
-        assert rank["num_tokens"] == step(ONE)[0]["num_tokens"]
-        assert rank["num_token_pairs"] == step(ONE)[0]["num_token_pairs"]
+        assert rank["num_items"] == {"vision": TINY.global_batch_size} == {"vision": 4}
+        assert rank["totals"]["scored_tokens"] == step(ONE_RANK)[0]["scored_here"]
+        assert rank["num_tokens"] == step(ONE_RANK)[0]["num_tokens"]
+        assert rank["num_token_pairs"] == step(ONE_RANK)[0]["num_token_pairs"]
 
 
 def test_the_wish_to_reduce_whole_gradients_reaches_every_module_over_its_own_groups(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    run_entry(launcher, "finish_gradients_twice", SCENARIO, ONE, tmp_path)
+    run_entry(launcher, "finish_gradients_twice", TINY, ONE_RANK, tmp_path)
     calls = json.loads((tmp_path / "rank0.json").read_text())
     # megatron-core must not divide: that happens once, by the global count.
     assert calls == [

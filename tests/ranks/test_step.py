@@ -10,6 +10,7 @@ import pytest
 from mimo_bench.launch import Launcher
 from mimo_bench.layout.settings import Settings
 from mimo_bench.scenario.scenario import Scenario
+from tests.ranks.conftest import TINY, Observed
 from tests.ranks.trainer_job import run_entry, scenario
 
 WAITS = {"_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "unique_dim", "_unique2"}
@@ -33,17 +34,11 @@ def test_no_operation_of_a_step_makes_the_host_wait(launcher: Launcher, tmp_path
         assert not operations & WAITS
 
 
-def test_products_that_add_weight_gradients_themselves_train_the_same_model(launcher: Launcher, tmp_path: Path) -> None:
-    plain = scenario(LAYOUTS)
-    steps = {}
-    for name, made in (("plain", plain), ("fused", fused(plain))):
-        folder = tmp_path / name
-        folder.mkdir()
-        run_entry(launcher, "take_a_step", made, "colocated", folder)
-        steps[name] = json.loads((folder / "rank0.json").read_text())
-    assert steps["fused"]["loss"] == pytest.approx(steps["plain"]["loss"], rel=1e-6)
-    for module, norm in steps["plain"]["grad_norms"].items():
-        assert steps["fused"]["grad_norms"][module] == pytest.approx(norm, rel=1e-5), module
+def test_products_that_add_weight_gradients_themselves_train_the_same_model(observed: Observed) -> None:
+    plain, found = (observed(made, "colocated-vision-dp2-language-tp2")[0]["step"] for made in (TINY, fused(TINY)))
+    assert found["loss"] == pytest.approx(plain["loss"], rel=1e-6)
+    for module, norm in plain["grad_norms"].items():
+        assert found["grad_norms"][module] == pytest.approx(norm, rel=1e-5), module
 
 
 def fused(made: Scenario) -> Scenario:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from mimo_bench.launch import Launcher
 from mimo_bench.scenario.scenario import Scenario
-from tests.ranks.trainer_job import run_entry
+from tests.ranks.conftest import Observed
 
 SCENARIO = Scenario.model_validate(
     {
@@ -41,24 +36,11 @@ SCENARIO = Scenario.model_validate(
 )
 
 
-@pytest.fixture(scope="module")
-def one_rank(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The step of a single rank."""
-    (step,) = steps(launcher, "one-rank", tmp_path_factory.mktemp("one-rank"))
-    return step
-
-
-def steps(launcher: Launcher, layout: str, folder: Path) -> list[dict[str, Any]]:
-    num_ranks = run_entry(launcher, "take_a_step", SCENARIO, layout, folder)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(num_ranks)]
-
-
 @pytest.mark.parametrize("layout", SCENARIO.names[1:])
-def test_three_modules_take_the_step_of_a_single_rank(
-    layout: str, one_rank: dict[str, Any], launcher: Launcher, tmp_path: Path
-) -> None:
+def test_three_modules_take_the_step_of_a_single_rank(layout: str, observed: Observed) -> None:
+    (one_rank,) = (rank["step"] for rank in observed(SCENARIO, SCENARIO.baseline))
     assert one_rank["grad_norms"].keys() == {"vision", "audio", "language"}
-    for found in steps(launcher, layout, tmp_path):
+    for found in (rank["step"] for rank in observed(SCENARIO, layout)):
         assert found["loss"] == pytest.approx(one_rank["loss"], rel=1e-6)
         assert found["grad_norms"] == pytest.approx(one_rank["grad_norms"], rel=1e-5)
         assert found["num_items"] == {"vision": 4, "audio": 4}

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mimo_bench.launch import Launcher
-from tests.ranks.trainer_job import run_entry, scenario
+from tests.ranks.conftest import TINY, Observed
 
 PIPELINE = "vision-dp2--language-pp2"
 COLOCATED = "colocated-vision-dp2-language-tp2"
-SCENARIO = scenario(
-    {COLOCATED: ({"dp": 2}, {"tp": 2}), PIPELINE: ({"dp": 2}, {"pp": 2, "rank_offset": 2})},
-)
+LAYOUTS = (COLOCATED, PIPELINE)
 Seen = list[dict[str, Any]]
 
 ROLES = (
@@ -31,25 +26,16 @@ EMBEDDINGS = ("embedding", "position_embedding")
 
 
 @pytest.fixture(scope="module")
-def seen(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Seen]:
-    """What each rank of a layout saw of groups; each layout starts once."""
-    known: dict[str, Seen] = {}
-
-    def start(layout: str) -> Seen:
-        if layout not in known:
-            folder: Path = tmp_path_factory.mktemp(layout)
-            num_ranks = run_entry(launcher, "list_groups", SCENARIO, layout, folder)
-            known[layout] = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(num_ranks)]
-        return known[layout]
-
-    return start
+def seen(observed: Observed) -> Callable[[str], Seen]:
+    """Return what each rank of a layout saw of groups."""
+    return lambda layout: [rank["groups"] for rank in observed(TINY, layout)]
 
 
 def groups(ranks: Seen, role: str | None) -> list[list[int]]:
     return [made["ranks"] for made in ranks[0]["made"] if made["role"] == role]
 
 
-@pytest.mark.parametrize("layout", SCENARIO.names)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_rank_makes_every_group_in_the_same_order_member_or_not(layout: str, seen: Callable[[str], Seen]) -> None:
     first, *others = seen(layout)
     assert len(first["made"]) > 2 * len(ROLES)
@@ -64,9 +50,9 @@ def test_embedding_groups_join_the_ends_of_each_pipeline_and_are_made_by_all(see
     assert groups(ranks, "vision.embedding") == groups(ranks, "vision.position_embedding") == []
 
 
-@pytest.mark.parametrize("layout", SCENARIO.names)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_groups_of_a_role_hold_each_rank_of_the_module_once(layout: str, seen: Callable[[str], Seen]) -> None:
-    for module, grid in SCENARIO.table(layout).grids().modules.items():
+    for module, grid in TINY.table(layout).grids().modules.items():
         for role in ROLES:
             members = [rank for group in groups(seen(layout), f"{module}.{role}") for rank in group]
             assert sorted(members) == list(grid.ranks), role
@@ -83,7 +69,7 @@ def test_a_group_joins_the_ranks_that_differ_in_its_axes_alone(seen: Callable[[s
     assert groups(colocated, "vision.tp") == groups(colocated, "language.dp") == [[0], [1]]
 
 
-@pytest.mark.parametrize("layout", SCENARIO.names)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_groups_with_a_role_are_made_with_the_topology_and_nowhere_else(
     layout: str, seen: Callable[[str], Seen]
 ) -> None:
@@ -105,9 +91,9 @@ def test_a_colocated_model_adds_the_one_group_that_joins_replicas(seen: Callable
     assert [(group["ranks"], group["maker"]) for group in bridge] == [([0, 1], ["build_model"])]
 
 
-@pytest.mark.parametrize("layout", SCENARIO.names)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_language_model_has_megatron_cores_own_key_everywhere(layout: str, seen: Callable[[str], Seen]) -> None:
-    grids = SCENARIO.table(layout).grids().modules
+    grids = TINY.table(layout).grids().modules
     for rank, found in enumerate(seen(layout)):
         assert found["names"] == {
             "megatron-core": "language",
@@ -116,9 +102,9 @@ def test_the_language_model_has_megatron_cores_own_key_everywhere(layout: str, s
         }
 
 
-@pytest.mark.parametrize("layout", SCENARIO.names)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_group_that_a_rank_is_in_says_what_it_is_for(layout: str, seen: Callable[[str], Seen]) -> None:
-    modules = SCENARIO.table(layout).grids()
+    modules = TINY.table(layout).grids()
     for rank, found in enumerate(seen(layout)):
         known = {f"{module}.{role}" for module in modules.modules_of(rank) for role in (*ROLES, *EMBEDDINGS)}
         assert set(found["mine"]) <= known | {"default_pg", "bridge.vision->language"}

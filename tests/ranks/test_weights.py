@@ -12,45 +12,26 @@ import torch
 from mimo_bench.launch import Launcher
 from mimo_bench.models.hf.mapping import parameters
 from mimo_bench.models.kernels.rng import uniform
-from tests.ranks.trainer_job import run_entry, scenario
+from tests.ranks.conftest import ONE_RANK, PADDED, TINY, Observed
+from tests.ranks.trainer_job import run_entry
 
-ONE = "one-rank"
-SCENARIO = scenario(
-    {
-        ONE: ({}, {}),
-        "tp2": ({"tp": 2}, {"tp": 2}),
-        "tp4": ({"tp": 4}, {"tp": 4}),
-        "tp2-dp2": ({"dp": 2}, {"tp": 2}),
-        "vision-1--language-pp2": ({}, {"pp": 2, "rank_offset": 1}),
-    },
-    seed=0,
-)
 Weights = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def weights(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Weights]]:
-    """What the ranks of a layout hold, by canonical name; each layout starts once."""
-    known: dict[str, list[Weights]] = {}
-
-    def start(layout: str) -> list[Weights]:
-        if layout not in known:
-            folder: Path = tmp_path_factory.mktemp(layout)
-            num_ranks = run_entry(launcher, "leave_weights", SCENARIO, layout, folder)
-            known[layout] = [torch.load(folder / f"rank{rank}.pt") for rank in range(num_ranks)]
-        return known[layout]
-
-    return start
+def weights(observed: Observed) -> Callable[[str], list[Weights]]:
+    """Return what the ranks of a layout hold, by canonical name."""
+    return lambda layout: [rank["weights"] for rank in observed(TINY, layout)]
 
 
-OTHERS = [name for name in SCENARIO.names if name != ONE]
+OTHERS = [name for name in TINY.names if name != ONE_RANK]
 
 
 @pytest.mark.parametrize("layout", OTHERS)
 def test_gathered_weights_are_those_of_one_rank_bit_for_bit(
     layout: str, weights: Callable[[str], list[Weights]]
 ) -> None:
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     ranks = weights(layout)
     assert {name for rank in ranks for name in rank} == set(one)
     for rank in ranks:
@@ -63,10 +44,10 @@ def test_weights_are_the_same_however_many_elements_are_drawn_and_gathered_at_a_
     layout: str, weights: Callable[[str], list[Weights]], launcher: Launcher, tmp_path: Path
 ) -> None:
     # Some rows at a time of what is split by columns, the last ones fewer; each slice of rows in a piece of its own.
-    num_ranks = run_entry(launcher, "leave_weights", SCENARIO, layout, tmp_path, chunk=1000)
-    (one,) = weights(ONE)
+    num_ranks = run_entry(launcher, "observe", TINY, layout, tmp_path, chunk=1000)
+    (one,) = weights(ONE_RANK)
     for rank in range(num_ranks):
-        found = torch.load(tmp_path / f"rank{rank}.pt")
+        found = torch.load(tmp_path / f"rank{rank}.pt")["weights"]
         assert found.keys() == one.keys()
         for name in found:
             assert torch.equal(found[name]["full"], one[name]["full"]), name
@@ -76,7 +57,7 @@ def test_weights_are_the_same_however_many_elements_are_drawn_and_gathered_at_a_
 def test_the_slices_of_all_ranks_tile_every_tensor_exactly_once(
     layout: str, weights: Callable[[str], list[Weights]]
 ) -> None:
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     ranks = weights(layout)
     num_split = 0
     for name, whole in one.items():
@@ -96,7 +77,7 @@ def test_the_slices_of_all_ranks_tile_every_tensor_exactly_once(
 
 def test_gate_and_up_projection_are_each_split_on_their_own(weights: Callable[[str], list[Weights]]) -> None:
     name = "language.decoder.layers.1.mlp.linear_fc1.weight"
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     gate, up = one[name]["full"][:128], one[name]["full"][128:]  # [2 x 128, 64], the gate first
     assert up.shape == (128, 64)
     for rank, held in enumerate(weights("tp2")):
@@ -105,7 +86,7 @@ def test_gate_and_up_projection_are_each_split_on_their_own(weights: Callable[[s
 
 
 def test_a_plain_projection_is_split_by_rows_or_columns(weights: Callable[[str], list[Weights]]) -> None:
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     layer = "vision.encoder.vit.decoder.layers.0.mlp"
     for rank, held in enumerate(weights("tp4")):
         rows = slice(32 * rank, 32 * (rank + 1))  # 128 over 4
@@ -127,7 +108,7 @@ def test_a_later_stage_counts_its_layers_over_the_whole_model(weights: Callable[
 def test_weights_are_those_that_the_declared_seed_draws_and_zero_is_a_seed(
     weights: Callable[[str], list[Weights]],
 ) -> None:
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     norms = [name for name, found in one.items() if found["full"].dim() == 1 and not name.endswith("bias")]
     assert len(norms) > 8
     for name in norms:
@@ -136,14 +117,14 @@ def test_weights_are_those_that_the_declared_seed_draws_and_zero_is_a_seed(
 
 
 def test_no_two_parameters_start_alike_and_none_is_constant(weights: Callable[[str], list[Weights]]) -> None:
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     firsts = {tuple(found["full"].flatten()[:4].tolist()) for found in one.values()}
     assert len(firsts) == len(one)
     assert all(found["full"].std() > 0 for found in one.values())
 
 
 def test_a_matrix_keeps_the_size_of_what_it_multiplies(weights: Callable[[str], list[Weights]]) -> None:
-    (one,) = weights(ONE)
+    (one,) = weights(ONE_RANK)
     head = one["language.output_layer.weight"]["full"]
     assert head.shape == (256, 64)
     # 1 / sqrt(64); 16,384 draws estimate it to half a percent.
@@ -154,29 +135,20 @@ def test_a_matrix_keeps_the_size_of_what_it_multiplies(weights: Callable[[str], 
 
 
 def test_the_table_of_weights_knows_every_parameter_and_its_shape(weights: Callable[[str], list[Weights]]) -> None:
-    (one,) = weights(ONE)
-    rows = {row.name: row.shape for row in parameters(SCENARIO.shape)}
+    (one,) = weights(ONE_RANK)
+    rows = {row.name: row.shape for row in parameters(TINY.shape)}
     assert {name: tuple(found["full"].shape) for name, found in one.items()} == rows
 
 
 EMBEDDING = "language.embedding.word_embeddings.weight"
 
 
-def test_a_vocabulary_that_does_not_divide_is_padded_with_zeros_that_no_gathering_shows(
-    launcher: Launcher, tmp_path: Path
-) -> None:
-    odd = scenario({ONE: ({}, {}), "tp4": ({"tp": 4}, {"tp": 4})}, model="siglip-qwen2-tiny")
-    held = []
-    for layout in odd.names:
-        (tmp_path / layout).mkdir()
-        num_ranks = run_entry(launcher, "leave_weights", odd, layout, tmp_path / layout)
-        held += [torch.load(tmp_path / layout / f"rank{rank}.pt")[EMBEDDING] for rank in range(num_ranks)]
-        if layout == ONE:
-            whole = torch.load(tmp_path / layout / "rank0.pt")
-            assert {name: tuple(found["full"].shape) for name, found in whole.items()} == {
-                row.name: row.shape for row in parameters(odd.shape)
-            }
-    one, *ranks = held
+def test_a_vocabulary_that_does_not_divide_is_padded_with_zeros_that_no_gathering_shows(observed: Observed) -> None:
+    (whole,) = (rank["weights"] for rank in observed(PADDED, ONE_RANK))
+    assert {name: tuple(found["full"].shape) for name, found in whole.items()} == {
+        row.name: row.shape for row in parameters(PADDED.shape)
+    }
+    one, ranks = whole[EMBEDDING], [rank["weights"][EMBEDDING] for rank in observed(PADDED, "tp4")]
     assert one["full"].shape == one["local"].shape == (251, 64)
     assert all(torch.equal(rank["full"], one["full"]) for rank in ranks)
     # 63 rows each, one more than there are.
@@ -184,10 +156,8 @@ def test_a_vocabulary_that_does_not_divide_is_padded_with_zeros_that_no_gatherin
     assert torch.equal(together, torch.cat([one["full"], torch.zeros(1, 64)]))
 
 
-def test_both_end_stages_hold_a_tied_embedding_under_one_name(launcher: Launcher, tmp_path: Path) -> None:
-    tied = scenario({ONE: ({}, {}), "pp": ({}, {"pp": 4, "rank_offset": 1})}, model="siglip-qwen2-tiny")
-    run_entry(launcher, "leave_weights", tied, "pp", tmp_path)
-    vision, first, *middle, last = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(5))
+def test_both_end_stages_hold_a_tied_embedding_under_one_name(observed: Observed) -> None:
+    vision, first, *middle, last = (rank["weights"] for rank in observed(PADDED, "pp4"))
     assert torch.equal(first[EMBEDDING]["full"], last[EMBEDDING]["full"])
     assert not any(EMBEDDING in rank for rank in (vision, *middle))
     assert not any("output_layer" in name for name in last)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,21 @@ BUILDERS = ("build_topology", "build_model", "fill_weights", "wrap_data_parallel
 """The parts of `build_trainer` that could make a group."""
 
 
-def leave_weights(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave every starting weight in `rank<k>.pt`: full, as held, and which positions are held.
+def observe(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Leave in `rank<k>.pt` what many tests look at: the groups that were made, the starting weights, the first step.
 
-    With a `chunk`, drawn and gathered that many elements at a time.
+    With a `chunk`, weights are drawn and gathered that many elements at a time.
     """
-    with patch("mimo_bench.trainer.weights.CHUNK", arguments.get("chunk", CHUNK)):
-        _leave_weights(arguments, rank)
+    device = join("cpu")
+    with patch("mimo_bench.trainer.weights.CHUNK", arguments.get("chunk", CHUNK)), _recorded_groups() as made:
+        trainer = build(arguments, device)
+        found = {"groups": _groups(trainer, made), "weights": _weights(trainer), "step": _step(trainer)}
+    torch.save(found, Path(arguments["folder"]) / f"rank{rank}.pt")
 
 
-def _leave_weights(arguments: Mapping[str, Any], rank: int) -> None:
-    trainer = build(arguments)
-    weights = {
+def _weights(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """Return every starting weight by canonical name: full, as held, and which positions are held."""
+    return {
         shard.name: {
             # Gathering is collective over the tensor-parallel group, so every rank does it.
             "full": shard.gather(shard.parameter.detach()).clone(),
@@ -57,20 +61,11 @@ def _leave_weights(arguments: Mapping[str, Any], rank: int) -> None:
         }
         for shard in shards(trainer.model, trainer.topology)
     }
-    torch.save(weights, Path(arguments["folder"]) / f"rank{rank}.pt")
 
 
-def pass_weights_on(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Start from the weights that lie in `weights` and write them into `folder` again, without a step."""
-    trainer = build(arguments)
-    files = write_weights(trainer.model, trainer.topology, Path(arguments["folder"]))
-    assert (files is None) == (rank != 0)
-    if files is not None:
-        leave(arguments, rank, {name: file.sha256 for name, file in files.items()})
-
-
-def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave which groups were asked for, in order, the names of those that the rank is in, and those of modules."""
+@contextmanager
+def _recorded_groups() -> Iterator[list[dict[str, Any]]]:
+    """Record each group that is made, with its role and the builder that makes it."""
     made: list[dict[str, Any]] = []
 
     def recorded(new_group: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,39 +76,50 @@ def list_groups(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> 
 
         return call
 
-    device = join("cpu")
-    # One serves those who make groups one by one, the other those who enumerate them.
-    dist.new_group = recorded(dist.new_group)
-    distributed_c10d.new_group = recorded(distributed_c10d.new_group)
-    trainer = build(arguments, device)
-    mine = sorted(group.group_desc for group in distributed_c10d._world.pg_map)
-    names = {
-        "megatron-core": MIMO_LANGUAGE_MODULE_KEY,
-        "all": [sorted(known) for known in (trainer.topology.grids, trainer.optimizer.module_infos)],
-        "held": [sorted(known) for known in (trainer.topology.modules, trainer.model.role.modules)],
+    # The first serves those who make groups one by one, the second those who enumerate them.
+    with (
+        patch.object(dist, "new_group", recorded(dist.new_group)),
+        patch.object(distributed_c10d, "new_group", recorded(distributed_c10d.new_group)),
+    ):
+        yield made
+
+
+def _groups(trainer: Trainer, made: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the groups in the order of their making, the names of those that the rank is in, and those of modules."""
+    return {
+        "made": list(made),
+        "mine": sorted(group.group_desc for group in distributed_c10d._world.pg_map),
+        "names": {
+            "megatron-core": MIMO_LANGUAGE_MODULE_KEY,
+            "all": [sorted(known) for known in (trainer.topology.grids, trainer.optimizer.module_infos)],
+            "held": [sorted(known) for known in (trainer.topology.modules, trainer.model.role.modules)],
+        },
     }
-    leave(arguments, rank, {"made": made, "mine": mine, "names": names})
 
 
-def take_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave what the rank knows of the first optimizer step, and how many answer tokens it scored itself."""
-    trainer = build(arguments)
+def _step(trainer: Trainer) -> dict[str, Any]:
+    """Return what the rank knows of the first optimizer step, and how many answer tokens it scored itself."""
     batch = trainer.loader.global_batch("train", 0)
     mine = [int(part.loss_mask.sum()) for part in batch if part.loss_mask is not None]
     result = trainer.train_step(batch).result()
-    leave(
-        arguments,
-        rank,
-        {
-            "loss": result.loss,
-            "grad_norms": result.grad_norms,
-            "num_tokens": result.num_tokens,
-            "num_token_pairs": result.num_token_pairs,
-            "num_items": result.num_items,
-            "totals": trainer.totals.read(),
-            "scored_here": sum(mine),
-        },
-    )
+    return {
+        "loss": result.loss,
+        "grad_norms": result.grad_norms,
+        "num_tokens": result.num_tokens,
+        "num_token_pairs": result.num_token_pairs,
+        "num_items": result.num_items,
+        "totals": trainer.totals.read(),
+        "scored_here": sum(mine),
+    }
+
+
+def pass_weights_on(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Start from the weights that lie in `weights` and write them into `folder` again, without a step."""
+    trainer = build(arguments)
+    files = write_weights(trainer.model, trainer.topology, Path(arguments["folder"]))
+    assert (files is None) == (rank != 0)
+    if files is not None:
+        leave(arguments, rank, {name: file.sha256 for name, file in files.items()})
 
 
 def list_operations(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
