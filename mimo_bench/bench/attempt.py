@@ -9,10 +9,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mimo_bench.bench.request import LaunchRequest
 from mimo_bench.launch import DeviceKind, Job, Launcher, Outcome
 from mimo_bench.parity import TRACE, TraceRecord, Variant
 from mimo_bench.record import Launch, Mode, RankRecord, last_step_at, merge_launch, read_rank
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import LayoutCase, Scenario
 from mimo_bench.util import LaunchError, RecordError
 
 WORKER = "mimo_bench.bench.ranks.worker:main"
@@ -44,7 +45,7 @@ def environment_of(mode: Mode, device_kind: DeviceKind) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
+class LaunchResult:
     """How one launch ended; `ranks` is complete if it finished and empty if it did not."""
 
     outcome: Outcome
@@ -71,11 +72,11 @@ class Attempts:
         self._hang_seconds = hang_seconds
         self._last_step_at: float | None = None
 
-    def trace(self, name: str, *, fault: str | None) -> TraceRecord | None:
-        """The first parity step of the layout called `name` under hooks; None if that cannot be told."""
-        place = self._directory / "layouts" / name / "parity-trace"
+    def trace(self, case: LayoutCase, *, fault: str | None) -> TraceRecord | None:
+        """Return the first parity step of a layout under hooks; None if it cannot be had."""
+        place = self._directory / "layouts" / case.name / "parity-trace"
         if fault is not None or not (place / TRACE).exists():
-            job = self._job(name, "parity", place=place, fault=fault, variant=None, is_traced=True)
+            job = self._job(case, "parity", place=place, fault=fault, variant=None, is_traced=True)
             try:
                 outcome = self._launcher.launch(job)
             except LaunchError:
@@ -85,16 +86,16 @@ class Attempts:
         return TraceRecord.model_validate_json((place / TRACE).read_text(encoding="utf-8"))
 
     def run(
-        self, name: str, mode: Mode, *, fault: str | None, variant: Variant | None = None, repeat: int = 0
-    ) -> Attempt:
-        """Train the layout called `name` in `mode`; returns when nothing of it runs any more.
+        self, case: LayoutCase, mode: Mode, *, fault: str | None, variant: Variant | None = None, repeat: int = 0
+    ) -> LaunchResult:
+        """Train a layout in `mode`; return when nothing of it runs any more.
 
-        With a `variant`, train only the steps that are held against the baseline, in its way. A `repeat` is the same
-        launch once more.
+        With a `variant`, train only the steps that are compared with the baseline, as that variant. A `repeat` counts
+        further launches of the same kind.
         """
         folder = mode if variant is None else f"{mode}-{variant.name}"
-        place = self._directory / "layouts" / name / (f"{folder}-launch{repeat}" if repeat else folder)
-        job = self._job(name, mode, place=place, fault=fault, variant=variant)
+        place = self._directory / "layouts" / case.name / (f"{folder}-launch{repeat}" if repeat else folder)
+        job = self._job(case, mode, place=place, fault=fault, variant=variant)
         asked_at = time.time()
         try:
             outcome = self._launcher.launch(job)
@@ -105,14 +106,14 @@ class Attempts:
             # The next launch gets a new starter: one layout that cannot be launched does not end the others.
             outcome, ranks = Outcome(ended="crashed", reason=str(error), rank=None), ()
         if not ranks:
-            return Attempt(outcome=outcome, ranks=(), launch=None)
+            return LaunchResult(outcome=outcome, ranks=(), launch=None)
         launch = merge_launch(ranks, asked_at=asked_at, previous_last_step_at=self._last_step_at)
         self._last_step_at = last_step_at(ranks) or self._last_step_at
-        return Attempt(outcome=outcome, ranks=ranks, launch=launch)
+        return LaunchResult(outcome=outcome, ranks=ranks, launch=launch)
 
     def _job(
         self,
-        name: str,
+        case: LayoutCase,
         mode: Mode,
         *,
         place: Path,
@@ -121,21 +122,24 @@ class Attempts:
         is_traced: bool = False,
     ) -> Job:
         scenario = self._scenario if variant is None else variant.scenario
+        weights = self._scenario.weights_directory
+        request = LaunchRequest(
+            scenario=scenario,
+            weights=None if weights is None else Path(weights),
+            layout=case.name,
+            mode=mode,
+            device_kind=self._device_kind,
+            directory=place,
+            baseline=self._directory / BASELINE,
+            fault=fault,
+            variant=variant.name if variant is not None else None,
+            is_traced=is_traced,
+        )
         return Job(
             entry=WORKER,
-            arguments={
-                "scenario": scenario.model_dump(mode="json"),
-                "weights": self._scenario.weights_directory,
-                "layout": name,
-                "mode": mode,
-                "device_kind": self._device_kind,
-                "directory": str(place.absolute()),
-                "baseline": str((self._directory / BASELINE).absolute()),
-                "fault": fault,
-                "variant": variant.name if variant is not None else None,
-                "is_traced": is_traced,
-            },
-            world_size=scenario.table(name).grids().world_size,
+            arguments=request.arguments(),
+            # A variant may have other degrees than the layout that it varies.
+            world_size=scenario.case(case.name).world_size,
             log_dir=place,
             hang_seconds=self._hang_seconds,
             environment=environment_of(mode, self._device_kind),

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Final
 
-from mimo_bench.bench.attempt import Attempt, Attempts
-from mimo_bench.bench.ledger import describe
+from mimo_bench.bench.attempt import Attempts, LaunchResult
+from mimo_bench.bench.ledger import entry
 from mimo_bench.models import mfu, model_flops, unknown_encoders
 from mimo_bench.parity import (
     Asked,
@@ -53,7 +53,7 @@ from mimo_bench.record import (
     slowest_rank_seconds,
 )
 from mimo_bench.report import LayoutStarted, OnEvent
-from mimo_bench.scenario import Scenario
+from mimo_bench.scenario import LayoutCase, Scenario
 
 _SHOWN_BY_A_TRACE: Final[tuple[Check, ...]] = ("gradients", "sound", "optimizer", "steps")
 """Failed checks after which a second pass over the first step can say more."""
@@ -74,7 +74,7 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Account:
+class LayoutResult:
     """What is known of a layout so far."""
 
     status: Status
@@ -83,8 +83,8 @@ class Account:
     parity: Parity | None = None
     reference: Reference | None = None
     """What others can be held against; None unless this is a sound baseline."""
-    attempts: tuple[Attempt, ...] = ()
-    repeats: tuple[Attempt, ...] = ()
+    attempts: tuple[LaunchResult, ...] = ()
+    repeats: tuple[LaunchResult, ...] = ()
     """Further timing launches, of which only the median step counts."""
 
     def ranks_in(self, mode: Mode) -> tuple[RankRecord, ...]:
@@ -110,168 +110,169 @@ class LayoutRunner:
     second_pass: bool = True
     """Whether a layout that fails in its steps is trained once more, to name what differs first."""
 
-    def run(self, name: str, reference: Reference | None) -> Account:
-        """Judge and time the layout called `name`; a layout that trains another model is not worth timing."""
-        account = Account(status="unjudged", reason="parity was not asked for")
+    def run(self, case: LayoutCase, reference: Reference | None) -> LayoutResult:
+        """Judge and time the layout; a layout that trains another model is not worth timing."""
+        result = LayoutResult(status="unjudged", reason="parity was not asked for")
         if "parity" in self.modes:
-            account = self._judge(name, reference)
-        if "timing" in self.modes and account.status in ("passed", "unjudged"):
-            account = self._time(name, account, reference)
-            account = self._time_again(name, account)
-        if "comm" in self.modes and account.status in ("passed", "unjudged"):
-            account = self._count_communication(name, account)
-        return account
+            result = self._judge(case, reference)
+        if "timing" in self.modes and result.status in ("passed", "unjudged"):
+            result = self._time(case, result, reference)
+            result = self._time_again(case, result)
+        if "comm" in self.modes and result.status in ("passed", "unjudged"):
+            result = self._count_communication(case, result)
+        return result
 
-    def record(self, name: str, account: Account) -> LayoutRecord:
+    def record(self, case: LayoutCase, result: LayoutResult) -> LayoutRecord:
         """The layout's entry in the record."""
         known: dict[str, Any] = {
             "launches": tuple(
-                attempt.launch for attempt in (*account.attempts, *account.repeats) if attempt.launch is not None
+                attempt.launch for attempt in (*result.attempts, *result.repeats) if attempt.launch is not None
             )
         }
-        if (trained := account.trained) is not None:
+        if (trained := result.trained) is not None:
             compared = slice(self.scenario.steps.parity)
             known["losses"] = trained.losses[compared]
             known["grad_norms"] = {module: norms[compared] for module, norms in trained.grad_norms.items()}
             known["evaluation"] = trained.evaluation
-        known["parity"] = account.parity
-        known["comparing"] = merge_comparing(account.ranks_in("parity"))
-        watched = account.ranks_in("comm")
+        known["parity"] = result.parity
+        known["comparing"] = merge_comparing(result.ranks_in("parity"))
+        watched = result.ranks_in("comm")
         known["account"] = merge_account(watched)
         known["communication"] = merge_communication(watched)
-        if timed := account.ranks_in("timing"):
-            known["timing"] = with_repeats(measure(self.scenario, timed, known["account"]), account.repeats)
-            known["memory"] = merge_memory(timed, self._predicted_peaks(name))
+        if timed := result.ranks_in("timing"):
+            known["timing"] = with_repeats(measure(self.scenario, timed, known["account"]), result.repeats)
+            known["memory"] = merge_memory(timed, self._predicted_peaks(case))
             known["energy"] = merge_energy(timed)
             known["loading"] = merge_loading(timed)
             known["imbalance"] = imbalance(timed)
-        if account.ranks:
-            known["skipped_samples"] = account.ranks[0].skipped_samples
-        known["unmeasured"] = merge_unmeasured(account.ranks)
-        return describe(self.scenario, name, status=account.status, reason=account.reason, known=known)
+        if result.ranks:
+            known["skipped_samples"] = result.ranks[0].skipped_samples
+        known["unmeasured"] = merge_unmeasured(result.ranks)
+        return entry(case, status=result.status, reason=result.reason, known=known)
 
-    def _predicted_peaks(self, name: str) -> dict[int, int]:
+    def _predicted_peaks(self, case: LayoutCase) -> dict[int, int]:
         """By rank; nothing where a module is another package's."""
         if unknown_encoders(self.scenario.shape):
             return {}
-        peaks = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, name)}
+        peaks = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, case.name)}
         return {rank: peak for rank, peak in peaks.items() if peak is not None}
 
-    def _judge(self, name: str, reference: Reference | None) -> Account:
-        if reference is None and not self._is_baseline(name):
-            return Account(
+    def _judge(self, case: LayoutCase, reference: Reference | None) -> LayoutResult:
+        if reference is None and not case.is_baseline:
+            return LayoutResult(
                 status="unjudged",
-                reason=f"the baseline {self.scenario.baseline} gave nothing to be held against; see its reason",
+                reason=(
+                    f"baseline {self.scenario.baseline} has no usable result, so this layout cannot be judged; see the "
+                    "baseline's reason"
+                ),
             )
-        attempt = self._attempt(name, "parity")
+        attempt = self._attempt(case, "parity")
         if not attempt.finished:
             return _ended_early(attempt)
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
-        asked = self._asked_of(name)
+        asked = self._asked_of(case)
         if reference is not None:
             parity = judge(trained, reference.trained, asked, reference.tolerance)
-            return self._localise(name, _judged(parity, trained, attempt))
-        return self._measure_noise(name, _judged(judge_baseline(trained, asked), trained, attempt))
+            return self._localise(case, _judged(parity, trained, attempt))
+        return self._measure_noise(case, _judged(judge_baseline(trained, asked), trained, attempt))
 
-    def _localise(self, name: str, account: Account) -> Account:
+    def _localise(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
         """Where a layout whose steps are wrong first leaves the baseline, by a second pass over the first of them."""
-        if not self.second_pass or account.parity is None or account.parity.failed_check not in _SHOWN_BY_A_TRACE:
-            return account
-        baseline = self.attempts.trace(self.scenario.baseline, fault=None)
-        found = self.attempts.trace(name, fault=self.planting.in_layout(name))
+        if not self.second_pass or result.parity is None or result.parity.failed_check not in _SHOWN_BY_A_TRACE:
+            return result
+        baseline = self.attempts.trace(self.scenario.case(self.scenario.baseline), fault=None)
+        found = self.attempts.trace(case, fault=self.planting.in_layout(case.name))
         if baseline is None or found is None:
-            return account
+            return result
         place = first_difference(found, baseline)
-        return replace(account, parity=account.parity.model_copy(update={"first_difference": place}))
+        return replace(result, parity=result.parity.model_copy(update={"first_difference": place}))
 
-    def _measure_noise(self, name: str, account: Account) -> Account:
+    def _measure_noise(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
         """Train the baseline's variants in parity mode; what others can be held against is then complete."""
-        assert account.parity is not None
-        assert account.trained is not None
-        if account.status != "passed":
-            return account
+        assert result.parity is not None
+        assert result.trained is not None
+        if result.status != "passed":
+            return result
         noise, too_large = [], []
         for variant in parity_variants(self.scenario):
-            attempt = self._attempt(name, "parity", variant)
+            attempt = self._attempt(case, "parity", variant)
             if attempt.outcome.ended == "oom":
                 too_large.append(variant.name)
                 continue
             if not attempt.finished:
-                return _cut_short(account, attempt)
+                return _cut_short(result, attempt)
             trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
             if (problem := trained.mismatch or trained.disagreement) is not None:
-                return _unfit(account, variant.name, problem)
-            noise.append(noise_of(variant.name, trained, account.trained, num_steps=self.scenario.steps.parity))
-        parity = judge_noise(account.parity, noise)
+                return _unfit(result, variant.name, problem)
+            noise.append(noise_of(variant.name, trained, result.trained, num_steps=self.scenario.steps.parity))
+        parity = judge_noise(result.parity, noise)
         parity = parity.model_copy(update={"reason": parity.reason + _without(too_large)})
-        judged = replace(account, parity=parity, reason=parity.reason)
+        judged = replace(result, parity=parity, reason=parity.reason)
         if parity.tolerance is None:
             return replace(judged, status="parity_failed")
-        return replace(judged, reference=Reference(trained=account.trained, tolerance=parity.tolerance))
+        return replace(judged, reference=Reference(trained=result.trained, tolerance=parity.tolerance))
 
-    def _time(self, name: str, account: Account, reference: Reference | None) -> Account:
-        attempt = self._attempt(name, "timing")
+    def _time(self, case: LayoutCase, result: LayoutResult, reference: Reference | None) -> LayoutResult:
+        attempt = self._attempt(case, "timing")
         if not attempt.finished:
-            return _cut_short(account, attempt)
-        timed = replace(account, attempts=(*account.attempts, attempt))
+            return _cut_short(result, attempt)
+        timed = replace(result, attempts=(*result.attempts, attempt))
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.num_as_timed)
         if "parity" not in self.modes:
-            timed = replace(timed, parity=Parity(verdict="unjudged", reason=account.reason))
-        if self._is_baseline(name):
-            return self._measure_band(name, timed, trained)
+            timed = replace(timed, parity=Parity(verdict="unjudged", reason=result.reason))
+        if case.is_baseline:
+            return self._measure_band(case, timed, trained)
         return _judge_as_timed(timed, trained, reference, num_steps=self.scenario.steps.num_as_timed)
 
-    def _time_again(self, name: str, account: Account) -> Account:
+    def _time_again(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
         """Launch and time a layout that passed some more times: ranks never start twice in quite the same place."""
         for repeat in range(1, self.num_timing_launches):
-            if account.status not in ("passed", "unjudged"):
+            if result.status not in ("passed", "unjudged"):
                 break
-            attempt = self._attempt(name, "timing", repeat=repeat)
-            account = (
-                replace(account, repeats=(*account.repeats, attempt))
-                if attempt.finished
-                else _cut_short(account, attempt)
+            attempt = self._attempt(case, "timing", repeat=repeat)
+            result = (
+                replace(result, repeats=(*result.repeats, attempt)) if attempt.finished else _cut_short(result, attempt)
             )
-        return account
+        return result
 
-    def _measure_band(self, name: str, account: Account, timed: Trained) -> Account:
+    def _measure_band(self, case: LayoutCase, result: LayoutResult, timed: Trained) -> LayoutResult:
         """Train the baseline's variants and let their spread say what a difference means."""
         num_steps = self.scenario.steps.num_as_timed
         variants, too_large = {}, []
         for variant in rounded_variants(self.scenario):
-            attempt = self._attempt(name, "timing", variant)
+            attempt = self._attempt(case, "timing", variant)
             if attempt.outcome.ended == "oom":
                 too_large.append(variant.name)
                 continue
             if not attempt.finished:
-                return _cut_short(account, attempt)
+                return _cut_short(result, attempt)
             variants[variant.name] = merge_training(attempt.ranks, num_parity_steps=num_steps)
         as_timed = judge_baseline_as_timed(timed, variants, precision=self.scenario.precision, num_steps=num_steps)
         as_timed = as_timed.model_copy(update={"reason": as_timed.reason + _without(too_large)})
-        judged = _with_as_timed(account, as_timed)
+        judged = _with_as_timed(result, as_timed)
         if as_timed.band is None:
             return replace(judged, reference=None)
-        reference = account.reference or Reference(trained=timed, tolerance=as_timed.band)
+        reference = result.reference or Reference(trained=timed, tolerance=as_timed.band)
         return replace(judged, reference=replace(reference, timed=timed, band=as_timed.band))
 
-    def _count_communication(self, name: str, account: Account) -> Account:
-        attempt = self._attempt(name, "comm")
+    def _count_communication(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
+        attempt = self._attempt(case, "comm")
         if not attempt.finished:
-            return _cut_short(account, attempt)
-        return replace(account, attempts=(*account.attempts, attempt))
+            return _cut_short(result, attempt)
+        return replace(result, attempts=(*result.attempts, attempt))
 
-    def _attempt(self, name: str, mode: Mode, variant: Variant | None = None, repeat: int = 0) -> Attempt:
-        self.on_event(LayoutStarted(name=name, mode=mode))
-        fault = None if self._is_baseline(name) else self.planting.in_layout(name)
-        return self.attempts.run(name, mode, fault=fault, variant=variant, repeat=repeat)
+    def _attempt(self, case: LayoutCase, mode: Mode, variant: Variant | None = None, repeat: int = 0) -> LaunchResult:
+        self.on_event(LayoutStarted(name=case.name, mode=mode))
+        fault = None if case.is_baseline else self.planting.in_layout(case.name)
+        return self.attempts.run(case, mode, fault=fault, variant=variant, repeat=repeat)
 
-    def _asked_of(self, name: str) -> Asked:
-        plan = self.scenario.batch_plan(name)
+    def _asked_of(self, case: LayoutCase) -> Asked:
+        plan = case.plan
         return Asked(
             num_steps=self.scenario.steps.parity,
             min_answer_accuracy=self.scenario.evaluation.min_answer_accuracy,
             place=Place(
-                grids=self.scenario.table(name).grids().modules,
+                grids=case.layout.modules,
                 counts={
                     "micro-batches": plan.num_micro_batches,
                     "samples of the global batch": plan.global_batch_size,
@@ -280,11 +281,8 @@ class LayoutRunner:
             ),
         )
 
-    def _is_baseline(self, name: str) -> bool:
-        return name == self.scenario.baseline
 
-
-def with_repeats(timing: Timing, repeats: Sequence[Attempt]) -> Timing:
+def with_repeats(timing: Timing, repeats: Sequence[LaunchResult]) -> Timing:
     """The timing of the first launch with the medians of all."""
     again = (median(slowest_rank_seconds(attempt.ranks)) for attempt in repeats)
     return timing.model_copy(update={"launch_medians": (timing.step_seconds_median, *again)})
@@ -295,8 +293,8 @@ def _without(variants: Sequence[VariantName]) -> str:
     return f"; without {' and '.join(variants)}, for which there was no memory" if variants else ""
 
 
-def _judged(parity: Parity, trained: Trained, attempt: Attempt) -> Account:
-    return Account(
+def _judged(parity: Parity, trained: Trained, attempt: LaunchResult) -> LayoutResult:
+    return LayoutResult(
         status="parity_failed" if parity.verdict == "failed" else "passed",
         reason=parity.reason,
         trained=trained,
@@ -305,12 +303,12 @@ def _judged(parity: Parity, trained: Trained, attempt: Attempt) -> Account:
     )
 
 
-def _unfit(account: Account, variant: VariantName, problem: str) -> Account:
+def _unfit(result: LayoutResult, variant: VariantName, problem: str) -> LayoutResult:
     """A baseline one of whose variants is no training to compare with."""
-    assert account.parity is not None
+    assert result.parity is not None
     reason = f"the baseline proves nothing: its variant {variant}: {problem}"
     failed = {"verdict": "failed", "reason": reason, "failed_check": "sound"}
-    return replace(account, status="parity_failed", reason=reason, parity=account.parity.model_copy(update=failed))
+    return replace(result, status="parity_failed", reason=reason, parity=result.parity.model_copy(update=failed))
 
 
 def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAccount | None = None) -> Timing:
@@ -341,35 +339,37 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAc
     )
 
 
-def _judge_as_timed(account: Account, timed: Trained, reference: Reference | None, *, num_steps: int) -> Account:
+def _judge_as_timed(
+    result: LayoutResult, timed: Trained, reference: Reference | None, *, num_steps: int
+) -> LayoutResult:
     """A layout that has not passed as timed has not passed: what is proven must be what is measured."""
     if reference is None or reference.timed is None or reference.band is None:
-        return replace(account, status="unjudged", reason="the baseline was not timed, so nothing proves these times")
-    return _with_as_timed(account, judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps))
+        return replace(result, status="unjudged", reason="the baseline was not timed, so nothing proves these times")
+    return _with_as_timed(result, judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps))
 
 
-def _with_as_timed(account: Account, as_timed: AsTimed) -> Account:
-    """The account with what its timed steps proved; where they failed, the layout has."""
-    assert account.parity is not None
+def _with_as_timed(result: LayoutResult, as_timed: AsTimed) -> LayoutResult:
+    """The result with what its timed steps proved; where they failed, the layout has."""
+    assert result.parity is not None
     if as_timed.verdict != "failed":
-        reason = account.reason if account.status == "passed" else f"{as_timed.reason}; {account.parity.reason}"
-        return replace(account, reason=reason, parity=account.parity.model_copy(update={"as_timed": as_timed}))
+        reason = result.reason if result.status == "passed" else f"{as_timed.reason}; {result.parity.reason}"
+        return replace(result, reason=reason, parity=result.parity.model_copy(update={"as_timed": as_timed}))
     failed = {"as_timed": as_timed, "verdict": "failed", "reason": as_timed.reason, "failed_check": "as_timed"}
     return replace(
-        account,
+        result,
         status="parity_failed",
         reason=as_timed.reason,
-        parity=account.parity.model_copy(update=failed),
+        parity=result.parity.model_copy(update=failed),
     )
 
 
-def _ended_early(attempt: Attempt) -> Account:
+def _ended_early(attempt: LaunchResult) -> LayoutResult:
     """A launch that left no record."""
     assert attempt.outcome.ended != "finished"
-    return Account(status=attempt.outcome.ended, reason=attempt.outcome.reason)
+    return LayoutResult(status=attempt.outcome.ended, reason=attempt.outcome.reason)
 
 
-def _cut_short(account: Account, attempt: Attempt) -> Account:
+def _cut_short(result: LayoutResult, attempt: LaunchResult) -> LayoutResult:
     """What was known, with the end that a later launch made of it."""
     ended = _ended_early(attempt)
-    return replace(account, status=ended.status, reason=f"after parity: {ended.reason}")
+    return replace(result, status=ended.status, reason=f"after parity: {ended.reason}")

@@ -5,46 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mimo_bench.bench.resume import go_on, same_training
+from mimo_bench.bench.request import RunRequest
+from mimo_bench.bench.resume import resumed, same_training, sole_writer
+from mimo_bench.launch import DeviceKind
 from mimo_bench.meters import hash_of_code, hash_of_measuring_code, read_environment
 from mimo_bench.record import (
     MEASURING_VERSION,
+    RUN_FILE,
     HeldAgainst,
     LayoutRecord,
-    Mode,
     ModuleGrid,
     RunRecord,
     Status,
+    machine,
+    read_run,
     write_run,
 )
-from mimo_bench.report import rank_layouts
-from mimo_bench.scenario import Scenario
+from mimo_bench.report import rank_layouts, write_report
+from mimo_bench.scenario import LayoutCase, Scenario
+from mimo_bench.util import UsageError
 
 
 class Ledger:
     """Holds a `RunRecord` and keeps `run.json` equal to it."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        *,
-        names: tuple[str, ...],
-        modes: tuple[Mode, ...],
-        scenario_file: Path,
-        command: tuple[str, ...],
-        device_kind: Literal["cpu", "cuda"],
-        directory: Path,
-        tainted: str | None = None,
-        earlier: RunRecord | None = None,
-    ) -> None:
-        """Open the record of a run over the layouts called `names`; none of them has run, or some have `earlier`."""
-        self._directory = directory
+    def __init__(self, request: RunRequest, *, earlier: RunRecord | None = None) -> None:
+        """Open the record of a run, before any layout ran; `earlier` is the record that it resumes."""
+        scenario = request.scenario
+        self._directory = request.directory
         self._earlier = earlier
         self.record = RunRecord(
             scenario=scenario.model_dump(mode="json"),
-            scenario_file=str(scenario_file),
+            scenario_file=str(request.scenario_file),
             scenario_hash=scenario.content_hash,
             code_hash=hash_of_code(),
             measuring_version=MEASURING_VERSION,
@@ -52,28 +46,30 @@ class Ledger:
             question=scenario.question,
             started_at=datetime.now(UTC),
             finished_at=None,
-            command=command,
-            modes=modes,
-            tainted=tainted,
-            environment=read_environment(device_kind),
+            command=request.command,
+            modes=request.modes,
+            tainted=request.tainted,
+            environment=read_environment(request.device_kind),
             baseline=scenario.baseline,
             layouts=tuple(
-                describe(scenario, name, status="not_run", reason="the run has not come to it") for name in names
+                entry(scenario.case(name), status="not_run", reason="the run has not come to it")
+                for name in request.names
             ),
         )
         if earlier is not None:
-            self.record = go_on(self.record, earlier)
-        write_run(directory, self.record)
+            self.record = resumed(self.record, earlier)
+        write_run(self._directory, self.record)
 
     @property
     def kept(self) -> tuple[str, ...]:
         """Layouts whose entries come from an earlier invocation, and stay."""
         return self.record.resumptions[-1].kept if self._earlier is not None else ()
 
-    def start(self, name: str) -> None:
-        """The layout called `name` is under way; should nothing more be written, that is how it ended."""
+    def start(self, case: LayoutCase) -> None:
+        """Note that a layout is running; if nothing more is written, that is how it ended."""
         begun = {"status": "interrupted", "reason": "it was under way when this record was last written"}
-        self.enter(self._find(name).model_copy(update=begun))
+        known = next(layout for layout in self.record.layouts if layout.name == case.name)
+        self.enter(known.model_copy(update=begun))
 
     def enter(self, layout: LayoutRecord) -> LayoutRecord:
         """Put what is now known of a layout in its place, and give it back."""
@@ -82,7 +78,7 @@ class Ledger:
         )
         return layout
 
-    def hold_against_earlier(self, baseline: LayoutRecord) -> None:
+    def compare_with_earlier(self, baseline: LayoutRecord) -> None:
         """Keep nothing if the baseline, trained again, is not what the kept layouts were held against."""
         if self._earlier is None or not self.kept or not baseline.losses:
             return
@@ -116,30 +112,56 @@ class Ledger:
         """What the runs before say of this one."""
         self._update(history=held)
 
-    def _find(self, name: str) -> LayoutRecord:
-        return next(layout for layout in self.record.layouts if layout.name == name)
-
     def _update(self, **changes: Any) -> None:
         self.record = self.record.model_copy(update=changes)
         write_run(self._directory, self.record)
 
 
-def describe(
-    scenario: Scenario, name: str, *, status: Status, reason: str, known: Mapping[str, Any] | None = None
-) -> LayoutRecord:
-    """What the scenario says of a layout, with its end and what is `known` beyond that."""
-    table = scenario.table(name)
-    layout = table.grids()
+def entry(case: LayoutCase, *, status: Status, reason: str, known: Mapping[str, Any] | None = None) -> LayoutRecord:
+    """Return a layout's entry in the record: what the scenario declares, how it ended and what is `known` of it."""
+    layout = case.layout
     return LayoutRecord(
-        name=name,
+        name=case.name,
         placement=layout.placement,
         world_size=layout.world_size,
         modules={
             module: ModuleGrid(tp=grid.tp, cp=grid.cp, pp=grid.pp, dp=grid.dp, ep=grid.ep, ranks=tuple(grid.ranks))
             for module, grid in layout.modules.items()
         },
-        settings=table.settings.model_dump(),
+        settings=case.settings.model_dump(),
         status=status,
         reason=reason,
         **(known or {}),
     )
+
+
+def check_record(directory: Path, *, device_kind: DeviceKind, scenario: Scenario | None = None) -> RunRecord:
+    """Return the record in `directory` if it is of this machine, and of `scenario` if one is given.
+
+    Raises:
+        RecordError: there is no record, or it cannot be read.
+        UsageError: it is of something else; the message has both values and the remedy.
+    """
+    record = read_run(directory)
+    pairs = {"environment": (machine(record.environment), machine(read_environment(device_kind)))}
+    if scenario is not None:
+        pairs["scenario_hash"] = (record.scenario_hash, scenario.content_hash)
+    for name, (then, now) in pairs.items():
+        if then != now:
+            raise UsageError(
+                f"--record: {directory / RUN_FILE}: {name} is {then}, and here it is {now}; measure with the scenario "
+                f"and on the machine of the record, or leave --record out"
+            )
+    return record
+
+
+def add_to_record(directory: Path, **found: Any) -> None:
+    """Set the fields in `found` of the record in `directory`, and render its report again.
+
+    Raises:
+        UsageError: another process runs into the directory.
+    """
+    with sole_writer(directory):
+        record = read_run(directory).model_copy(update=found)
+        write_run(directory, record)
+        write_report(directory, record)

@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mimo_bench.bench.request import HANG_SECONDS
 from mimo_bench.launch import DeviceKind, Job, Launcher
 from mimo_bench.record import LinkSpeed
-from mimo_bench.util import LaunchError
 
 ENTRY = "mimo_bench.bench.ranks.linkspeed:main"
-HANG_SECONDS = 120.0
 SIZES: dict[DeviceKind, tuple[int, ...]] = {
     "cpu": tuple(1 << power for power in range(10, 23, 4)),
     "cuda": tuple(1 << power for power in range(14, 31, 2)),
@@ -28,7 +27,7 @@ def measure_links(*, num_ranks: int, device_kind: DeviceKind) -> list[LinkSpeed]
     """
     with tempfile.TemporaryDirectory() as folder, Launcher(device_kind=device_kind) as launcher:
         place = Path(folder)
-        outcome = launcher.launch(
+        launcher.run(
             Job(
                 entry=ENTRY,
                 arguments={"device_kind": device_kind, "sizes": SIZES[device_kind], "directory": folder},
@@ -37,8 +36,6 @@ def measure_links(*, num_ranks: int, device_kind: DeviceKind) -> list[LinkSpeed]
                 hang_seconds=HANG_SECONDS,
             )
         )
-        if outcome.ended != "finished":
-            raise LaunchError(f"linkspeed: {outcome.reason}")
         rows = json.loads((place / "linkspeed.json").read_text(encoding="utf-8"))
     return [
         LinkSpeed(

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from mimo_bench.bench.request import HANG_SECONDS, OverheadRequest
 from mimo_bench.launch import DeviceKind, Job, Launcher
 from mimo_bench.record import Mode
 from mimo_bench.scenario import Scenario
-from mimo_bench.util import LaunchError
 
 ENTRY = "mimo_bench.bench.ranks.overhead:main"
-HANG_SECONDS = 300.0
 MODES: tuple[Mode, ...] = ("timing", "comm")
 
 
@@ -63,32 +62,29 @@ def measure_overhead(
         LaunchError: the ranks did not come to an end.
     """
     found = []
+    weights = scenario.weights_directory
     with tempfile.TemporaryDirectory() as folder, Launcher(device_kind=device_kind) as launcher:
         for mode in MODES:
-            place = Path(folder) / mode
+            request = OverheadRequest(
+                scenario=scenario,
+                weights=None if weights is None else Path(weights),
+                layout=layout,
+                mode=mode,
+                device_kind=device_kind,
+                directory=Path(folder) / mode,
+                num_turns=num_turns,
+                num_steps=num_steps,
+            )
             job = Job(
                 entry=ENTRY,
-                arguments={
-                    "scenario": scenario.model_dump(mode="json"),
-                    "layout": layout,
-                    "mode": mode,
-                    "device_kind": device_kind,
-                    "directory": str(place),
-                    "baseline": str(place),
-                    "fault": None,
-                    "variant": None,
-                    "num_turns": num_turns,
-                    "num_steps": num_steps,
-                },
-                world_size=scenario.table(layout).grids().world_size,
-                log_dir=place,
+                arguments=request.arguments(),
+                world_size=scenario.case(layout).world_size,
+                log_dir=request.directory,
                 hang_seconds=HANG_SECONDS,
                 environment={"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if device_kind == "cuda" else {},
             )
-            outcome = launcher.launch(job)
-            if outcome.ended != "finished":
-                raise LaunchError(f"overhead: {mode}: {outcome.reason}")
-            turns = json.loads((place / "overhead.json").read_text(encoding="utf-8"))
+            launcher.run(job)
+            turns = json.loads((request.directory / "overhead.json").read_text(encoding="utf-8"))
             found.append(overhead_of(mode, turns, num_steps=num_steps))
     return found
 

@@ -13,54 +13,39 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from mimo_bench.bench.request import RunRequest
 from mimo_bench.meters import hash_of_code, read_environment
 from mimo_bench.record import PLANTED, RUN_FILE, LayoutRecord, Mode, Resumption, RunRecord, differences, read_run
 from mimo_bench.scenario import Scenario, without_places
 from mimo_bench.util import UsageError, are_named, first_difference, relative
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What the resuming invocation asks for, which must be what the earlier one asked for."""
-
-    scenario: Scenario
-    scenario_file: Path
-    names: tuple[str, ...]
-    modes: tuple[Mode, ...]
-    device_kind: Literal["cpu", "cuda"]
-    tainted: str | None
-
-
-def holds_record(directory: Path) -> bool:
-    """Whether an earlier invocation came as far as a record; what a killed one leaves before that is no record."""
-    return (directory / RUN_FILE).exists()
-
-
-def read_earlier(directory: Path, wanted: Wanted) -> RunRecord:
-    """The record to go on from.
+def read_earlier(request: RunRequest) -> RunRecord | None:
+    """Return the record to resume; None if `request` does not resume, or an earlier invocation left no record.
 
     Raises:
         RecordError: it cannot be read.
         UsageError: it is of another experiment; the message names what differs, with both values and the remedy.
     """
+    directory = request.directory
+    if not (request.resume and (directory / RUN_FILE).exists()):
+        return None
     record = read_run(directory)
-    if record.scenario_hash != wanted.scenario.content_hash:
-        raise UsageError(_refusal(directory, *_scenarios_part(record, wanted.scenario)))
+    if record.scenario_hash != request.scenario.content_hash:
+        raise UsageError(_refusal(directory, *_scenarios_part(record, request.scenario)))
     pairs: dict[str, tuple[object, object]] = {
         "code_hash": (record.code_hash, hash_of_code()),
-        "modes": (",".join(record.modes), ",".join(wanted.modes)),
-        "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(wanted.names)),
+        "modes": (",".join(record.modes), ",".join(request.modes)),
+        "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(request.names)),
     }
     for name, (earlier, now) in pairs.items():
         if earlier != now:
             raise UsageError(_refusal(directory, name, earlier, now))
-    if (problem := _planted_otherwise(_planted(record.tainted), _planted(wanted.tainted))) is not None:
+    if (problem := _planted_otherwise(_planted(record.tainted), _planted(request.tainted))) is not None:
         raise UsageError(f"--resume: {directory / RUN_FILE}: {problem}, or name a new directory")
-    for name, earlier, now in differences(record.environment, read_environment(wanted.device_kind)):
+    for name, earlier, now in differences(record.environment, read_environment(request.device_kind)):
         raise UsageError(_refusal(directory, f"environment.{name}", earlier, now))
     return record
 
@@ -86,10 +71,10 @@ def _scenarios_part(record: RunRecord, scenario: Scenario) -> tuple[str, str, st
     if (found := first_difference(*both)) is None:
         # A scenario that was edited in the record has a hash of its own.
         return "scenario_hash", record.scenario_hash, scenario.content_hash
-    return f"scenario.{found.key}", _said(found.before), _said(found.now)
+    return f"scenario.{found.key}", _in_words(found.before), _in_words(found.now)
 
 
-def _said(value: object) -> str:
+def _in_words(value: object) -> str:
     """A scenario's value as a message says it; of tables, their names."""
     if value is None:
         return "not given"
@@ -105,7 +90,7 @@ def _refusal(directory: Path, name: str, earlier: object, now: object) -> str:
     )
 
 
-def go_on(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
+def resumed(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
     """The record that a resuming invocation begins with: what is settled stays, everything else is still to come."""
     before = {layout.name: layout for layout in earlier.layouts}
     settled = [name for name, layout in before.items() if is_settled(layout, earlier.modes)]
@@ -173,10 +158,10 @@ def _agree(now: tuple[float | None, ...], then: tuple[float | None, ...], bound:
 
 @contextmanager
 def sole_writer(directory: Path) -> Iterator[None]:
-    """Let nobody else run a matrix into `directory` meanwhile; the kernel lets go of it whatever ends the process.
+    """Hold an exclusive lock on `directory`; the kernel releases it when the process exits.
 
     Raises:
-        UsageError: somebody does.
+        UsageError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -71,26 +71,19 @@ class ScenarioFile(pytest.File):
         return next(layout for layout in self.record.layouts if layout.name == name)
 
     def _run(self) -> RunRecord:
-        from mimo_bench.bench import Asked, plan, run_matrix
+        from mimo_bench.bench import device_kind, parse_modes, plan_runs, run_matrix
 
         files = {item.parent for item in self.session.items if isinstance(item, LayoutItem)}
         out: Path | None = self.config.getoption("--mimo-out")
-        asked = Asked(
-            files=(self.path,),
-            layouts=tuple(item.name for item in self.session.items if item.parent is self),
-            device=self.config.getoption("--mimo-device"),
-            modes=self.config.getoption("--mimo-modes"),
+        (request,) = plan_runs(
+            [self.path],
             out=out / self.path.stem if out is not None and len(files) > 1 else out,
-            hang_limit=300.0,
-            launches=1,
-            history=None,
-            gate_performance=False,
-            resume=False,
-            plant=None,
+            layouts=tuple(item.name for item in self.session.items if item.parent is self),
+            device_kind=device_kind(self.config.getoption("--mimo-device")),
+            modes=parse_modes(self.config.getoption("--mimo-modes")),
             command=("pytest", *map(str, self.config.invocation_params.args)),
         )
-        ((scenario, options),) = plan(asked)
-        return run_matrix(scenario, options=options, on_event=lambda _: None)
+        return run_matrix(request, on_event=lambda _: None)
 
 
 class LayoutItem(pytest.Function):

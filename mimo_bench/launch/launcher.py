@@ -48,6 +48,15 @@ class Launcher:
     ) -> None:
         self.close()
 
+    def run(self, job: Job) -> None:
+        """Run `job` to a good end.
+
+        Raises:
+            LaunchError: no rank could be started, or a rank crashed, hung or ran out of memory.
+        """
+        if (outcome := self.launch(job)).ended != "finished":
+            raise LaunchError(outcome.reason)
+
     def launch(self, job: Job) -> Outcome:
         """Run `job` to its end. When this returns, or raises, nothing of it is running any more.
 

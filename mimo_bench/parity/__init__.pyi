@@ -1,6 +1,6 @@
 from .counterpart import missing_counterpart
-from .faults import FaultContext
 from .faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
+from .faults.context import FaultContext
 from .faults.mutants import SURVEY, Call, Mutant, mutants_of
 from .faults.sites import Site
 from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare

@@ -50,7 +50,7 @@ def _first(name: VariantName, scenario: Scenario, tables: Iterator[LayoutTable])
 def _other_micro_batches(scenario: Scenario) -> Iterator[LayoutTable]:
     """The baseline with gradients summed over half as many micro-batches, or twice as many."""
     table = scenario.table(scenario.baseline)
-    size = scenario.batch_plan(scenario.baseline).global_micro_batch_size
+    size = scenario.case(scenario.baseline).plan.global_micro_batch_size
     for other in (2 * size, size // 2):
         if other:
             yield table.model_copy(update={"global_micro_batch_size": other})

@@ -83,7 +83,7 @@ def _declared(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
     if layout.name not in scenario.names:
         yield f"is no layout of the scenario, which has {', '.join(scenario.names)}"
         return
-    declared = scenario.table(layout.name).grids()
+    declared = scenario.case(layout.name).layout
     ran = {name: (grid.tp, grid.cp, grid.pp, grid.dp, grid.ep, grid.ranks) for name, grid in layout.modules.items()}
     for name, grid in declared.modules.items():
         if ran.get(name) != (grid.tp, grid.cp, grid.pp, grid.dp, grid.ep, tuple(grid.ranks)):

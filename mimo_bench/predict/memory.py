@@ -72,8 +72,8 @@ class RankPrediction:
 
 def predict_memory(scenario: Scenario, name: str) -> tuple[RankPrediction, ...]:
     """Every rank of the layout called `name`, as its timed steps train it; not for models with `unknown_encoders`."""
-    table = scenario.table(name)
-    return MemoryPredictor(scenario).predict(table, table.grids(), scenario.batch_plan(name))
+    case = scenario.case(name)
+    return MemoryPredictor(scenario).predict(case.table, case.layout, case.plan)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,13 +54,13 @@ class Step:
     @classmethod
     def of(cls, scenario: Scenario, name: str, items: Items | None, *, buckets: Buckets | None = None) -> Step:
         """A step of the layout called `name` whose samples have these `items`; None where nobody knows them."""
-        table = scenario.table(name)
+        case = scenario.case(name)
         return cls(
             scenario=scenario,
             shape=scenario.shape,
-            layout=table.grids(),
-            plan=scenario.batch_plan(name),
-            settings=table.settings,
+            layout=case.layout,
+            plan=case.plan,
+            settings=case.settings,
             items=items,
             buckets={} if buckets is None else buckets,
         )

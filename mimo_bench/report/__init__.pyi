@@ -16,7 +16,7 @@ from .junit import render_junit
 from .markdown import render_markdown, table
 from .ranking import rank_layouts
 from .selftest import Finding, HeldBaseline, Origin, Selftest, Trial, describe_finding, render
-from .words import first_line, stopped_early
+from .words import first_line, skipped_samples, stopped_early
 from .write import HTML_FILE, JUNIT_FILE, MARKDOWN_FILE, write_report
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "render_html",
     "render_junit",
     "render_markdown",
+    "skipped_samples",
     "stopped_early",
     "table",
     "unexpected",

@@ -62,7 +62,7 @@ class Board:
         match event:
             case MatrixStarted():
                 self._started = event
-                self._rows = {name: _row(name, event.scenario.table(name).grids()) for name in event.names}
+                self._rows = {name: _row(name, event.scenario.case(name).layout) for name in event.names}
                 for layout in event.kept:
                     self._rows[layout.name].ended = layout
             case LayoutStarted(name=name, mode=mode):

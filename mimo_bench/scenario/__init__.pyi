@@ -1,10 +1,11 @@
 from .load import find_config, load_scenario
-from .scenario import Evaluation, LoaderTable, Scenario, Steps, hash_of_content, without_places
+from .scenario import Evaluation, LayoutCase, LoaderTable, Scenario, Steps, hash_of_content, without_places
 from .training import PARTS, Training
 
 __all__ = [
     "PARTS",
     "Evaluation",
+    "LayoutCase",
     "LoaderTable",
     "Scenario",
     "Steps",

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import Field, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.data import FILLED_IN, Data, SyntheticData
-from mimo_bench.layout import BatchPlan, Layout, LayoutTable, Precision, refuse_fp16
+from mimo_bench.layout import BatchPlan, Layout, LayoutTable, Precision, Settings, refuse_fp16
 from mimo_bench.models import PRESETS, ModelShape, extend
 from mimo_bench.scenario.training import Training
 from mimo_bench.util import LayoutError, NonNegativeInt, PositiveInt, ScenarioError, Share, Table, choices
@@ -87,6 +88,31 @@ class StoredContent(Table):
     """SHA-256 over those of the modules' files, as they were written."""
     directory: Annotated[str | None, Field(exclude=True)] = None
     """Where they were found; no part of what is recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutCase:
+    """One layout of a scenario, resolved: what a launch, a prediction or a verdict needs to know of it."""
+
+    table: LayoutTable
+    layout: Layout
+    plan: BatchPlan
+    is_baseline: bool
+
+    @property
+    def name(self) -> str:
+        """Name in the scenario; a folder's name in the record."""
+        return self.table.name
+
+    @property
+    def settings(self) -> Settings:
+        """How it trains, as declared."""
+        return self.table.settings
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that it needs."""
+        return self.layout.world_size
 
 
 class Scenario(Table):
@@ -174,10 +200,17 @@ class Scenario(Table):
             raise ScenarioError(f"no layout is called {name!r}; {choices(name, self.names)}")
         return table
 
-    def batch_plan(self, name: str) -> BatchPlan:
-        """How the layout called `name` deals out a global batch."""
+    def case(self, name: str) -> LayoutCase:
+        """Return the layout called `name`, resolved.
+
+        Raises:
+            ScenarioError: there is none.
+        """
         table = self.table(name)
-        return self.plan_of(table, table.grids())
+        layout = table.grids()
+        return LayoutCase(
+            table=table, layout=layout, plan=self.plan_of(table, layout), is_baseline=name == self.baseline
+        )
 
     def plan_of(self, table: LayoutTable, layout: Layout) -> BatchPlan:
         """How the layout that `table` declares, which is `layout`, deals out a global batch."""

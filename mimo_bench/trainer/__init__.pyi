@@ -1,3 +1,4 @@
+from . import bridge, pipeline, step
 from .api import Dataset, Outcome, Text, evaluate, pretrain, set_up, train
 from .checkpoint.files import check_directory, path_of, saved_in
 from .device import RankDevice, join
@@ -33,6 +34,7 @@ __all__ = [
     "TrainerConfig",
     "UnevenBridge",
     "Validation",
+    "bridge",
     "build_model",
     "build_topology",
     "build_trainer",
@@ -42,11 +44,13 @@ __all__ = [
     "hosted_modules",
     "join",
     "path_of",
+    "pipeline",
     "pretrain",
     "saved_in",
     "set_up",
     "shards",
     "start_of",
+    "step",
     "train",
     "trained_shards",
     "unwrap",

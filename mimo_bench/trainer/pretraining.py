@@ -115,14 +115,14 @@ class Pretraining:
             num_steps: how far it goes.
             more: any other field, which comes before what the scenario says.
         """
-        directory = scenario.weights_directory
+        directory, case = scenario.weights_directory, scenario.case(layout)
         said: dict[str, Any] = {
             "shape": scenario.shape,
             "seq_length": scenario.seq_length,
             "global_batch_size": scenario.global_batch_size,
-            "global_micro_batch_size": scenario.batch_plan(layout).global_micro_batch_size,
+            "global_micro_batch_size": case.plan.global_micro_batch_size,
             "training": scenario.training,
-            "settings": scenario.table(layout).settings,
+            "settings": case.settings,
             "loader": scenario.loader,
             "precision": scenario.precision,
             "seed": scenario.seed,

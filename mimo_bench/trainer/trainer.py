@@ -59,12 +59,12 @@ class TrainerConfig:
             weights: where the weights lie that the scenario names; None if it names none.
             for_parity: in fp32 with nothing overlapped, instead of as declared.
         """
-        table = scenario.table(name)
+        case = scenario.case(name)
         return cls(
             shape=scenario.shape,
-            layout=table.grids(),
-            plan=scenario.batch_plan(name),
-            settings=table.settings.for_parity() if for_parity else table.settings,
+            layout=case.layout,
+            plan=case.plan,
+            settings=case.settings.for_parity() if for_parity else case.settings,
             training=scenario.training,
             precision="fp32" if for_parity else scenario.precision,
             seq_length=scenario.seq_length,

@@ -7,7 +7,7 @@ from shutil import copytree
 
 import pytest
 
-from mimo_bench.bench.addition import add_to_record, check_record
+from mimo_bench.bench.ledger import add_to_record, check_record
 from mimo_bench.cli import app as cli
 from mimo_bench.meters.environment import read_environment
 from mimo_bench.record.files import read_run, write_run

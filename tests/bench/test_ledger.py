@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_bench.bench.ledger import Ledger, describe
+from mimo_bench.bench.ledger import Ledger, entry
+from mimo_bench.bench.request import RunRequest
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from tests.support import golden
 
 
-def open_ledger(directory: Path, *, tainted: str | None = None) -> Ledger:
+def open_ledger(directory: Path, *, plant: str | None = None) -> Ledger:
     scenario = golden.scenario()
     return Ledger(
-        scenario,
-        names=scenario.names[:3],
-        modes=("parity",),
-        scenario_file=Path("three.toml"),
-        command=("mimo-bench", "run", "three.toml"),
-        device_kind="cpu",
-        directory=directory,
-        tainted=tainted,
+        RunRequest(
+            scenario=scenario,
+            scenario_file=Path("three.toml"),
+            layouts=scenario.names[:3],
+            device_kind="cpu",
+            modes=("parity",),
+            directory=directory,
+            plant=plant,
+            command=("mimo-bench", "run", "three.toml"),
+        )
     )
 
 
@@ -38,9 +41,9 @@ def test_a_run_that_just_began_has_every_layout_to_come(tmp_path: Path) -> None:
 def test_a_run_that_dies_without_a_word_leaves_what_was_under_way(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     first, second, _ = ledger.record.layouts
-    ledger.start(first.name)
-    ledger.enter(describe(golden.scenario(), first.name, status="passed", reason="it agrees"))
-    ledger.start(second.name)
+    ledger.start(golden.scenario().case(first.name))
+    ledger.enter(entry(golden.scenario().case(first.name), status="passed", reason="it agrees"))
+    ledger.start(golden.scenario().case(second.name))
     assert ends(read_run(tmp_path)) == [
         "passed: it agrees",
         "interrupted: it was under way when this record was last written",
@@ -50,7 +53,7 @@ def test_a_run_that_dies_without_a_word_leaves_what_was_under_way(tmp_path: Path
 
 def test_a_run_that_is_stopped_tells_before_from_during(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
-    ledger.start(ledger.record.layouts[0].name)
+    ledger.start(golden.scenario().case(ledger.record.layouts[0].name))
     ledger.interrupt()
     assert ends(read_run(tmp_path)) == [
         "interrupted: the run was stopped during it",
@@ -60,7 +63,7 @@ def test_a_run_that_is_stopped_tells_before_from_during(tmp_path: Path) -> None:
 
 
 def test_a_planted_run_is_marked_as_one_that_should_not_be_compared(tmp_path: Path) -> None:
-    open_ledger(tmp_path, tainted="kill-rank was planted on purpose")
+    open_ledger(tmp_path, plant="kill-rank")
     assert read_run(tmp_path).tainted == "kill-rank was planted on purpose"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.bench.gate.mutants import (
-    Trial,
+    MutantTrial,
     count,
     next_place,
     plan,
@@ -29,8 +29,8 @@ def call(
     return Call(collective=collective, role=role, site=site, size=size, is_repeatable=is_repeatable)
 
 
-def trial(layout: str, mutant: Mutant, ended: str) -> Trial:
-    return Trial(layout=layout, mutant=mutant, ended=ended, reason="")
+def trial(layout: str, mutant: Mutant, ended: str) -> MutantTrial:
+    return MutantTrial(layout=layout, mutant=mutant, ended=ended, reason="")
 
 
 def test_a_sum_is_skipped_doubled_and_misdirected_and_a_copy_is_not_doubled() -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.bench.ledger import Ledger, describe
-from mimo_bench.bench.matrix import MatrixOptions, started
-from mimo_bench.bench.resume import Wanted, go_on, read_earlier, same_training
+from mimo_bench.bench.ledger import Ledger, entry
+from mimo_bench.bench.request import RunRequest
+from mimo_bench.bench.resume import read_earlier, same_training
+from mimo_bench.bench.resume import resumed as resumed_from
 from mimo_bench.cli import app as cli
 from mimo_bench.layout.settings import Settings
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import AsTimed, LayoutRecord, Parity, RunRecord
+from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RunRecord
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.scenario.training import Training
 from mimo_bench.util.errors import UsageError
@@ -21,17 +22,22 @@ from tests.support import golden
 NAMES = (golden.BASELINE, golden.DISJOINT, golden.WRONG)
 
 
-def open_ledger(directory: Path, *, earlier: RunRecord | None = None) -> Ledger:
-    return Ledger(
-        golden.scenario(),
-        names=NAMES,
-        modes=("parity",),
+def request(directory: Path, *, plant: str | None = None, modes: tuple[Mode, ...] = ("parity",)) -> RunRequest:
+    return RunRequest(
+        scenario=golden.scenario(),
         scenario_file=Path("three.toml"),
-        command=("mimo-bench", "run"),
+        layouts=NAMES,
         device_kind="cpu",
+        modes=modes,
         directory=directory,
-        earlier=earlier,
+        resume=True,
+        plant=plant,
+        command=("mimo-bench", "run"),
     )
+
+
+def open_ledger(directory: Path, *, earlier: RunRecord | None = None) -> Ledger:
+    return Ledger(request(directory), earlier=earlier)
 
 
 def judged(name: str) -> LayoutRecord:
@@ -43,46 +49,13 @@ def killed_after(directory: Path, *names: str) -> RunRecord:
     ledger = open_ledger(directory)
     for name in names:
         ledger.enter(judged(name))
-    ledger.start(NAMES[len(names)])
+    ledger.start(golden.scenario().case(NAMES[len(names)]))
     return ledger.record
-
-
-def asked(tainted: str | None = None, modes: tuple[str, ...] = ("parity",)) -> Wanted:
-    return Wanted(
-        scenario=golden.scenario(),
-        scenario_file=Path("three.toml"),
-        names=NAMES,
-        modes=modes,  # type: ignore[arg-type]
-        device_kind="cpu",
-        tainted=tainted,
-    )
-
-
-def test_a_resumed_matrix_tells_what_it_kept(tmp_path: Path) -> None:
-    options = MatrixOptions(
-        scenario_file=Path("three.toml"),
-        layouts=NAMES,
-        device_kind="cpu",
-        modes=("parity",),
-        directory=tmp_path,
-        hang_seconds=1.0,
-        num_timing_launches=1,
-        history=None,
-        resume=True,
-        plant=None,
-        command=("mimo-bench", "run"),
-    )
-    fresh = started(golden.scenario(), open_ledger(tmp_path), options)
-    assert (fresh.is_resumed, fresh.kept) == (False, ())
-    earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
-    event = started(golden.scenario(), open_ledger(tmp_path, earlier=earlier), options)
-    assert event.is_resumed
-    assert [layout.name for layout in event.kept] == [golden.DISJOINT]
 
 
 def test_what_has_a_verdict_is_kept_and_the_baseline_is_trained_again_for_the_rest(tmp_path: Path) -> None:
     earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
-    resumed = open_ledger(tmp_path, earlier=read_earlier(tmp_path, asked()))
+    resumed = open_ledger(tmp_path, earlier=read_earlier(request(tmp_path)))
     assert resumed.kept == (golden.DISJOINT,)
     assert resumed.record.started_at == earlier.started_at
     assert [layout.status for layout in resumed.record.layouts] == ["passed", "passed", "not_run"]
@@ -92,10 +65,10 @@ def test_a_baseline_that_trains_otherwise_than_before_leaves_nothing_to_keep(tmp
     earlier = killed_after(tmp_path, golden.BASELINE, golden.DISJOINT)
     resumed = open_ledger(tmp_path, earlier=earlier)
     baseline = judged(golden.BASELINE)
-    resumed.hold_against_earlier(baseline)
+    resumed.compare_with_earlier(baseline)
     assert list(resumed.kept) == [golden.DISJOINT]
     moved = baseline.model_copy(update={"losses": tuple(loss * 1.001 for loss in golden.LOSSES)})
-    resumed.hold_against_earlier(moved)
+    resumed.compare_with_earlier(moved)
     assert not resumed.kept
     assert "came out different" in resumed.record.resumptions[-1].reason
 
@@ -130,21 +103,23 @@ def only_timed(record: RunRecord) -> RunRecord:
 
 def test_a_baseline_that_was_only_timed_is_timed_again_for_the_rest(tmp_path: Path) -> None:
     earlier = only_timed(killed_after(tmp_path, golden.BASELINE, golden.DISJOINT))
-    resumption = go_on(open_ledger(tmp_path).record, earlier).resumptions[-1]
+    resumption = resumed_from(open_ledger(tmp_path).record, earlier).resumptions[-1]
     assert resumption.kept == (golden.DISJOINT,)
     assert "timed again for the others" in resumption.reason
     baseline = next(layout for layout in earlier.layouts if layout.name == golden.BASELINE)
     crashed = baseline.model_copy(update={"status": "crashed", "parity": None})
     without = earlier.model_copy(update={"layouts": (crashed, *earlier.layouts[1:])})
-    assert go_on(open_ledger(tmp_path).record, without).resumptions[-1].kept == ()
+    assert resumed_from(open_ledger(tmp_path).record, without).resumptions[-1].kept == ()
 
 
 def test_a_layout_that_ended_without_a_record_is_run_again(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     ledger.enter(judged(golden.BASELINE))
     ledger.enter(judged(golden.DISJOINT))
-    ledger.enter(describe(golden.scenario(), golden.WRONG, status="crashed", reason="rank 1 was killed"))
-    assert go_on(open_ledger(tmp_path / "fresh").record, ledger.record).resumptions[-1].kept == (golden.DISJOINT,)
+    ledger.enter(entry(golden.scenario().case(golden.WRONG), status="crashed", reason="rank 1 was killed"))
+    assert resumed_from(open_ledger(tmp_path / "fresh").record, ledger.record).resumptions[-1].kept == (
+        golden.DISJOINT,
+    )
 
 
 def test_a_run_in_which_everything_was_judged_has_nothing_left_to_do(tmp_path: Path) -> None:
@@ -165,7 +140,7 @@ def test_a_record_of_another_experiment_is_refused_by_name(field: str, tmp_path:
     record = killed_after(tmp_path, golden.BASELINE)
     write_run(tmp_path, record.model_copy(update={field: "0" * 64}))
     with pytest.raises(UsageError, match=rf"run\.json: {field} is 0+, and now it is .*name a new directory"):
-        read_earlier(tmp_path, asked())
+        read_earlier(request(tmp_path))
 
 
 def recorded(directory: Path, scenario: Scenario) -> None:
@@ -181,16 +156,16 @@ def test_another_scenario_is_refused_with_the_first_key_that_differs_and_both_va
     with pytest.raises(
         UsageError, match=rf"json: scenario\.training\.learning_rate is 0\.5, and now it is {rate}; one"
     ):
-        read_earlier(tmp_path, asked())
+        read_earlier(request(tmp_path))
     fused = ours.layout[1].model_copy(update={"settings": Settings(fused_rope=True)})
     recorded(tmp_path, ours.model_copy(update={"layout": (ours.layout[0], fused, *ours.layout[2:])}))
     key = rf"scenario\.layout\.{fused.name}\.settings\.fused_rope"
     with pytest.raises(UsageError, match=rf"{key} is true, and now it is false"):
-        read_earlier(tmp_path, asked())
+        read_earlier(request(tmp_path))
     recorded(tmp_path, ours.model_copy(update={"layout": ours.layout[:1]}))
     both = ", ".join(ours.names[:2])
     with pytest.raises(UsageError, match=rf"scenario\.layout is {ours.names[0]}, and now it is {both}"):
-        read_earlier(tmp_path, asked())
+        read_earlier(request(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +196,7 @@ def test_a_run_with_another_fault_planted_is_refused(
 
     write_run(tmp_path, killed_after(tmp_path, golden.BASELINE).model_copy(update={"tainted": tainted(before)}))
     with pytest.raises(UsageError, match=told):
-        read_earlier(tmp_path, asked(tainted=tainted(now)))
+        read_earlier(request(tmp_path, plant=now))
 
 
 def test_another_machine_or_library_is_refused_by_name(tmp_path: Path) -> None:
@@ -229,13 +204,13 @@ def test_another_machine_or_library_is_refused_by_name(tmp_path: Path) -> None:
     environment = record.environment.model_copy(update={"torch": "1.0", "cpu": "an abacus"})
     write_run(tmp_path, record.model_copy(update={"environment": environment}))
     with pytest.raises(UsageError, match=r"environment.machine is \d+ x an abacus"):
-        read_earlier(tmp_path, asked())
+        read_earlier(request(tmp_path))
 
 
 def test_other_modes_are_refused(tmp_path: Path) -> None:
     killed_after(tmp_path, golden.BASELINE)
     with pytest.raises(UsageError, match="modes is parity, and now it is parity,timing"):
-        read_earlier(tmp_path, asked(modes=("parity", "timing")))
+        read_earlier(request(tmp_path, modes=("parity", "timing")))
 
 
 def test_resume_wants_the_directory_and_refuses_one_that_is_not_a_runs(
@@ -243,7 +218,7 @@ def test_resume_wants_the_directory_and_refuses_one_that_is_not_a_runs(
 ) -> None:
     scenario = Path(__file__).parents[2] / "scenarios" / "cpu_smoke.toml"
     assert cli.main(["run", str(scenario), "--device", "cpu", "--resume"]) == 2
-    assert "--resume: say which run to go on with: --out DIR" in capsys.readouterr().err
+    assert "--resume: name the run to resume: --out DIR" in capsys.readouterr().err
     (tmp_path / "letters").write_text("dear", encoding="utf-8")
     assert cli.main(["run", str(scenario), "--device", "cpu", "--resume", "--out", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err

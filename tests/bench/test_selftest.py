@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.bench.gate.selftest import COMPANION, Part, choose_layouts, left_out, list_faults, plan
+from mimo_bench.bench.gate.selftest import COMPANION, Part, choose_layouts, left_out, list_faults, plan_selftest
 from mimo_bench.cli import app as cli
+from mimo_bench.cli.exits import BAD_INPUT
 from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.parity.faults.sites import Site
@@ -33,7 +34,7 @@ def planted(parts: tuple[Part, ...]) -> dict[str, str]:
 
 @pytest.mark.parametrize("file", sorted(SCENARIOS.glob("*.toml")), ids=lambda file: file.stem)
 def test_every_fault_is_planted_whatever_the_scenario_lacks(file: Path) -> None:
-    parts = plan(load_scenario(file))
+    parts = plan_selftest(load_scenario(file))
     assert set(planted(parts)) == set(KNOWN)
     assert left_out(parts) == []
     for part in parts:
@@ -41,7 +42,7 @@ def test_every_fault_is_planted_whatever_the_scenario_lacks(file: Path) -> None:
 
 
 def test_what_the_smoke_scenario_lacks_comes_from_the_companion() -> None:
-    companions = {fault for fault, origin in planted(plan(SMOKE)).items() if origin == "companion"}
+    companions = {fault for fault, origin in planted(plan_selftest(SMOKE)).items() if origin == "companion"}
     assert companions == {
         "encoder-rests-without-images",
         "tied-embedding-gradients-not-reduced",
@@ -50,19 +51,19 @@ def test_what_the_smoke_scenario_lacks_comes_from_the_companion() -> None:
 
 
 def test_the_companion_alone_shows_every_fault() -> None:
-    (part,) = plan(load_scenario(COMPANION))
+    (part,) = plan_selftest(load_scenario(COMPANION))
     assert part.origin == "given"
     assert set(part.layouts) == set(KNOWN)
 
 
 def test_a_scenario_of_a_baseline_alone_has_it_tried_and_every_fault_planted_elsewhere() -> None:
-    given, companion = plan(only(SMOKE, SMOKE.baseline))
+    given, companion = plan_selftest(only(SMOKE, SMOKE.baseline))
     assert (given.origin, given.layouts, given.modes(SMOKE.baseline)) == ("given", {}, ("parity",))
     assert set(companion.layouts) == set(KNOWN)
 
 
 def test_on_two_gpus_only_faults_are_planted_whose_layouts_fit() -> None:
-    parts = plan(SMOKE, num_ranks=2)
+    parts = plan_selftest(SMOKE, num_ranks=2)
     sizes = {part.scenario.table(layout).grids().world_size for part in parts for layout in part.layouts.values()}
     assert sizes <= {1, 2}
     assert {"bridge-gradient-doubled", "layer-norm-gradients-not-reduced"} <= set(planted(parts))
@@ -73,7 +74,7 @@ def test_on_two_gpus_only_faults_are_planted_whose_layouts_fit() -> None:
         "tied-embedding-gradients-not-reduced",
         "uneven-rows-split-evenly",
     ]
-    assert left_out(plan(SMOKE, num_ranks=5)) == []
+    assert left_out(plan_selftest(SMOKE, num_ranks=5)) == []
 
 
 def degree(table: LayoutTable, module: str, axis: str) -> int:
@@ -102,14 +103,14 @@ def test_a_fault_that_nothing_but_chance_would_show_is_not_planted() -> None:
 
 
 def test_a_layout_must_pass_as_timed_only_where_a_fault_shows_as_timed() -> None:
-    given, companion = plan(SMOKE)
+    given, companion = plan_selftest(SMOKE)
     assert given.modes(given.scenario.baseline) == ("parity",)
     assert companion.modes("one-rank") == companion.modes("colocated-dp2") == ("parity", "timing")
     assert companion.modes("vision-pp2--language-pp2") == ("parity",)
 
 
 def test_every_fault_is_listed_with_its_check_and_where_to_find_its_layout() -> None:
-    lines = list_faults(plan(SMOKE))
+    lines = list_faults(plan_selftest(SMOKE))
     assert len(lines) == len(known_faults())
     assert "kill-rank: crashed, in colocated-1-rank" in lines
     assert f"tied-embedding-gradients-not-reduced: replicas, in vision-pp2--language-pp2 of {COMPANION}" in lines
@@ -117,7 +118,8 @@ def test_every_fault_is_listed_with_its_check_and_where_to_find_its_layout() -> 
     assert f"slow-rank: {slow}" in lines
     assert "no layout" not in "".join(lines)
     assert any(
-        line.endswith("in no layout that the ranks here can hold") for line in list_faults(plan(SMOKE, num_ranks=1))
+        line.endswith("in no layout that the ranks here can hold")
+        for line in list_faults(plan_selftest(SMOKE, num_ranks=1))
     )
 
 
@@ -128,7 +130,7 @@ def test_every_fault_is_listed_without_a_file_and_nothing_is_planted_without_one
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(known_faults())
     assert f"kill-rank: crashed, in colocated-dp2 of {COMPANION}" in lines
-    assert cli.main(["selftest", "--device", "cpu"]) == cli.BAD_INPUT
+    assert cli.main(["selftest", "--device", "cpu"]) == BAD_INPUT
     assert "name a FILE, such as scenarios/cpu_smoke.toml, or give --list" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from mimo_bench import __version__
 from mimo_bench.cli import app as cli
+from mimo_bench.cli.exits import BUG, exit_status
 from mimo_bench.launch.inventory import num_gpus
 from mimo_bench.record.schema import LayoutRecord, Status
 from tests.support import golden
@@ -167,7 +168,7 @@ def test_asking_for_gpus_where_none_is_visible_is_bad_input(
 )
 def test_the_exit_status_is_the_first_that_applies(statuses: list[Status], expected: int) -> None:
     record = golden.record().model_copy(update={"layouts": tuple(map(ended, statuses))})
-    assert cli.exit_status([record]) == expected
+    assert exit_status([record]) == expected
 
 
 def test_a_fault_of_ours_is_not_mistaken_for_a_verdict(
@@ -176,8 +177,8 @@ def test_a_fault_of_ours_is_not_mistaken_for_a_verdict(
     def stumble(path: Path) -> None:
         raise RuntimeError(f"stumbled over {path.name}")
 
-    monkeypatch.setattr("mimo_bench.scenario.load_scenario", stumble)
-    assert cli.main(["check", str(scenario)]) == cli.OUR_FAULT
+    monkeypatch.setattr("mimo_bench.cli.check.load_scenario", stumble)
+    assert cli.main(["check", str(scenario)]) == BUG
     assert "RuntimeError: stumbled over small.toml" in capsys.readouterr().err
 
 
@@ -185,7 +186,7 @@ def test_an_interrupt_ends_with_130(scenario: Path, monkeypatch: pytest.MonkeyPa
     def press_ctrl_c(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mimo_bench.scenario.load_scenario", press_ctrl_c)
+    monkeypatch.setattr("mimo_bench.cli.check.load_scenario", press_ctrl_c)
     assert cli.main(["check", str(scenario)]) == 130
 
 
@@ -194,7 +195,7 @@ def test_a_signal_ends_the_command_in_good_order_with_the_status_that_a_shell_gi
     number: signal.Signals, status: int, scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(number)
-    monkeypatch.setattr("mimo_bench.scenario.load_scenario", lambda _: signal.raise_signal(number))
+    monkeypatch.setattr("mimo_bench.cli.check.load_scenario", lambda _: signal.raise_signal(number))
     assert cli.main(["check", str(scenario)]) == status
     assert signal.getsignal(number) is before
 
@@ -205,8 +206,8 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(
     def fill_the_disk(_: Path) -> None:
         raise OSError(28, "No space left on device", "runs/one/run.json")
 
-    monkeypatch.setattr("mimo_bench.scenario.load_scenario", fill_the_disk)
-    assert cli.main(["check", str(scenario)]) == cli.OUR_FAULT
+    monkeypatch.setattr("mimo_bench.cli.check.load_scenario", fill_the_disk)
+    assert cli.main(["check", str(scenario)]) == BUG
     assert capsys.readouterr().err == "mimo-bench: runs/one/run.json: No space left on device\n"
 
 

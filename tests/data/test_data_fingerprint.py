@@ -13,6 +13,7 @@ import datasets
 import pytest
 
 from mimo_bench.bench.ledger import Ledger
+from mimo_bench.bench.request import RunRequest
 from mimo_bench.cli.app import main
 from mimo_bench.data.config import DataFingerprint, HuggingFaceData, locate
 from mimo_bench.data.fingerprint import read_fingerprint
@@ -207,15 +208,16 @@ def begin(folder: Path, out: Path) -> RunRecord:
     """The record of a run that was killed in its first layout."""
     scenario = load_scenario(folder / "own.toml", with_fingerprint=True)
     ledger = Ledger(
-        scenario,
-        names=scenario.names,
-        modes=("parity", "timing"),
-        scenario_file=folder / "own.toml",
-        command=("mimo-bench", "run"),
-        device_kind="cpu",
-        directory=out,
+        RunRequest(
+            scenario=scenario,
+            scenario_file=folder / "own.toml",
+            device_kind="cpu",
+            modes=("parity", "timing"),
+            directory=out,
+            command=("mimo-bench", "run"),
+        )
     )
-    ledger.start(scenario.baseline)
+    ledger.start(scenario.case(scenario.baseline))
     return ledger.record
 
 

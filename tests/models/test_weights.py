@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from mimo_bench.cli import app as cli
+from mimo_bench.cli.exits import BUG
 from mimo_bench.models import PRESETS, read_model_shape
 from mimo_bench.models.hf.config_file import config_of
 from mimo_bench.models.hf.convert import export_weights, import_weights
@@ -289,7 +290,7 @@ def test_a_disk_that_fills_up_leaves_nothing(checkpoint: Path, tmp_path: Path) -
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert (result.returncode, result.stderr) == (cli.OUR_FAULT, "mimo-bench: a file: File too large\n")
+    assert (result.returncode, result.stderr) == (BUG, "mimo-bench: a file: File too large\n")
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 

@@ -47,7 +47,7 @@ def test_a_replica_holds_what_the_fullest_micro_batches_that_it_has_at_once_hold
     known = scenario(**SKEWED)
     rows = by_micro_batch(known, dp_rank)
     together = [sum(row[at : at + num_in_flight]) for row in rows for at in range(5 - num_in_flight)]
-    counts, plan = ItemCounts(known, "vision"), known.batch_plan("two-replicas")
+    counts, plan = ItemCounts(known, "vision"), known.case("two-replicas").plan
     found = counts.in_flight("vision", plan, dp_rank=dp_rank, num_in_flight=num_in_flight)
     assert found == math.ceil(max(together) / num_in_flight)
     assert counts.in_all("vision", plan, dp_rank=dp_rank) == sum(map(sum, rows))
@@ -55,6 +55,6 @@ def test_a_replica_holds_what_the_fullest_micro_batches_that_it_has_at_once_hold
 
 def test_where_samples_are_alike_nothing_is_drawn() -> None:
     known = scenario()
-    counts, plan = ItemCounts(known, "vision"), known.batch_plan("two-replicas")
+    counts, plan = ItemCounts(known, "vision"), known.case("two-replicas").plan
     assert counts.in_flight("vision", plan, dp_rank=1, num_in_flight=2) == 2
     assert counts.in_all("vision", plan, dp_rank=1) == 4 * 8

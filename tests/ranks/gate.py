@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cache, cached_property
 from pathlib import Path
 
-from mimo_bench.bench.attempt import Attempt, Attempts
-from mimo_bench.bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.bench.attempt import Attempts, LaunchResult
+from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import Planting
 from mimo_bench.parity.tolerance import PARITY_FLOOR
 from mimo_bench.record.merge import merge_training
-from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.scenario.scenario import LayoutCase, Scenario
 
 
 class Gate:
@@ -26,10 +26,14 @@ class Gate:
         )
         self.judge = cache(self._judge)
 
+    def case(self, layout: str) -> LayoutCase:
+        """The layout called `layout`, resolved."""
+        return self._scenario.case(layout)
+
     @cached_property
-    def baseline(self) -> Attempt:
+    def baseline(self) -> LaunchResult:
         """The baseline, trained."""
-        attempt = self.attempts.run(self._scenario.baseline, "parity", fault=None)
+        attempt = self.attempts.run(self.case(self._scenario.baseline), "parity", fault=None)
         assert attempt.finished, attempt.outcome.reason
         return attempt
 
@@ -41,7 +45,7 @@ class Gate:
         assert trained.disagreement is None
         return Reference(trained=trained, tolerance=PARITY_FLOOR)
 
-    def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> Account:
+    def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> LayoutResult:
         """How `layout` trains, with the fault `module:function`."""
         runner = LayoutRunner(
             scenario=self._scenario,
@@ -51,4 +55,4 @@ class Gate:
             on_event=lambda _: None,
             second_pass=second_pass,
         )
-        return runner.run(layout, self.reference)
+        return runner.run(self.case(layout), self.reference)

@@ -115,7 +115,7 @@ def run_out_while_building(arguments: Mapping[str, Any], *, rank: int, world_siz
         (place / f"deterministic{rank}.json").write_text(json.dumps(torch.are_deterministic_algorithms_enabled()))
         return join(kind)
 
-    def run_out(*_: Any) -> Trainer:
+    def run_out(*_: Any, **__: Any) -> Trainer:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     with ExitStack() as undo:

@@ -64,8 +64,8 @@ def test_a_fault_is_caught_and_the_reason_says_what_it_is(gate: Gate, fault: str
 def test_an_encoder_that_rests_without_images_passes_parity_and_ends_the_layout_as_timed(gate: Gate) -> None:
     layout, fault = "colocated-dp2", known_faults()["encoder-rests-without-images"]
     assert gate.judge(layout, fault).status == "passed"
-    assert gate.attempts.run(layout, "timing", fault=None).finished
-    outcome = gate.attempts.run(layout, "timing", fault=fault).outcome
+    assert gate.attempts.run(gate.case(layout), "timing", fault=None).finished
+    outcome = gate.attempts.run(gate.case(layout), "timing", fault=fault).outcome
     assert outcome.ended == KNOWN["encoder-rests-without-images"].caught_by
     assert "params have grad available" in outcome.reason
 

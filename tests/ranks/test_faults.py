@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mimo_bench.bench.layout_run import Account
+from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.scenario.scenario import Scenario
@@ -135,7 +135,7 @@ def gate(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
     return Gate(launcher, SCENARIO, tmp_path_factory.mktemp("faults"))
 
 
-def judge(gate: Gate, fault: str, layout: str) -> Account:
+def judge(gate: Gate, fault: str, layout: str) -> LayoutResult:
     return gate.judge(layout, known_faults()[fault], second_pass=(fault, layout) in PLACES)
 
 

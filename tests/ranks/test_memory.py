@@ -67,7 +67,7 @@ def test_a_trainer_that_does_not_fit_leaves_what_was_held_and_a_snapshot(
 ) -> None:
     monkeypatch.setattr("mimo_bench.bench.attempt.WORKER", "tests.ranks.memory_entries:run_out_while_building")
     attempts = Attempts(launcher, scenario=SCENARIO, directory=tmp_path, device_kind="cpu", hang_seconds=60)
-    attempt = attempts.run("colocated", "parity", fault=None)
+    attempt = attempts.run(SCENARIO.case("colocated"), "parity", fault=None)
     place = tmp_path / "layouts" / "colocated" / "parity"
     assert attempt.outcome.ended == "oom"
     assert json.loads((place / "rank0.memory.json").read_text()) == {

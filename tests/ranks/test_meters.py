@@ -36,7 +36,7 @@ def watched(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Wat
         if fault not in known:
             place = tmp_path_factory.mktemp("comm")
             attempts = Attempts(launcher, scenario=SCENARIO, directory=place, device_kind="cpu", hang_seconds=60.0)
-            attempt = attempts.run("disjoint", "comm", fault=fault)
+            attempt = attempts.run(SCENARIO.case("disjoint"), "comm", fault=fault)
             assert attempt.finished, attempt.outcome
             known[fault] = attempt.ranks
         return known[fault]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mimo_bench.bench.layout_run import Account
+from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.cli import app as cli
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.mutants import SURVEY, Call, How, Mutant
@@ -53,7 +53,7 @@ def dense(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
     return Gate(launcher, DENSE, tmp_path_factory.mktemp("dense"), hang_seconds=8.0)
 
 
-def survey(gate: Gate, layout: str, *, fault: str = SURVEY) -> tuple[Account, set[Call]]:
+def survey(gate: Gate, layout: str, *, fault: str = SURVEY) -> tuple[LayoutResult, set[Call]]:
     """How a layout ends under the survey, and what its first rank called."""
     place = gate.folder / "calls" / layout
     place.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def attempts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> At
 
 
 def train(attempts: Attempts, name: str, *, fault: str | None = None, variant: Variant | None = None) -> Trained:
-    attempt = attempts.run(name, "timing", fault=fault, variant=variant)
+    attempt = attempts.run(SCENARIO.case(name), "timing", fault=fault, variant=variant)
     assert attempt.finished, attempt.outcome.reason
     return merge_training(attempt.ranks, num_parity_steps=NUM_STEPS)
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from mimo_bench.bench.attempt import Attempt, Attempts
-from mimo_bench.bench.layout_run import Account, LayoutRunner
+from mimo_bench.bench.attempt import Attempts, LaunchResult
+from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner
 from mimo_bench.launch import Launcher
 from mimo_bench.launch.job import Outcome
 from mimo_bench.parity.faults.catalogue import Planting
 from mimo_bench.record.schema import Mode
+from mimo_bench.scenario import LayoutCase
 from tests.ranks.trainer_job import scenario
 
 SCENARIO = scenario({"colocated": ({"dp": 2}, {"dp": 2})}, steps={"parity": 2, "warmup": 0, "timed": 2})
@@ -25,19 +26,21 @@ class Starved(Attempts):
         super().__init__(**options)
         self.mode: Mode = "parity"
         self.too_large: set[str] = set()
-        self._known: dict[tuple[Mode, str | None], Attempt] = {}
+        self._known: dict[tuple[Mode, str | None], LaunchResult] = {}
 
-    def run(self, name: str, mode: Mode, **options: Any) -> Attempt:
+    def run(self, case: LayoutCase, mode: Mode, **options: Any) -> LaunchResult:
         """As it would end, or without memory."""
         variant = options["variant"].name if options.get("variant") is not None else None
         if mode == self.mode and variant in self.too_large:
-            return Attempt(outcome=Outcome(ended="oom", reason="rank 0 asked for 9 GiB", rank=0), ranks=(), launch=None)
+            return LaunchResult(
+                outcome=Outcome(ended="oom", reason="rank 0 asked for 9 GiB", rank=0), ranks=(), launch=None
+            )
         if (mode, variant) not in self._known:
-            self._known[mode, variant] = super().run(name, mode, **options)
+            self._known[mode, variant] = super().run(case, mode, **options)
         return self._known[mode, variant]
 
 
-Run = Callable[..., Account]
+Run = Callable[..., LayoutResult]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Run:
         hang_seconds=60.0,
     )
 
-    def run(*, mode: Mode, too_large: set[str]) -> Account:
+    def run(*, mode: Mode, too_large: set[str]) -> LayoutResult:
         attempts.mode, attempts.too_large = mode, too_large
         runner = LayoutRunner(
             scenario=SCENARIO,
@@ -60,7 +63,7 @@ def run(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Run:
             planting=Planting.of(None),
             on_event=lambda _: None,
         )
-        return runner.run(SCENARIO.baseline, None)
+        return runner.run(SCENARIO.case(SCENARIO.baseline), None)
 
     return run
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from mimo_bench.bench.train import TrainingOptions, how_to_go_on, run_training
+from mimo_bench.bench.request import TrainRequest
+from mimo_bench.bench.train import resume_hint, run_training
 from mimo_bench.cli import app as cli
+from mimo_bench.cli.exits import BAD_INPUT, NO_RECORD
 from mimo_bench.data.registry import build_dataset
 from mimo_bench.launch import Launcher
 from mimo_bench.models.hf.directory import read_manifest
@@ -95,11 +96,11 @@ def losses(log: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(log.parent) if "loss" in line]
 
 
-def options(scenario: Scenario, layout: str, directory: Path, **changes: Any) -> TrainingOptions:
+def options(scenario: Scenario, layout: str, directory: Path, **changes: Any) -> TrainRequest:
     """One step on CPU ranks from drawn weights, unless told otherwise."""
     fixed: dict[str, Any] = {"num_steps": 1, "device_kind": "cpu", "hang_seconds": 120.0}
     fixed |= dict.fromkeys(("start", "save", "checkpoints", "checkpoint_every", "validate_every", "config"))
-    return TrainingOptions(scenario=scenario, layout=layout, directory=directory, **fixed | changes)
+    return TrainRequest(scenario=scenario, layout=layout, directory=directory, **fixed | changes)
 
 
 def test_a_checkpoint_is_imported_trained_apart_and_exported_and_transformers_gets_the_next_loss(
@@ -250,8 +251,8 @@ def test_a_training_goes_on_from_its_newest_checkpoint_bit_for_bit_and_in_anothe
     rest = ["--checkpoint-every", "2", "--save", str(place / "rest"), "--out", str(place / "out" / "rest")]
     assert cli.main(["train", str(place / "case.toml"), *arguments, *rest]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"going on from {place / 'checkpoints' / 'step-00000002'}\nstep 3/5: loss ")
-    assert printed.count("going on from") == 1
+    assert printed.startswith(f"resuming from {place / 'checkpoints' / 'step-00000002'}\nstep 3/5: loss ")
+    assert printed.count("resuming from") == 1
     assert losses(place / "out" / "rest" / "metrics.jsonl") == [told["loss"] for told in whole[2:]]
     assert read_manifest(place / "rest").content_hash == read_manifest(place / "whole").content_hash
     apart = run("apart", "apart", num_steps=5, checkpoints=place / "elsewhere")
@@ -281,7 +282,7 @@ def test_a_damaged_checkpoint_is_named_before_the_one_that_training_goes_on_from
     assert cli.main(["train", str(place / "case.toml"), *arguments, "--out", str(place / "out")]) == 0
     passed_over = f"{cut}: has {size} bytes of {size + 100}; it was cut short; going on from the checkpoint before it"
     said = capsys.readouterr().out
-    assert said.startswith(f"{passed_over}\ngoing on from {older}\nstep 2/2: loss ")
+    assert said.startswith(f"{passed_over}\nresuming from {older}\nstep 2/2: loss ")
     assert f"{passed_over}\ngoing on from {older}: 1 step is left\n" in (place / "out" / "rank0.log").read_text()
 
 
@@ -331,7 +332,7 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
     arguments = ["--layout", "one", "--device", "cpu", "--save", str(place / "saved"), "--out", str(place / "out")]
     arguments += ["--checkpoints", str(place / "checkpoints"), "--checkpoint-every", "1"]
     before = set(place.iterdir())
-    assert cli.main(["train", str(place / "case.toml"), *arguments]) == cli.NO_RECORD
+    assert cli.main(["train", str(place / "case.toml"), *arguments]) == NO_RECORD
     out, err = capsys.readouterr()
     assert "step 1/5: loss 5." in out
     assert "step 2/5: loss not finite" in out
@@ -342,7 +343,7 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
     assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-def test_a_training_that_is_stopped_says_how_to_go_on(place: Path) -> None:
+def test_a_training_that_is_stopped_says_how_to_resume(place: Path) -> None:
     (place / "case.toml").write_text(DRAWN, encoding="utf-8")
     command = [sys.executable, "-m", "mimo_bench", "train", str(place / "case.toml"), "--device", "cpu"]
     command += ["--layout", "one", "--steps", "1000000", "--out", str(place / "out")]
@@ -356,19 +357,19 @@ def test_a_training_that_is_stopped_says_how_to_go_on(place: Path) -> None:
         _, err = training.communicate(timeout=60)
     assert training.returncode == 130
     newest = saved_in(place / "checkpoints")[0]
-    assert err == f"mimo-bench: stopped: to go on from {newest}, give the same command with another --out\n"
+    assert err == f"mimo-bench: stopped: to resume from {newest}, give the same command with another --out\n"
 
 
 def test_what_is_left_of_a_stopped_training_depends_on_its_checkpoints(place: Path) -> None:
     (place / "case.toml").write_text(DRAWN, encoding="utf-8")
     asked = options(load_scenario(place / "case.toml"), "one", place / "out")
-    assert how_to_go_on(asked, names_out=False).startswith("nothing was saved; with --checkpoints DIR --checkpoint-ev")
-    asked = replace(asked, checkpoints=place / "checkpoints")
+    assert resume_hint(asked, names_out=False).startswith("nothing was saved; --checkpoints DIR --checkpoint-ev")
+    asked = asked.model_copy(update={"checkpoints": place / "checkpoints"})
     said = "no checkpoint was saved yet; the same command and --checkpoint-every N begins anew"
-    assert how_to_go_on(asked, names_out=False) == said
+    assert resume_hint(asked, names_out=False) == said
     (place / "checkpoints" / "step-00000007").mkdir(parents=True)
-    said = f"to go on from {place / 'checkpoints' / 'step-00000007'}, give the same command"
-    assert how_to_go_on(asked, names_out=False) == said
+    said = f"to resume from {place / 'checkpoints' / 'step-00000007'}, give the same command"
+    assert resume_hint(asked, names_out=False) == said
 
 
 @pytest.mark.parametrize(
@@ -407,6 +408,6 @@ def test_bad_options_of_train_end_with_2_and_write_nothing(
     before = set(place.iterdir())
     told = [argument.format(place=place) for argument in arguments]
     command = ["train", str(place / "case.toml"), "--device", "cpu", "--out", str(place / "out"), *told]
-    assert cli.main(command) == cli.BAD_INPUT
+    assert cli.main(command) == BAD_INPUT
     assert complaint.format(place=place) in capsys.readouterr().err
     assert set(place.iterdir()) == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mimo_bench.bench.attempt import Attempt
+from mimo_bench.bench.attempt import LaunchResult
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import known_faults
 from mimo_bench.scenario.scenario import Scenario
@@ -71,15 +71,17 @@ def test_a_fault_of_uneven_samples_is_caught(gate: Gate, fault: str, layout: str
 
 
 @pytest.fixture(scope="module")
-def overlapped(gate: Gate) -> Attempt:
-    return gate.attempts.run("overlapped", "timing", fault=None)
+def overlapped(gate: Gate) -> LaunchResult:
+    return gate.attempts.run(SCENARIO.case("overlapped"), "timing", fault=None)
 
 
-def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(overlapped: Attempt) -> None:
+def test_with_overlap_every_replica_fires_its_hooks_in_text_only_micro_batches(overlapped: LaunchResult) -> None:
     assert overlapped.outcome.ended == "finished"
 
 
-def test_numbers_of_images_that_come_up_first_in_the_window_are_rehearsed_by_all_ranks(overlapped: Attempt) -> None:
+def test_numbers_of_images_that_come_up_first_in_the_window_are_rehearsed_by_all_ranks(
+    overlapped: LaunchResult,
+) -> None:
     # The step of warm-up; the one behind it, which is compared with the baseline and timed; one with new numbers.
     assert [len(rank.warmup_seconds) for rank in overlapped.ranks] == [3, 3]
     assert [len(rank.step_seconds) for rank in overlapped.ranks] == [4, 4]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mimo_bench.cli import app as cli
+from mimo_bench.cli.exits import BAD_INPUT, exit_status
 from mimo_bench.record.files import write_run
 from mimo_bench.record.provenance import machine
 from mimo_bench.record.schema import HASH_OF_MEASURING_VERSION_1, Held, RunRecord
@@ -165,7 +166,7 @@ def test_a_name_under_which_nothing_was_kept_is_bad_input_and_nothing_is_made_th
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = tmp_path / "nonight"
-    assert cli.main(["history", command[0], str(nowhere), *command[1:]]) == cli.BAD_INPUT
+    assert cli.main(["history", command[0], str(nowhere), *command[1:]]) == BAD_INPUT
     out, err = capsys.readouterr()
     assert out == ""
     assert f"{nowhere}: no history there; `run --history {nowhere}`" in err
@@ -268,8 +269,8 @@ def test_a_run_is_held_against_its_history_and_page_summary_and_status_say_so(tm
     tonight = tonight.model_copy(
         update={"history": held, "layouts": tuple(each for each in tonight.layouts if each.status == "passed")}
     )
-    assert cli.exit_status([tonight]) == 0
-    assert cli.exit_status([tonight], gate_performance=True) == 4
+    assert exit_status([tonight]) == 0
+    assert exit_status([tonight], gate_performance=True) == 4
     assert "regressed: step time 50.0% slower" in render_html(tonight, changes=changes_of(tonight))
     assert "regressed: step time 50.0% slower" in render_markdown(tonight, changes=changes_of(tonight))
 
@@ -284,10 +285,10 @@ def test_an_expected_failure_does_not_count_and_one_that_passes_asks_to_be_taken
         encoding="utf-8",
     )
     record = record_of(0)
-    assert cli.exit_status([record]) == 3
+    assert exit_status([record]) == 3
     record = record.model_copy(update={"history": hold_against(record, tmp_path)})
     assert [layout.name for layout in unexpected(record.layouts, record.history)] == [golden.BASELINE, golden.DISJOINT]
-    assert cli.exit_status([record]) == 0
+    assert exit_status([record]) == 0
     changes = changes_of(record)
     assert changes is not None
     said = {change.layout: change.said for change in changes.changes}
@@ -332,7 +333,7 @@ def test_expectations_that_cannot_be_read_are_bad_input(tmp_path: Path, content:
 def test_a_gate_without_a_history_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     scenario = Path(__file__).parents[2] / "scenarios" / "cpu_smoke.toml"
     assert cli.main(["run", str(scenario), "--device", "cpu", "--gate-performance"]) == 2
-    assert "--gate-performance: slower than what?" in capsys.readouterr().err
+    assert "--gate-performance needs a history to compare with; add --history HISTORY" in capsys.readouterr().err
 
 
 # Two runs side by side, the commands and the page.

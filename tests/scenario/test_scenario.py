@@ -74,8 +74,8 @@ def test_seed_zero_is_a_seed(load: Load) -> None:
 
 def test_a_layout_may_have_its_own_micro_batch(load: Load) -> None:
     scenario = load(changed('name = "split"', 'name = "split"\nglobal_micro_batch_size = 2'))
-    assert scenario.batch_plan("base").num_micro_batches == 2
-    assert scenario.batch_plan("split").num_micro_batches == 4
+    assert scenario.case("base").plan.num_micro_batches == 2
+    assert scenario.case("split").plan.num_micro_batches == 4
 
 
 def test_the_hash_is_of_what_the_file_says_not_how(load: Load) -> None:

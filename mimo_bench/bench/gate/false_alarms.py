@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import beta
 
 from mimo_bench.bench.attempt import Attempts
-from mimo_bench.bench.layout_run import Account, LayoutRunner
+from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner
+from mimo_bench.bench.request import HANG_SECONDS
 from mimo_bench.launch import RANKS_PER_GPU, DeviceKind, Launcher
 from mimo_bench.meters import hash_of_code, read_environment
 from mimo_bench.parity import Planting
@@ -25,9 +26,6 @@ from mimo_bench.util import UsageError, counted
 
 ACCOUNT = "alarms.json"
 """The file that another run goes on from."""
-
-HANG_SECONDS = 300.0
-"""How long a rank may be silent."""
 
 CONFIDENCE = 0.95
 """Of the upper bound on the rate."""
@@ -186,13 +184,13 @@ def _judge(wanted: list[str], scenario: Scenario, attempts: Attempts, modes: tup
     for name in names:
         if name not in wanted and name != scenario.baseline:
             continue
-        account = runner.run(name, reference)
+        account = runner.run(scenario.case(name), reference)
         reference = reference or account.reference
         if name in wanted:
             yield _clean_run(scenario.seed, name, account)
 
 
-def _clean_run(seed: int, layout: str, account: Account) -> CleanRun:
+def _clean_run(seed: int, layout: str, account: LayoutResult) -> CleanRun:
     parity = account.parity
     shares = _shares(parity) if parity is not None and parity.verdict != "baseline" else {}
     reason = account.reason

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mimo_bench.bench.attempt import Attempts
-from mimo_bench.bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.launch import DeviceKind, Launcher
 from mimo_bench.parity import SURVEY, Call, Mutant, Planting, mutants_of
 from mimo_bench.record import write_atomically
@@ -27,7 +27,7 @@ NUM_STEPS = 3
 """Parity steps of a mutant: enough for a wrong update to show in the losses that follow."""
 
 
-class Trial(BaseModel):
+class MutantTrial(BaseModel):
     """One mutant in one layout, and how it ended."""
 
     model_config = ConfigDict(frozen=True)
@@ -57,9 +57,9 @@ def run_mutants(
     hang_seconds: float,
     command: tuple[str, ...],
     seconds: float | None,
-    on_trial: Callable[[Trial], None],
-    known: Sequence[Trial] = (),
-) -> list[Trial]:
+    on_trial: Callable[[MutantTrial], None],
+    known: Sequence[MutantTrial] = (),
+) -> list[MutantTrial]:
     """Plant every mutant of every collective call of `layouts`; leave `mutants.md` and `mutants.json` in `directory`.
 
     A call that several layouts make alike is broken in the first of them, and where it survives there, in the next.
@@ -97,7 +97,7 @@ def plan(calls: Iterable[tuple[str, Iterable[Call]]]) -> list[Places]:
     return [tuple(found) for found in places.values()]
 
 
-def next_place(planned: Iterable[Places], trials: Iterable[Trial]) -> tuple[str, Mutant] | None:
+def next_place(planned: Iterable[Places], trials: Iterable[MutantTrial]) -> tuple[str, Mutant] | None:
     """The next mutant to run, and the layout to plant it in; None if each was caught or has survived everywhere."""
     survived = {(trial.layout, trial.mutant): trial.survived for trial in trials}
     for places in planned:
@@ -108,25 +108,25 @@ def next_place(planned: Iterable[Places], trials: Iterable[Trial]) -> tuple[str,
     return None
 
 
-def still_planned(known: Iterable[Trial], planned: Iterable[Places]) -> list[Trial]:
+def still_planned(known: Iterable[MutantTrial], planned: Iterable[Places]) -> list[MutantTrial]:
     """Of the trials that are known, those whose mutant is still planned in their layout, in the order of the plan."""
     by_place = {(trial.layout, trial.mutant): trial for trial in known}
     return [by_place[place] for places in planned for place in places if place in by_place]
 
 
-def survivors_of(trials: Iterable[Trial]) -> list[Trial]:
+def survivors_of(trials: Iterable[MutantTrial]) -> list[MutantTrial]:
     """The trials of those mutants that no layout caught."""
     trials = list(trials)
     caught = {trial.mutant.bug for trial in trials if not trial.survived}
     return [trial for trial in trials if trial.mutant.bug not in caught]
 
 
-def count(trials: Iterable[Trial]) -> int:
+def count(trials: Iterable[MutantTrial]) -> int:
     """How many mutants were tried, each of them in one layout or in several."""
     return len({trial.mutant.bug for trial in trials})
 
 
-def read_trials(directory: Path) -> list[Trial]:
+def read_trials(directory: Path) -> list[MutantTrial]:
     """The trials of the account in `directory`, to go on from.
 
     Raises:
@@ -134,7 +134,7 @@ def read_trials(directory: Path) -> list[Trial]:
     """
     path = directory / ACCOUNT
     try:
-        return TypeAdapter(list[Trial]).validate_json(path.read_bytes())
+        return TypeAdapter(list[MutantTrial]).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise UsageError(f"--resume: {path}: is no account to go on from: {error}") from None
 
@@ -156,7 +156,7 @@ def _calls_of(
 
 def _run(
     scenario: Scenario, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None
-) -> Account:
+) -> LayoutResult:
     runner = LayoutRunner(
         scenario=scenario,
         modes=("parity",),
@@ -165,22 +165,22 @@ def _run(
         on_event=lambda _: None,
         second_pass=False,
     )
-    return runner.run(layout, reference)
+    return runner.run(scenario.case(layout), reference)
 
 
-def _trial(layout: str, mutant: Mutant, account: Account) -> Trial:
+def _trial(layout: str, mutant: Mutant, account: LayoutResult) -> MutantTrial:
     failed = account.parity.failed_check if account.parity is not None else None
     reason = first_line(account.reason, limit=160)
-    return Trial(layout=layout, mutant=mutant, ended=failed or account.status, reason=reason)
+    return MutantTrial(layout=layout, mutant=mutant, ended=failed or account.status, reason=reason)
 
 
-def _write(directory: Path, trials: list[Trial], num_planned: int, command: tuple[str, ...]) -> None:
+def _write(directory: Path, trials: list[MutantTrial], num_planned: int, command: tuple[str, ...]) -> None:
     everything = [trial.model_dump(mode="json") for trial in trials]
     write_atomically(directory / ACCOUNT, json.dumps(everything, indent=1).encode())
     write_atomically(directory / "mutants.md", render(trials, num_planned, command).encode())
 
 
-def render(trials: Sequence[Trial], num_planned: int, command: Sequence[str]) -> str:
+def render(trials: Sequence[MutantTrial], num_planned: int, command: Sequence[str]) -> str:
     """The account as Markdown: how many were caught, by what, and which were not."""
     survivors = survivors_of(trials)
     spared = [trial for trial in trials if trial.survived and trial not in survivors]
@@ -204,7 +204,7 @@ def render(trials: Sequence[Trial], num_planned: int, command: Sequence[str]) ->
     )
 
 
-def _rows(trials: Iterable[Trial]) -> str:
+def _rows(trials: Iterable[MutantTrial]) -> str:
     return table(
         ("role", "collective", "site", "mutation", "layout", "ended as"),
         (

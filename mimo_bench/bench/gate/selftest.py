@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mimo_bench.bench.attempt import BASELINE, Attempts
 from mimo_bench.bench.gate.reference import hold_baseline
-from mimo_bench.bench.layout_run import Account, LayoutRunner, Reference
+from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.launch import DeviceKind, Launcher
 from mimo_bench.parity import KNOWN, SLOW, Planting, Site, find_fault, known_faults
 from mimo_bench.record import Mode, write_atomically
@@ -23,7 +23,7 @@ from mimo_bench.scenario import Scenario, load_scenario
 COMPANION = Path(__file__).with_name("companion.toml")
 """The scenario that shows every fault which another one may lack the layouts for."""
 
-HANG_SECONDS = 30.0
+SELFTEST_HANG_SECONDS = 30.0
 """Silence that counts as a hang here: one of the faults is a rank that hangs, and it is waited for."""
 
 
@@ -43,7 +43,7 @@ class Part:
         return max(of_faults, key=len, default=("parity",))
 
 
-def plan(scenario: Scenario | None, *, num_ranks: int | None = None) -> tuple[Part, ...]:
+def plan_selftest(scenario: Scenario | None, *, num_ranks: int | None = None) -> tuple[Part, ...]:
     """A layout for every fault: the smallest of the scenario's in which it shows, or else of the companion's.
 
     Without a scenario all are the companion's. With `num_ranks`, faults whose layouts need more ranks are left out.
@@ -131,7 +131,7 @@ def try_part(part: Part, launcher: Launcher, *, device_kind: DeviceKind, directo
     """The baseline and what `transformers` says of it, every layout that is used without a fault, then every fault."""
     scenario = part.scenario
     attempts = Attempts(
-        launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=HANG_SECONDS
+        launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=SELFTEST_HANG_SECONDS
     )
     baseline = _run(part, attempts, scenario.baseline, None, None)
     yield _trial(part, None, scenario.baseline, baseline)
@@ -153,7 +153,7 @@ def try_part(part: Part, launcher: Launcher, *, device_kind: DeviceKind, directo
         yield _trial(part, fault, layout, _run(part, attempts, layout, fault, baseline.reference))
 
 
-def _run(part: Part, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> Account:
+def _run(part: Part, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> LayoutResult:
     runner = LayoutRunner(
         scenario=part.scenario,
         modes=part.modes(layout) if fault is None else KNOWN[fault].modes,
@@ -162,10 +162,10 @@ def _run(part: Part, attempts: Attempts, layout: str, fault: str | None, referen
         on_event=lambda _: None,
         second_pass=False,
     )
-    return runner.run(layout, reference)
+    return runner.run(part.scenario.case(layout), reference)
 
 
-def _trial(part: Part, fault: str | None, layout: str, account: Account) -> Trial:
+def _trial(part: Part, fault: str | None, layout: str, account: LayoutResult) -> Trial:
     failed = account.parity.failed_check if account.parity is not None else None
     return Trial(
         scenario=part.origin,

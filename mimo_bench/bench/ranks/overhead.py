@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mimo_bench.bench.ranks.worker import WorkerArguments, build, held_ready, open_dataset
+from mimo_bench.bench.ranks.setup import build, held_ready, open_dataset
+from mimo_bench.bench.request import OverheadRequest
 from mimo_bench.launch import beat
 from mimo_bench.meters import Allocator, ComputeSpans, Interceptor, PeakStep, PhaseClock, build_clock, phases
 from mimo_bench.record import write_atomically
@@ -23,39 +24,34 @@ from mimo_bench.trainer import Trainer, join
 
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Train blocks of steps; rank 0 leaves `overhead.json`: the seconds of every block, four of them a turn.
-
-    `arguments` are those of the worker, and `num_turns` and `num_steps` of a block.
-    """
-    known = dict(arguments)
-    num_turns, num_steps = known.pop("num_turns"), known.pop("num_steps")
-    asked = WorkerArguments.model_validate_json(json.dumps(known))
-    device = join(asked.device_kind)
-    dataset, _ = open_dataset(asked.scenario)
-    trainer = build(asked, dataset, device)
+    """Train blocks of steps; rank 0 leaves `overhead.json`: the seconds of every block, four of them a turn."""
+    request = OverheadRequest.of(arguments)
+    device = join(request.device_kind)
+    dataset, _ = open_dataset(request.scenario)
+    trainer = build(request.scenario, request.layout, dataset=dataset, device=device, weights=request.weights)
     batches = held_ready(trainer, 1)
-    instruments = _INSTRUMENTS[asked.mode]
+    instruments = _INSTRUMENTS[request.mode]
 
     def block(is_watched: bool) -> float:
-        _wait(asked.device_kind)
+        _wait(request.device_kind)
         dist.barrier()
         begin = time.perf_counter()
         if is_watched:
-            with instruments(trainer, asked.device_kind) as after_step:
-                _steps(trainer, batches[0], num_steps, after_step)
+            with instruments(trainer, request.device_kind) as after_step:
+                _steps(trainer, batches[0], request.num_steps, after_step)
         else:
-            _steps(trainer, batches[0], num_steps, lambda: None)
-        _wait(asked.device_kind)
-        seconds = torch.tensor([time.perf_counter() - begin], dtype=torch.float64, device=_device(asked.device_kind))
+            _steps(trainer, batches[0], request.num_steps, lambda: None)
+        _wait(request.device_kind)
+        seconds = torch.tensor([time.perf_counter() - begin], dtype=torch.float64, device=_device(request.device_kind))
         dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
         beat()
         return float(seconds)
 
     for is_watched in (False, True):
         block(is_watched)  # everything has run once
-    turns = [[block(is_watched) for is_watched in (False, True, True, False)] for _ in range(num_turns)]
+    turns = [[block(is_watched) for is_watched in (False, True, True, False)] for _ in range(request.num_turns)]
     if rank == 0:
-        write_atomically(asked.directory / "overhead.json", json.dumps(turns).encode())
+        write_atomically(request.directory / "overhead.json", json.dumps(turns).encode())
 
 
 def _steps(trainer: Trainer, batch: Any, times: int, after_step: Callable[[], None]) -> None:

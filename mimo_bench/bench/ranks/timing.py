@@ -7,12 +7,18 @@ the step that held the peak is taken again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
 
-from mimo_bench.bench.ranks.log import RankLog
+from mimo_bench.bench.ranks.log import Phases, RankLog
+from mimo_bench.bench.ranks.setup import held_ready, plant
+from mimo_bench.bench.request import LaunchRequest
+from mimo_bench.launch import beat
+from mimo_bench.layout import LANGUAGE
 from mimo_bench.meters import (
     Allocator,
     EnergyMeter,
@@ -31,8 +37,10 @@ from mimo_bench.meters import (
     watch_peak,
     with_parts,
 )
-from mimo_bench.record import RankMemory
-from mimo_bench.trainer import MicroBatch, Trainer
+from mimo_bench.parity import jitter_weights
+from mimo_bench.record import RankLoading, RankMemory, RankRecord
+from mimo_bench.scenario import Scenario
+from mimo_bench.trainer import LoaderWatch, MicroBatch, Trainer
 
 Batches = Sequence[Sequence[MicroBatch]]
 
@@ -102,3 +110,60 @@ class Window:
     def _keep_reserved(self, reserved: list[int]) -> None:
         if self._device_kind == "cuda":
             reserved.append(torch.cuda.memory_reserved())
+
+
+def run_timing(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, phases: Phases) -> RankRecord:
+    """Warm-up, then the timed window with nothing else in it."""
+    steps, log = request.scenario.steps, RankLog(build_clock(request.device_kind))
+    plant(trainer, request, undo)
+    if request.variant == "jitter":
+        jitter_weights(trainer)
+    if request.variant is not None:
+        log.train(trainer, held_ready(trainer, steps.num_as_timed))
+        return log.record(trainer, request.mode, phases=phases)
+    batches = held_ready(trainer, steps.warmup + steps.timed)
+    phases.end("load")
+    window = Window(trainer, log, device_kind=request.device_kind)
+    found = window.measure(batches, num_warmup=steps.warmup, num_compared=steps.num_as_timed)
+    found["micro_batch_items"] = items_of(batches[steps.warmup :])
+    found["loading"] = watch_loader(trainer, request.scenario)
+    return log.record(trainer, request.mode, phases=phases, **found)
+
+
+def items_of(batches: Sequence[Sequence[MicroBatch]]) -> dict[str, tuple[int, ...]]:
+    """By encoder that this rank holds, the items of each micro-batch."""
+    micro_batches = [micro_batch for batch in batches for micro_batch in batch]
+    modules = micro_batches[0].items_per_sample
+    return {module: tuple(sum(batch.items_per_sample[module]) for batch in micro_batches) for module in modules}
+
+
+def watch_loader(trainer: Trainer, scenario: Scenario) -> RankLoading | None:
+    """What the loader costs when it feeds training as it would outside of the bench; after the timed window."""
+    if not (num_steps := scenario.loader.num_watched_steps):
+        return None
+    steps, watch = scenario.steps, LoaderWatch()
+    batches = trainer.loader.batches("train", start=steps.warmup + steps.timed, watch=watch)
+    try:
+        # The first one is waited for whatever the loader can do: nothing was made ahead of it.
+        parts = samples_made(batch := next(batches))
+        trainer.train_step(batch).result()
+        watch.waited_seconds, began = 0.0, time.perf_counter()
+        for _ in range(num_steps):
+            # Waiting for each step leaves the loader the time that a step takes, and no more.
+            trainer.train_step(next(batches)).result()
+            beat()
+        seconds = time.perf_counter() - began
+    finally:
+        batches.close()
+    return RankLoading(
+        num_workers=scenario.loader.num_workers,
+        samples_per_second_per_worker=parts * watch.num_batches / watch.busy_seconds if parts else None,
+        stall_share=min(1.0, watch.waited_seconds / seconds),
+    )
+
+
+def samples_made(batch: Sequence[MicroBatch]) -> int:
+    """Samples of which this rank makes a part in one step; 0 for a rank between the ends of a pipeline."""
+    reads = {LANGUAGE} if batch[0].input_ids is not None else set()
+    reads |= batch[0].encoder_inputs.keys()
+    return sum(max((len(part.sample_ids[module]) for module in reads), default=0) for part in batch)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mimo_bench.data import SyntheticData
 from mimo_bench.layout import BatchPlan, Layout, Settings
-from mimo_bench.scenario import Scenario, Training
+from mimo_bench.scenario import LayoutCase, Scenario, Training
 
 NEVER = 1e-6
 """A probability that is taken for none."""
@@ -33,17 +33,17 @@ class Site:
     @classmethod
     def of(cls, scenario: Scenario, name: str) -> Site:
         """The layout called `name`."""
-        table, data = scenario.table(name), scenario.data
+        case, data = scenario.case(name), scenario.data
         # Of files, no number of items is known before they are read.
         drawn = data if isinstance(data, SyntheticData) else None
         return cls(
-            layout=table.grids(),
-            settings=table.settings,
+            layout=case.layout,
+            settings=case.settings,
             ties_embeddings=scenario.shape.language.tied_embeddings,
-            plan=scenario.batch_plan(name),
+            plan=case.plan,
             training=scenario.training,
             has_uneven_items=drawn is not None and drawn.counts_vary,
-            meets_empty_replica=drawn is not None and _meets_empty_replica(scenario, name, drawn),
+            meets_empty_replica=drawn is not None and _meets_empty_replica(scenario, case, drawn),
         )
 
     @property
@@ -64,11 +64,10 @@ class Site:
         )
 
 
-def _meets_empty_replica(scenario: Scenario, name: str, data: SyntheticData) -> bool:
-    plan = scenario.batch_plan(name)
+def _meets_empty_replica(scenario: Scenario, case: LayoutCase, data: SyntheticData) -> bool:
     num_steps = scenario.steps.warmup + scenario.steps.timed
     misses = []
-    for module, grid in scenario.table(name).grids().encoders.items():
-        is_empty = data.share_without(module) ** plan.micro_batch_size[module]
+    for module, grid in case.layout.encoders.items():
+        is_empty = data.share_without(module) ** case.plan.micro_batch_size[module]
         misses.append((1.0 - is_empty) ** (num_steps * grid.dp))
     return min(misses) < NEVER

@@ -1,0 +1,134 @@
+"""Parity mode on one rank: the steps that are compared with the baseline, and the traced step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from typing import Any
+
+import torch
+
+from mimo_bench.bench.ranks.log import Phases, RankLog, finite
+from mimo_bench.bench.ranks.setup import plant
+from mimo_bench.bench.request import LaunchRequest
+from mimo_bench.launch import beat
+from mimo_bench.meters import Allocator, ExtraMemory, build_clock
+from mimo_bench.parity import (
+    FINGERPRINT,
+    GRADIENTS,
+    OUTCOME_STEPS,
+    TRACE,
+    Fingerprint,
+    GradientProbe,
+    Mismatch,
+    OutcomeProbe,
+    Trace,
+    compare,
+    fingerprint,
+    jitter_weights,
+)
+from mimo_bench.record import Comparing, EvaluationResult, RankRecord, write_atomically
+from mimo_bench.trainer import Trainer, shards
+
+
+def run_parity(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, phases: Phases) -> RankRecord:
+    """Fingerprints first; then the steps that are compared, the steps that learn, and the held-out samples."""
+    steps, log = request.scenario.steps, RankLog(build_clock(request.device_kind))
+    plant(trainer, request, undo)
+    if request.variant == "jitter":
+        jitter_weights(trainer)
+    batches = [trainer.loader.global_batch("train", step) for step in range(steps.parity)]
+    phases.end("load")
+    extra = ExtraMemory(Allocator()) if request.device_kind == "cuda" else None
+    with watched(extra):
+        mismatch = compare_with_baseline(fingerprint(trainer, batches), request)
+    phases.end("fingerprint")
+    beat()
+    evaluation = None
+    probe = GradientProbe(request.baseline / GRADIENTS, is_baseline=request.is_baseline)
+    outcome = OutcomeProbe(request.baseline / "outcome", is_baseline=request.is_baseline)
+
+    def inspect_gradients() -> None:
+        with watched(extra):
+            probe.inspect(trainer)
+
+    if mismatch is None:
+        log.train(trainer, batches[:1], inspect=inspect_gradients)
+        log.train(trainer, batches[1:OUTCOME_STEPS])
+        with watched(extra):
+            outcome.inspect(trainer)
+        log.train(trainer, batches[OUTCOME_STEPS:])
+    if mismatch is None and request.variant is None:
+        with closing(trainer.loader.batches("train", start=steps.parity)) as later:
+            log.train(trainer, (next(later) for _ in range(steps.learning)))
+        evaluation = evaluate(trainer, request.scenario.evaluation.num_batches)
+    return log.record(
+        trainer,
+        request.mode,
+        phases=phases,
+        mismatch=mismatch.reason if mismatch is not None else None,
+        evaluation=evaluation,
+        weights_match_at_start=mismatch is None or mismatch.weights_match,
+        samples_match=mismatch is None or mismatch.samples_match,
+        gradients=probe.differences,
+        optimizer=outcome.differences,
+        scored_tokens=probe.scored_tokens,
+        replicas=probe.disagreement or outcome.disagreement,
+        comparing=extra and Comparing(extra_bytes=extra.peak, largest_tensor_bytes=largest_tensor_bytes(trainer)),
+    )
+
+
+def compare_with_baseline(found: Fingerprint | Mismatch, request: LaunchRequest) -> Mismatch | None:
+    """What is wrong before the first step, if anything; the baseline leaves its fingerprint for the others."""
+    if isinstance(found, Mismatch):
+        return found
+    if request.variant is not None:
+        # A variant's weights may differ in the last place.
+        return None
+    if not request.is_baseline:
+        expected = (request.baseline / FINGERPRINT).read_text(encoding="utf-8")
+        return compare(found, Fingerprint.model_validate_json(expected))
+    if torch.distributed.get_rank() == 0:
+        write_atomically(request.baseline / FINGERPRINT, found.model_dump_json().encode())
+    return None
+
+
+def evaluate(trainer: Trainer, num_batches: int) -> EvaluationResult | None:
+    """Held-out loss and accuracy over `num_batches` global batches."""
+    if not num_batches:
+        return None
+    totals = trainer.evaluate(_with_beats(trainer.loader.global_batch("validation", i) for i in range(num_batches)))
+    return EvaluationResult(
+        loss=finite(totals.loss), answer_accuracy=finite(totals.answer_accuracy), num_samples=totals.num_samples
+    )
+
+
+def _with_beats(batches: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    for batch in batches:
+        beat()
+        yield batch
+
+
+def watched(extra: ExtraMemory | None) -> AbstractContextManager[None]:
+    """A context whose memory is watched; None for ranks whose allocator does not say."""
+    return nullcontext() if extra is None else extra.watched()
+
+
+def largest_tensor_bytes(trainer: Trainer) -> int:
+    """Of the full tensors, in fp32, of which this rank holds a part or the whole."""
+    sizes = [math.prod(shard.full_shape) for shard in shards(trainer.model, trainer.topology)]
+    return torch.float32.itemsize * max(sizes)
+
+
+def run_trace(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, phases: Phases) -> RankRecord:
+    """The first parity step once more, with a sketch of every activation and its gradient."""
+    log = RankLog(build_clock(request.device_kind))
+    plant(trainer, request, undo)
+    batch = trainer.loader.global_batch("train", 0)
+    trace = Trace(trainer, batch, undo)
+    log.train(trainer, [batch])
+    merged = trace.merge()
+    if torch.distributed.get_rank() == 0:
+        write_atomically(request.directory / TRACE, merged.model_dump_json().encode())
+    return log.record(trainer, request.mode, phases=phases)

@@ -1,0 +1,44 @@
+"""`mimo-bench check`: imports neither torch nor pandas."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mimo_bench.cli.exits import BAD_INPUT
+from mimo_bench.cli.options import Files
+from mimo_bench.launch import device_memory_bytes
+from mimo_bench.report import describe_layouts
+from mimo_bench.scenario import load_scenario
+from mimo_bench.util import MimoBenchError, counted
+
+app = typer.Typer()
+
+
+@app.command()
+def check(
+    files: Files,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only say whether the files are valid.")] = False,
+    device_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", min=0.0, help="Memory of each device.", show_default="of this machine's GPUs"),
+    ] = None,
+) -> None:
+    """Validate scenarios and print which rank holds what, and the memory it needs. Starts nothing."""
+    is_bad = False
+    for file in files:
+        try:
+            scenario = load_scenario(file)
+        except MimoBenchError as error:
+            print(f"mimo-bench: {error}", file=sys.stderr)
+            is_bad = True
+            continue
+        print(f"{file}: valid, {counted(len(scenario.layout), 'layout')} of {scenario.model}")
+        if not quiet:
+            print(f"{scenario.question}\n")
+            device_bytes = device_memory_bytes() if device_memory is None else round(device_memory * (1 << 30))
+            sys.stdout.writelines(f"{line}\n" for line in describe_layouts(scenario, device_bytes=device_bytes))
+    if is_bad:
+        raise typer.Exit(BAD_INPUT)
