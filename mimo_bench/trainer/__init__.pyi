@@ -4,8 +4,8 @@ from .checkpoint.files import check_directory, path_of, saved_in
 from .device import RankDevice, join
 from .loader import MicroBatch
 from .logging import METRICS, Logging
+from .megatron.pipeline import UnevenBridge
 from .model import Provider, build_model, hosted_modules, unwrap
-from .pipeline import UnevenBridge
 from .prefetch import LoaderWatch
 from .pretraining import Pretraining, Saving, Validation
 from .results import EvaluationTotals

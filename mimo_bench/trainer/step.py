@@ -17,11 +17,11 @@ from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_para
 
 from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.models import ENCODER
-from mimo_bench.trainer.bridge import ColocatedBridge, colocated_bridges, own_rows
 from mimo_bench.trainer.gradients import Totals, items_total
 from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.merge import Merge
-from mimo_bench.trainer.pipeline import Pipeline
+from mimo_bench.trainer.megatron.bridge import ColocatedBridge, colocated_bridges, own_rows
+from mimo_bench.trainer.megatron.merge import Merge
+from mimo_bench.trainer.megatron.pipeline import Pipeline
 from mimo_bench.trainer.topology import Topology
 
 

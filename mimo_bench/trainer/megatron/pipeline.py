@@ -21,8 +21,8 @@ from megatron.core.pipeline_parallel.multimodule_communicator import MultiModule
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.trainer.bridge import parts_of, rows_by_sample
 from mimo_bench.trainer.loader import MicroBatch
+from mimo_bench.trainer.megatron.bridge import parts_of, rows_by_sample
 
 
 class UnevenBridge(BridgeCommunicator):
