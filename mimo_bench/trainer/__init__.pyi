@@ -4,11 +4,12 @@ from .checkpoint.files import check_directory, path_of, saved_in
 from .device import RankDevice, join
 from .loader import MicroBatch
 from .logging import METRICS, Logging
-from .megatron.pipeline import UnevenBridge
+from .megatron.bridge import GatherReplicas, SplitReplica, UnevenBridge
 from .model import Provider, build_model, hosted_modules, unwrap
 from .prefetch import LoaderWatch
 from .pretraining import Pretraining, Saving, Validation
 from .results import EvaluationTotals
+from .step import ModelForward
 from .stored import write_weights
 from .topology import Topology, build_topology
 from .trainer import StepTaken, Trainer, TrainerConfig, build_trainer, start_of
@@ -18,15 +19,18 @@ __all__ = [
     "METRICS",
     "Dataset",
     "EvaluationTotals",
+    "GatherReplicas",
     "LoaderWatch",
     "Logging",
     "MicroBatch",
+    "ModelForward",
     "Outcome",
     "Pretraining",
     "Provider",
     "RankDevice",
     "Saving",
     "Shard",
+    "SplitReplica",
     "StepTaken",
     "Text",
     "Topology",

@@ -1,4 +1,4 @@
-"""One global batch through the model: which schedule runs it, what a micro-batch feeds, what the loss is."""
+"""One global batch through the model: its schedule, the inputs of a micro-batch, the loss."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mimo_bench.layout import LANGUAGE, BatchPlan
 from mimo_bench.models import ENCODER
 from mimo_bench.trainer.gradients import Totals, items_total
 from mimo_bench.trainer.loader import MicroBatch
-from mimo_bench.trainer.megatron.bridge import ColocatedBridge, colocated_bridges, own_rows
+from mimo_bench.trainer.megatron.bridge import ColocatedBridge, own_rows
 from mimo_bench.trainer.megatron.merge import Merge
 from mimo_bench.trainer.megatron.pipeline import Pipeline
 from mimo_bench.trainer.topology import Topology
 
 
 class Schedule(Protocol):
-    """Runs all micro-batches of a global batch, forward or forward and backward."""
+    """Function that runs all micro-batches of a global batch, forward or forward and backward."""
 
     def __call__(self, batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
         """Run the micro-batches of one global batch in order."""
@@ -36,11 +36,11 @@ class Schedule(Protocol):
 def build_schedule(
     model: MimoModel, *, topology: Topology, totals: Totals, plan: BatchPlan, seq_length: int
 ) -> Schedule:
-    """The schedule of this placement: one after the other when colocated, 1F1B over all modules when disjoint."""
-    layout, merge = topology.layout, Merge(model)
+    """Return the schedule of this placement: without pipelining if colocated, 1F1B over all modules if disjoint."""
+    layout, forward = topology.layout, ModelForward(model, topology)
     extra: dict[str, Any] = {}
     forward_backward: Callable[..., Any] = forward_backward_no_pipelining
-    colocated, pipeline = colocated_bridges(model), None
+    pipeline: Pipeline | None = None
     if layout.placement == "disjoint":
         forward_backward = forward_backward_pipelining_without_interleaving
         split = layout.language.tp if model.config.sequence_parallel else 1
@@ -61,12 +61,12 @@ def build_schedule(
         if pipeline is not None:
             pipeline.start(batch)
         forward_backward(
-            forward_step_func=partial(step, topology=topology, totals=totals, bridges=colocated, merge=merge),
+            forward_step_func=partial(step, forward=forward, topology=topology, totals=totals),
             data_iterator=iter(batch),
             model=[model],
             num_microbatches=len(batch),
             seq_length=seq_length,
-            # The pipeline knows its shapes; the schedule only hands this number on.
+            # Required, and unused: the pipeline knows its shapes.
             micro_batch_size=1,
             forward_only=forward_only,
             pg_collection=topology.for_schedule(),
@@ -76,11 +76,51 @@ def build_schedule(
     return run
 
 
+class ModelForward:
+    """Forward pass of a micro-batch through a MimoModel.
+
+    megatron-core's model takes tokens and items, and not how many rows each sample has. Colocated bridges and the merge
+    read that from the micro-batch inside the model; there is none between two passes, so none can be out of date.
+    """
+
+    def __init__(self, model: MimoModel, topology: Topology) -> None:
+        """Replace the merge and the colocated bridges of `model` by ours, which take samples of uneven rows."""
+        self._model, self._topology = model, topology
+        self._batch: MicroBatch | None = None
+        Merge(model, self._inside)
+        model.colocated_comms = {
+            (encoder, language): ColocatedBridge(even, encoder, self._inside)
+            for (encoder, language), even in model.colocated_comms.items()
+        }
+
+    def __call__(self, batch: MicroBatch, *, labels: torch.Tensor | None) -> Any:
+        """Return what this rank's modules give: rows by encoder, hidden states, losses or logits."""
+        self._batch = batch
+        output, _ = self._model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            modality_inputs={module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
+            or None,
+            labels=labels,
+            loss_mask=batch.loss_mask,
+        )
+        self._batch = None
+        if isinstance(output, dict):
+            for module, items in batch.items_per_sample.items():
+                if self._topology.is_last_stage(module):
+                    output[module] = own_rows(output[module], items)
+        return output
+
+    def _inside(self) -> MicroBatch:
+        assert self._batch is not None, "bridges and merge run inside of a forward pass only"
+        return self._batch
+
+
 def name_bridges(groups: Mapping[tuple[str, str], Sequence[Any]]) -> None:
-    """Give the groups of each bridge, which megatron-core makes without one, their role name."""
+    """Describe the groups of each bridge by role; megatron-core makes them without a description."""
     for (source, destination), members in groups.items():
         for group in members:
-            # None and a sentinel stand for groups that this rank is not in.
+            # megatron-core gives None or a sentinel for groups that this rank is not in.
             if isinstance(group, dist.ProcessGroup):
                 group._set_group_desc(f"bridge.{source}->{destination}")
 
@@ -93,14 +133,13 @@ def forward_train(
     batches: Iterator[MicroBatch],
     model: MimoModel,
     *,
+    forward: ModelForward,
     topology: Topology,
     totals: Totals,
-    bridges: Mapping[str, ColocatedBridge],
-    merge: Merge,
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
     batch = next(batches)
-    output = _forward(batch, model, topology, bridges, merge, labels=batch.labels)
+    output = forward(batch, labels=batch.labels)
     _count_items(batch, topology, totals)
 
     def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -118,14 +157,13 @@ def forward_evaluate(
     batches: Iterator[MicroBatch],
     model: MimoModel,
     *,
+    forward: ModelForward,
     topology: Topology,
     totals: Totals,
-    bridges: Mapping[str, ColocatedBridge],
-    merge: Merge,
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
     """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
     batch = next(batches)
-    output = _forward(batch, model, topology, bridges, merge, labels=None)
+    output = forward(batch, labels=None)
     _count_items(batch, topology, totals)
 
     def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
@@ -141,34 +179,6 @@ def forward_evaluate(
         return loss_sum, num_scored, {}
 
     return output, score
-
-
-def _forward(
-    batch: MicroBatch,
-    model: MimoModel,
-    topology: Topology,
-    bridges: Mapping[str, ColocatedBridge],
-    merge: Merge,
-    *,
-    labels: torch.Tensor | None,
-) -> Any:
-    """What this rank's modules make of a micro-batch: rows by encoder, hidden states, losses or logits."""
-    for module, bridge in bridges.items():
-        bridge.expect(items=batch.items_per_sample[module], text_rows=batch.rows_per_sample[module])
-    merge.expect(batch.places)
-    output, _ = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        modality_inputs={module: {ENCODER: {"inputs": inputs}} for module, inputs in batch.encoder_inputs.items()}
-        or None,
-        labels=labels,
-        loss_mask=batch.loss_mask,
-    )
-    if isinstance(output, dict):
-        for module, items in batch.items_per_sample.items():
-            if topology.is_last_stage(module):
-                output[module] = own_rows(output[module], items)
-    return output
 
 
 def _positions(batch: MicroBatch) -> dict[str, int]:

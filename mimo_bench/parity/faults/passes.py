@@ -10,7 +10,7 @@ import torch
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
-from mimo_bench.trainer import MicroBatch, bridge, pipeline, step, unwrap
+from mimo_bench.trainer import GatherReplicas, MicroBatch, ModelForward, SplitReplica, UnevenBridge, unwrap
 
 
 def bridge_gradient_doubled(context: FaultContext) -> None:
@@ -25,13 +25,13 @@ def bridge_gradient_dropped(context: FaultContext) -> None:
 
 def encoder_rests_without_images(context: FaultContext) -> None:
     """An encoder replica whose samples have no image does not run, so its gradient hooks never fire."""
-    forward = step._forward
+    forward = ModelForward.__call__
 
-    def without_blank(batch: MicroBatch, *others: Any, **options: Any) -> Any:
+    def without_blank(model: ModelForward, batch: MicroBatch, **options: Any) -> Any:
         inputs = {name: items for name, items in batch.encoder_inputs.items() if sum(batch.items_per_sample[name])}
-        return forward(replace(batch, encoder_inputs=inputs), *others, **options)
+        return forward(model, replace(batch, encoder_inputs=inputs), **options)
 
-    replace_attribute(context, step, "_forward", without_blank)
+    replace_attribute(context, ModelForward, "__call__", without_blank)
 
 
 def encoder_stages_skipped(context: FaultContext) -> None:
@@ -60,9 +60,9 @@ def uneven_rows_split_evenly(context: FaultContext) -> None:
 
     A share is cut off or filled up with zeros to the size that its receiver waits for.
     """
-    part, join = bridge._Part.forward, bridge._Join.backward
+    part, join = SplitReplica.forward, GatherReplicas.backward
 
-    def send_evenly(between: pipeline.UnevenBridge, rows: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+    def send_evenly(between: UnevenBridge, rows: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
         return [_fit(share, like) for share, like in zip(rows.tensor_split(len(sizes)), rows.split(sizes), strict=True)]
 
     def part_evenly(ctx: Any, rows: torch.Tensor, parts: list[int], index: int, group: Any) -> torch.Tensor:
@@ -72,9 +72,9 @@ def uneven_rows_split_evenly(context: FaultContext) -> None:
         right, *others = join(ctx, gradient)
         return _fit(gradient.tensor_split(len(ctx.parts))[ctx.index], right), *others
 
-    replace_attribute(context, pipeline.UnevenBridge, "_parts_to_send", send_evenly)
-    replace_attribute(context, bridge._Part, "forward", staticmethod(part_evenly))
-    replace_attribute(context, bridge._Join, "backward", staticmethod(join_evenly))
+    replace_attribute(context, UnevenBridge, "_parts_to_send", send_evenly)
+    replace_attribute(context, SplitReplica, "forward", staticmethod(part_evenly))
+    replace_attribute(context, GatherReplicas, "backward", staticmethod(join_evenly))
 
 
 def vision_layer_skipped(context: FaultContext) -> None:

@@ -1,7 +1,7 @@
 """Calls between pipeline stages and between modules: activations forward, their gradients back.
 
 Between the stages of an encoder a shape travels ahead of both, a list of int64, one for each dim: samples may differ in
-what they hold (`variable_seq_lengths`). Elsewhere ranks know it (`trainer/megatron/pipeline.py`). Messages count once as sent
+what they hold (`variable_seq_lengths`). Elsewhere ranks know it (`megatron/pipeline.py`). Messages count once as sent
 and once as received.
 """
 
@@ -90,7 +90,7 @@ def _apart_bridge_calls(step: Step, module: str) -> Iterator[Calls]:
 def _shared_bridge_calls(step: Step, module: str) -> Iterator[Calls]:
     """Replicas of ranks that both modules share are joined by one all-gather a micro-batch, forward or backward.
 
-    Forward where the encoder has more replicas, backward where it has fewer (`trainer/megatron/bridge.py`): a part of a replica
+    Forward where the encoder has more replicas, backward where it has fewer (`megatron/bridge.py`): a part of a replica
     is then its own already, and is only cut out. All parts of a replica are as long as the longest of them.
     """
     encoder, language = step.layout.modules[module], step.layout.language
