@@ -1,4 +1,3 @@
-from . import bridge, pipeline, step
 from .api import Dataset, Outcome, Text, evaluate, pretrain, set_up, train
 from .checkpoint.files import check_directory, path_of, saved_in
 from .device import RankDevice, join
@@ -38,7 +37,6 @@ __all__ = [
     "TrainerConfig",
     "UnevenBridge",
     "Validation",
-    "bridge",
     "build_model",
     "build_topology",
     "build_trainer",
@@ -48,13 +46,11 @@ __all__ = [
     "hosted_modules",
     "join",
     "path_of",
-    "pipeline",
     "pretrain",
     "saved_in",
     "set_up",
     "shards",
     "start_of",
-    "step",
     "train",
     "trained_shards",
     "unwrap",
