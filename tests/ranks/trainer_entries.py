@@ -23,7 +23,6 @@ from mimo_bench.data.registry import build_dataset
 from mimo_bench.layout.settings import Precision
 from mimo_bench.meters.communication.interception import Interceptor
 from mimo_bench.meters.memory import held_by_module
-from mimo_bench.models.kernels.cross_entropy import FusedCrossEntropy
 from mimo_bench.models.kernels.rng import CHUNK
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.trainer import gradients as grads
@@ -192,41 +191,6 @@ def meter_a_step(arguments: Mapping[str, Any], *, rank: int, world_size: int) ->
         if len(call.ranks) > 1
     ]
     leave(arguments, rank, {"held": {module: asdict(kept) for module, kept in held.items()}, "calls": calls})
-
-
-def take_losses(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave how far losses and gradients, of words that all ranks share, lie from torch's own in float64."""
-    join("cpu")
-    world = dist.group.WORLD
-    assert world is not None
-    num_words, num_real = 6 * world_size, 6 * world_size - 2
-    generator = torch.Generator().manual_seed(1)
-    whole = 50 * torch.randn(5, 3, num_words, generator=generator)
-    whole[..., num_real:] = -torch.inf
-    labels = torch.randint(num_real, (5, 3), generator=generator)
-    weights = torch.rand(5, 3, generator=generator)
-    errors = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        rounded = whole.to(dtype)
-        expected = rounded.double().requires_grad_()
-        losses = torch.nn.functional.cross_entropy(expected.flatten(0, 1), labels.flatten(), reduction="none")
-        (losses.view(5, 3) * weights).sum().backward()
-        assert expected.grad is not None
-        mine = rounded.chunk(world_size, dim=-1)[rank].clone().requires_grad_()
-        found = FusedCrossEntropy(world)(mine, labels)
-        assert found.dtype == torch.float32
-        (found * weights).sum().backward()
-        assert mine.grad is not None
-        assert mine.grad.dtype == dtype
-        errors[str(dtype)] = {
-            "loss": relative(found, losses.view(5, 3)),
-            "gradient": relative(mine.grad, expected.grad.chunk(world_size, dim=-1)[rank]),
-        }
-    leave(arguments, rank, errors)
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def build(arguments: Mapping[str, Any], device: RankDevice | None = None, *, precision: Precision = "fp32") -> Trainer:

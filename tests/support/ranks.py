@@ -65,9 +65,10 @@ def call(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     module, _, name = arguments["function"].partition(":")
     if os.environ.get("TRITON_INTERPRET") == "1":
         _forget_triton()
-    function: OnRanks[Any] = getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    function = found.body if isinstance(found, OnRanks) else found
     parameters = pickle.loads((folder / "parameters.pickle").read_bytes())
-    (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(function.body(**parameters)))
+    (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(function(**parameters)))
 
 
 def _forget_triton() -> None:
