@@ -110,6 +110,20 @@ def test_a_training_goes_on_in_any_other_layout(launcher: Launcher, tmp_path: Pa
     assert runs.run("one-rank")[0]["losses"] == pytest.approx(losses[2:], rel=1e-6)
 
 
+NAMES = [table.name for table in LAYOUTS]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("resumed", NAMES)
+@pytest.mark.parametrize("saved", NAMES)
+def test_any_layout_resumes_what_any_other_saved(launcher: Launcher, tmp_path: Path, saved: str, resumed: str) -> None:
+    runs = Runs(launcher, tmp_path)
+    losses = runs.run("one-rank", resume=False)[0]["losses"]
+    runs.run(saved, resume=False, until=2, save_after=[2])
+    found = runs.run(resumed)[0]
+    assert (found["resumed_after"], found["losses"]) == (2, pytest.approx(losses[2:], rel=1e-6))
+
+
 def test_experts_go_on_wherever_they_are_dealt_out(launcher: Launcher, tmp_path: Path) -> None:
     runs = Runs(launcher, tmp_path, model="llava-moe-tiny", layout=OF_EXPERTS, global_micro_batch_size=4)
     losses = runs.run("one-rank", resume=False, save_after=[2])[0]["losses"]

@@ -7,6 +7,7 @@ import pytest
 from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
+from mimo_bench.parity.faults.sites import Site
 from mimo_bench.scenario.scenario import Scenario
 from tests.ranks import test_companion
 from tests.ranks.gate import Gate
@@ -152,6 +153,24 @@ def test_a_fault_is_caught_and_the_reason_says_what_it_is(gate: Gate, fault: str
     assert words in account.reason
     assert account.parity is not None
     assert account.parity.failed_check == KNOWN[fault].caught_by
+
+
+SITES = {name: Site.of(SCENARIO, name) for name in SCENARIO.names if name != SCENARIO.baseline}
+SHOWN = [
+    (fault, layout)
+    for fault, known in KNOWN.items()
+    for layout, site in SITES.items()
+    if known.modes == ("parity",) and known.caught_by != "timeout" and known.shows_in(site)
+]
+"""Each fault in each layout that the selftest may plant it in; one that hangs is planted in test_run.py."""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("fault", "layout"), SHOWN)
+def test_a_fault_is_caught_in_every_layout_that_shows_it(gate: Gate, fault: str, layout: str) -> None:
+    account = judge(gate, fault, layout)
+    found = account.parity.failed_check if account.parity is not None else None
+    assert (found or account.status) == KNOWN[fault].caught_by, account.reason
 
 
 def test_every_fault_of_ours_that_parity_can_judge_is_in_a_table_of_what_its_reason_says() -> None:
