@@ -85,7 +85,7 @@ def reports(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def docs(session: nox.Session) -> None:
-    """Write the reference pages that are made from the code: docs/cli.md, docs/settings.md, docs/tables.md."""
+    """Write the reference pages that are made from the code: docs/{cli,settings,tables,contributing/megatron}.md."""
     _python(session, "-m", "tests.generated")
 
 

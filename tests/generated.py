@@ -16,6 +16,7 @@ from mimo_bench.data import DigitsData, HuggingFaceData, SyntheticData
 from mimo_bench.layout import GridTable, LayoutTable, Settings
 from mimo_bench.report.frames import COLUMNS
 from mimo_bench.scenario import Evaluation, LoaderTable, Scenario, Steps, Training
+from mimo_bench.trainer.megatron import REPLACED
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTE = "<!-- Made from the code by `nox -s docs`; do not edit. -->\n\n"
@@ -65,6 +66,21 @@ missing. `run.record` is the whole record.
 
 """
 
+MEGATRON_HEAD = """# Replaced parts of megatron-core
+
+Which parts of megatron-core run our code instead, and when can each replacement go? After an upgrade, try to delete a
+row and its code:
+
+```bash
+python -m pytest tests/trainer/test_replaced.py tests/ranks/test_step.py tests/ranks/test_uneven.py
+```
+
+A replacement has a row in `mimo_bench/trainer/megatron/__init__.py`; the first of these tests fails without one. Parts
+that megatron-core takes by specification or configuration are not replaced and have no row. Layouts and settings that
+it cannot train are functions in `mimo_bench/layout/limits.py`, one a limit.
+
+"""
+
 
 def pages() -> dict[Path, str]:
     """Return the text of every generated page by its path."""
@@ -72,6 +88,7 @@ def pages() -> dict[Path, str]:
         DOCS / "cli.md": "".join(_command_line()),
         DOCS / "settings.md": "".join(_settings()),
         DOCS / "tables.md": "".join(_columns()),
+        DOCS / "contributing" / "megatron.md": "".join(_replacements()),
     }
 
 
@@ -109,6 +126,15 @@ def _columns() -> Iterator[str]:
     for table, columns in COLUMNS.items():
         yield f"\n## {table}\n\n| column | holds |\n|---|---|\n"
         yield from (f"| `{column}` | {_cell(holds)} |\n" for column, holds in columns.items())
+
+
+def _replacements() -> Iterator[str]:
+    yield MEGATRON_HEAD + NOTE
+    yield "| part | replaced by | why | since | can go when |\n|---|---|---|---|---|\n"
+    for row in REPLACED:
+        since = row.since if row.since.startswith("torch") else f"megatron-core {row.since}"
+        by = row.by.removeprefix("mimo_bench.")
+        yield f"| `{row.of}` | `{by}` | {_cell(row.why)} | {since} | {_cell(row.until)} |\n"
 
 
 if __name__ == "__main__":
