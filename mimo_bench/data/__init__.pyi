@@ -1,10 +1,8 @@
 from .config import FILLED_IN, NAMED, Contents, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
-from .contents import HELD_OUT, read_contents
-from .dataset import CPU, PAD, Dataset, Text
+from .dataset import CPU, PAD, Dataset, Text, check_items, check_text
 from .fingerprint import read_fingerprint
-from .fitting import check_items, check_text
-from .prepare import in_words, num_left_out, prepare
-from .registry import build_dataset
+from .prepare import build_dataset, in_words, num_left_out, prepare
+from .source import HELD_OUT, read_contents
 
 __all__ = [
     "CPU",

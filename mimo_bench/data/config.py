@@ -15,8 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from mimo_bench.data.image_size import check_image_size, saved_image_size
-from mimo_bench.data.tokens import saved_tokens
+from mimo_bench.data.processor import check_image_size, saved_image_size, saved_tokens
 from mimo_bench.models import ModelShape
 from mimo_bench.util import NonNegativeFloat, NonNegativeInt, ScenarioError, Share, Table, choices, first_of
 

@@ -12,14 +12,11 @@ from typing import Any
 
 import torch
 
-from mimo_bench.data.chat import Chat
+from mimo_bench.data.chat import Chat, Message
 from mimo_bench.data.config import HuggingFaceData, Split
-from mimo_bench.data.contents import file_rows, row_at
-from mimo_bench.data.dataset import CPU, Text
+from mimo_bench.data.dataset import CPU, Text, shuffled
 from mimo_bench.data.images import pixels
-from mimo_bench.data.messages import Message
-from mimo_bench.data.order import shuffled
-from mimo_bench.data.rows import BadSample, image_sources, open_rows
+from mimo_bench.data.source import BadSample, file_rows, image_sources, open_rows, row_at
 from mimo_bench.models import ModelShape
 from mimo_bench.util import DataError, ScenarioError
 

@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 
 from mimo_bench.data.config import Split
-from mimo_bench.data.dataset import CPU, PAD, Text
-from mimo_bench.data.order import shuffled
+from mimo_bench.data.dataset import CPU, PAD, Text, shuffled
 from mimo_bench.models import ModelShape
 from mimo_bench.util import ScenarioError
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final
 
-from mimo_bench.data.columns import holds_paths
 from mimo_bench.data.config import FILE_KINDS, DataFingerprint, FileDigest, HuggingFaceData, ImagesDigest
-from mimo_bench.data.rows import be_quiet, source_of
+from mimo_bench.data.source import be_quiet, holds_paths, source_of
 from mimo_bench.util import DataError
 
 _HIDDEN: Final = (".", "__")

@@ -11,10 +11,28 @@ from collections.abc import Iterator, Mapping
 
 import torch.distributed as dist
 
-from mimo_bench.data.config import Split
+from mimo_bench.data.config import Data, DigitsData, HuggingFaceData, Split, SyntheticData
 from mimo_bench.data.conversations import HuggingFaceDataset
 from mimo_bench.data.dataset import Dataset
+from mimo_bench.data.digits import DigitsDataset
+from mimo_bench.data.synthetic import SyntheticDataset
+from mimo_bench.models import ModelShape
 from mimo_bench.util import DataError
+
+
+def build_dataset(data: Data, *, shape: ModelShape, seq_length: int, seed: int) -> Dataset:
+    """The samples that a scenario's `data` describes, made for models of `shape`.
+
+    Raises:
+        ScenarioError: the model cannot hold them.
+    """
+    match data:
+        case SyntheticData():
+            return SyntheticDataset(data, shape=shape, seq_length=seq_length, seed=seed)
+        case DigitsData():
+            return DigitsDataset(shape=shape, seq_length=seq_length, seed=seed)
+        case HuggingFaceData():
+            return HuggingFaceDataset(data, shape=shape, seq_length=seq_length, seed=seed)
 
 
 def prepare(dataset: Dataset, num_samples: Mapping[Split, int]) -> dict[Split, dict[int, str]]:

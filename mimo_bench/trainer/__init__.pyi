@@ -2,12 +2,11 @@ from .api import Dataset, Outcome, Text, evaluate, pretrain, set_up, train
 from .checkpoint.files import check_directory, path_of, saved_in
 from .device import RankDevice, join
 from .loader import MicroBatch
-from .logging import METRICS, Logging
+from .logging import METRICS, EvaluationTotals, Logging
 from .megatron.bridge import GatherReplicas, SplitReplica, UnevenBridge
 from .model import Provider, build_model, hosted_modules, unwrap
 from .prefetch import LoaderWatch
 from .pretraining import Pretraining, Saving, Validation
-from .results import EvaluationTotals
 from .step import ModelForward
 from .stored import write_weights
 from .topology import Topology, build_topology

@@ -25,10 +25,9 @@ from mimo_bench.trainer.checkpoint.files import path_of
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.device import RankDevice, join
-from mimo_bench.trainer.logging import Metrics
+from mimo_bench.trainer.logging import EvaluationTotals, Metrics, StepResult
 from mimo_bench.trainer.model import Provider, build_model
 from mimo_bench.trainer.pretraining import Ours, Pretraining, described
-from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
 from mimo_bench.util import TrainingError, UsageError, counted
 

@@ -1,6 +1,6 @@
-"""What a training says while it runs: a line on the console, a line of JSON, TensorBoard where it is installed.
+"""Results of steps and evaluations, and their log: console, `metrics.jsonl`, and TensorBoard if installed. No torch.
 
-Every rank knows every number; the first one writes them down.
+Every rank holds every number; the first one writes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,34 @@ from typing import Any
 
 from mimo_bench.data import Split
 from mimo_bench.trainer.arguments import check_least, check_path
-from mimo_bench.trainer.results import EvaluationTotals, StepResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """One optimizer step over the whole job; the same on every rank."""
+
+    loss: float
+    """Mean cross-entropy per answer token."""
+    grad_norms: dict[str, float]
+    """Before clipping, by module that is trained."""
+    num_tokens: int
+    """Language positions that are not padding."""
+    num_token_pairs: int
+    """Sum over samples of the squared number of those positions."""
+    num_items: dict[str, int]
+    """What encoders read, such as images, by encoder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationTotals:
+    """Held-out samples scored without training on them; the same on every rank."""
+
+    loss: float
+    """Mean cross-entropy per answer token."""
+    answer_accuracy: float
+    """Share of answer tokens that the model ranks first."""
+    num_samples: int
+
 
 METRICS = "metrics.jsonl"
 

@@ -19,16 +19,15 @@ from mimo_bench.layout import BatchPlan, Layout, Precision, Settings
 from mimo_bench.models import DTYPES, ModelShape
 from mimo_bench.scenario import LoaderTable, Scenario, Training
 from mimo_bench.trainer.device import RankDevice
-from mimo_bench.trainer.freezing import freeze_weights
 from mimo_bench.trainer.gradients import Totals, finish_gradients, items_total
 from mimo_bench.trainer.loader import Loader, MicroBatch, build_loader
+from mimo_bench.trainer.logging import EvaluationTotals, StepResult
 from mimo_bench.trainer.model import Provider, build_model, compile_layers, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ModuleNorms, ScheduledOptimizer, build_optimizer
-from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.stored import StoredWeights
 from mimo_bench.trainer.topology import Topology, build_topology
-from mimo_bench.trainer.weights import Start, drawn, fill_weights
+from mimo_bench.trainer.weights import Start, drawn, fill_weights, freeze_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
 from mimo_bench.models import CHUNK, FIXED, OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, uniform
+from mimo_bench.scenario import Training
 from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
 
@@ -243,3 +244,12 @@ def _with_global_experts(module: torch.nn.Module, name: str, path: str) -> str:
         return name
     layer: Any = module.get_submodule(path[: match.start() - 1])
     return _EXPERT.sub(f"experts.{layer.local_expert_indices[int(match[1])]}.", name)
+
+
+def freeze_weights(model: MimoModel, topology: Topology, *, training: Training) -> None:
+    """Take frozen parameters out of the training; the model must not be wrapped for data parallelism yet."""
+    for shard in shards(model, topology):
+        # Only taken out, never in: some parameters are fixed whatever is trained. Of a module that is frozen in all its
+        # parts nothing is reduced, so what a provider adds beside them must not be trained either.
+        if training.is_frozen(shard.module) or not training.trains(shard.name):
+            shard.parameter.requires_grad_(False)

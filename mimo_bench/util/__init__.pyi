@@ -14,12 +14,10 @@ from .errors import (
     UsageError,
     WeightsError,
 )
-from .explain import explain
+from .explain import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table, explain
 from .field_docs import Described, descriptions
 from .rng import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, first_of, start_of
-from .suggest import choices
-from .table import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table
-from .text import counted
+from .text import choices, counted
 
 __all__ = [
     "GOLDEN",

@@ -1,6 +1,6 @@
-"""What pydantic found wrong with a TOML file, in the words of that file: key, value, remedy.
+"""Tables of a scenario file, and pydantic's complaints about them in the file's own terms: key, value, remedy.
 
-`load_scenario` uses it, so that nobody has to know pydantic to mend a scenario.
+`load_scenario` uses it, so that a user mends a scenario without knowing pydantic.
 """
 
 from __future__ import annotations
@@ -8,12 +8,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails
 
-from mimo_bench.util.suggest import choices
+from mimo_bench.util.field_docs import Described
+from mimo_bench.util.text import choices
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Table(Described, BaseModel):
+    """A table of the file: nothing unknown, nothing coerced, nothing changed later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
 
 _AS_WRITTEN = {
     "bool_type": "; write true or false, without quotes",

@@ -14,10 +14,9 @@ from sklearn.datasets import load_digits
 from mimo_bench.data import config as data_section
 from mimo_bench.data import digits
 from mimo_bench.data.config import NAMED, Data, DigitsData, Split
-from mimo_bench.data.dataset import PAD, Dataset, Text
+from mimo_bench.data.dataset import PAD, Dataset, Text, shuffled
 from mimo_bench.data.digits import DigitsDataset
-from mimo_bench.data.order import shuffled
-from mimo_bench.data.registry import build_dataset
+from mimo_bench.data.prepare import build_dataset
 from mimo_bench.models import PRESETS
 from mimo_bench.report.check.data import notes
 from mimo_bench.scenario import scenario

@@ -24,9 +24,8 @@ from examples import own_images
 from mimo_bench.cli.app import main
 from mimo_bench.data.config import HuggingFaceData, SyntheticData, locate
 from mimo_bench.data.conversations import HuggingFaceDataset
-from mimo_bench.data.image_size import saved_image_size
 from mimo_bench.data.prepare import prepare
-from mimo_bench.data.tokens import Tokens, saved_tokens
+from mimo_bench.data.processor import Tokens, saved_image_size, saved_tokens
 from mimo_bench.models import PRESETS
 from mimo_bench.predict import predict_memory
 from mimo_bench.predict.validate import contradictions

@@ -11,7 +11,7 @@ import torch
 from transformers.models.whisper.modeling_whisper import sinusoids as sinusoids_of_whisper
 
 from mimo_bench.data.config import SyntheticData
-from mimo_bench.data.registry import build_dataset
+from mimo_bench.data.prepare import build_dataset
 from mimo_bench.launch import Launcher
 from mimo_bench.layout.grid import Grid
 from mimo_bench.layout.layout import Layout

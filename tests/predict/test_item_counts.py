@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mimo_bench.data.registry import build_dataset
+from mimo_bench.data.prepare import build_dataset
 from mimo_bench.predict.items import ItemCounts
 from mimo_bench.scenario.scenario import Scenario
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from mimo_bench.data.registry import build_dataset
+from mimo_bench.data.prepare import build_dataset
 from mimo_bench.layout.layout import LANGUAGE
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.trainer import step

@@ -21,7 +21,7 @@ from mimo_bench.bench.request import TrainRequest
 from mimo_bench.bench.train import resume_hint, run_training
 from mimo_bench.cli import app as cli
 from mimo_bench.cli.exits import BAD_INPUT, NO_RECORD
-from mimo_bench.data.registry import build_dataset
+from mimo_bench.data.prepare import build_dataset
 from mimo_bench.launch import Launcher
 from mimo_bench.models.hf.directory import read_manifest
 from mimo_bench.scenario.load import load_scenario

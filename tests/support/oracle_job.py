@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mimo_bench.data.dataset import Dataset
-from mimo_bench.data.registry import build_dataset
+from mimo_bench.data.prepare import build_dataset
 from mimo_bench.launch import DeviceKind, Job, Launcher
 from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.models import ModelShape, read_model_shape

@@ -20,9 +20,8 @@ from mimo_bench.models import PRESETS
 from mimo_bench.scenario.scenario import LoaderTable, Scenario, StoredContent
 from mimo_bench.scenario.training import Training
 from mimo_bench.trainer.arguments import check_split
-from mimo_bench.trainer.logging import Logging, Metrics, read_metrics
+from mimo_bench.trainer.logging import EvaluationTotals, Logging, Metrics, StepResult, read_metrics
 from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation, described
-from mimo_bench.trainer.results import EvaluationTotals, StepResult
 from mimo_bench.util.errors import ScenarioError, UsageError
 
 

@@ -33,7 +33,7 @@ def found(name: str) -> Any:
 
 def imported(tree: ast.AST) -> dict[str, str]:
     """Return what a file imports from torch and megatron-core: full names by local name."""
-    names = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
