@@ -1,7 +1,7 @@
-"""Every job of this repository by name, such as `nox -s tests`; `nox --list` tells what each does.
+"""Every job of this repository by name, such as `nox -s tests`; `nox --list` describes each.
 
 torch and its CUDA libraries take minutes and gigabytes to install, so all sessions share one virtual environment: the
-session `environment` makes it, the others ask for it. With `--no-venv` nothing is installed: each session runs
+session `environment` makes it, the others require it. With `--no-venv` nothing is installed: each session runs
 under nox's own interpreter and imports the project from the repository.
 """
 
@@ -31,7 +31,7 @@ interpreter = [sys.executable]
 
 @nox.session(reuse_venv=True, venv_backend="venv")
 def environment(session: nox.Session) -> None:
-    """Install the project and all that it needs, once, for every other session."""
+    """Install the project and its dependencies, once, for every other session."""
     if not session.virtualenv.is_sandboxed:
         session.log("no virtual environment asked for: using %s as it is", sys.executable)
         return
@@ -77,7 +77,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def reports(session: nox.Session) -> None:
-    """Make anew what is made of the committed GPU runs: pages, trend page, prediction errors, the README's pictures."""
+    """Regenerate pages, trend page, prediction errors and the README's pictures from the committed GPU runs."""
     if not any(shutil.which(name) for name in CHROMIUMS):
         session.error(f"none of {', '.join(CHROMIUMS)} is on PATH; install one: apt-get install chromium")
     _python(session, "-m", "tests.committed")
@@ -91,7 +91,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def perf(session: nox.Session) -> None:
-    """Hold commands, checks of 100,000 layouts and large reports against their limits; with a GPU, a step as well."""
+    """Compare commands, checks of 100,000 layouts and large reports with their limits; with a GPU, a step as well."""
     benches = set(Path("tests/perf").glob("bench_*.py"))
     if not session.posargs and not _num_gpus(session):
         session.log("no GPU: bench_step.py, which measures a training step on one, is left out")
@@ -111,19 +111,19 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def simulation(session: nox.Session) -> None:
-    """Judge made-up histories anew; the committed table of false alarms and detections must come out."""
+    """Judge simulated histories again; the committed table of false alarms and detections must come out."""
     _python(session, "-m", "pytest", "tests/simulation", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def kills(session: nox.Session) -> None:
-    """Kill a matrix at twenty random points; every record must be readable, no process left, every matrix go on."""
+    """Kill a matrix at twenty random points; each leaves a readable record and no process, and resumes."""
     _python(session, "-m", "tests.ranks.killing", *(session.posargs or ("--kills", "20")))
 
 
 @nox.session(venv_backend="none", requires=["environment"])
 def nodes(session: nox.Session) -> None:
-    """Train the CPU matrix by the Python API as two machines would, each layout stopped half-way and gone on with."""
+    """Train the CPU matrix by the Python API as two machines would; each layout stops half-way and resumes."""
     asked = ("scenarios/cpu_smoke.toml", "reports/local/nodes", "--steps", "6", "--nodes", "2")
     _python(session, "examples/stop_and_go.py", *asked, *session.posargs)
 
@@ -135,7 +135,7 @@ def slurm(session: nox.Session) -> None:
     if wanted:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             session.error(f"{', '.join(wanted)}: not installed; have root run apt-get install slurm-wlm munge")
-        # Nothing asks, and no daemon is started for having been installed.
+        # Debian's installer asks no question and starts no daemon.
         quiet = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         install = ("apt-get", "install", "-qq", "-y", "--no-install-recommends", "slurm-wlm", "munge")
         session.run("apt-get", "update", "-qq", external=True)
@@ -157,7 +157,7 @@ def bench(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Break every collective call of a training step in every way; `-- ...` is handed to `mimo-bench mutants`."""
     directory = Path("reports", "local", datetime.now(UTC).strftime("mutants-%Y%m%dT%H%M%SZ"))
-    # Between them these make every collective there is, on every group role.
+    # Together these layouts call every collective on every group role.
     layouts = {
         Path("scenarios", "cpu_smoke.toml"): (
             "colocated-vision-dp2-language-tp2",
@@ -181,7 +181,7 @@ def mutants(session: nox.Session) -> None:
 
 
 def _scenario_for(num_gpus: int) -> tuple[Path, str]:
-    """The scenario that uses most of `num_gpus`, and the kind of rank that it is meant for."""
+    """Return the scenario that uses most of `num_gpus`, and the device kind that it is meant for."""
     for num_used in (8, 4, 2, 1):
         scenario = Path("scenarios", f"gpu{num_used}.toml")
         if num_used <= num_gpus and (REPOSITORY / scenario).exists():

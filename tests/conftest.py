@@ -1,4 +1,4 @@
-"""What tests share."""
+"""Fixtures of all tests, and the order in which workers take the files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal() -> Iterator[None]:
-    """Let signals end what tests start: what runs under nohup or behind a script inherits that they are ignored."""
+    """Let signals end the processes of tests: under nohup or a script they would inherit that signals are ignored."""
     handlers: dict[signal.Signals, Any] = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
@@ -59,7 +59,7 @@ def _signals_as_in_a_terminal() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What `datasets` keeps of the files that it read goes where tests write; ranks inherit it."""
+    """Let `datasets` keep its cache in the folder that tests write to; ranks inherit it."""
     os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
@@ -77,14 +77,14 @@ PRELOAD = (
 
 @pytest.fixture(scope="session")
 def launcher() -> Iterator[Launcher]:
-    """Ranks on the CPU over gloo; what they need is imported once for the whole session."""
+    """Ranks on the CPU over gloo; their imports are made once for the whole session."""
     with Launcher(device_kind="cpu", preload=PRELOAD) as launcher:
         yield launcher
 
 
 @pytest.fixture
 def warm_commands(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that the test calls in this process start their ranks from the session's launcher."""
+    """Start the ranks of commands that the test calls in this process from the session's launcher."""
     # `train` imports its launcher from the package when it is called. So the package comes last: a module that was
     # first imported after it would keep what this test puts there.
     for module in (*(f"bench.{name}" for name in STARTERS), "launch"):

@@ -1,4 +1,4 @@
-"""What ranks do for the tests of the Python API: train as a user's script does, and leave how it ended."""
+"""Entries for the tests of the Python API: train as a user's script does, and write how it ended."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run_script(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> N
 
 
 def train_example(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """What a rank of `stop_and_go.py` does; its steps count from the very first."""
+    """Train as a rank of `stop_and_go.py`; its steps count from the first of all."""
     folder = Path(arguments["folder"])
     stop_and_go.train(
         Scenario.model_validate_json(json.dumps(arguments["scenario"])),
@@ -117,7 +117,7 @@ def build_another(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
 
 
 def add_parameters(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Train a model whose provider adds a parameter to the projector and one beside it, with `freeze` frozen."""
+    """Train a model whose provider adds a parameter to the projector and one next to it, with `freeze` frozen."""
     added: list[torch.nn.Parameter] = []
 
     def provider(shape: ModelShape, **build: Any) -> MimoModel:
@@ -155,7 +155,7 @@ def leave_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
 
 
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Train a layout of a scenario through the API's parts, and leave what the rank is told in the end."""
+    """Train a layout of a scenario through the API's parts, and write what the rank gets back."""
     made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     every, folder = arguments["validate_every"], Path(arguments["folder"])
     config = Pretraining.of(

@@ -1,4 +1,4 @@
-"""What ranks do for the tests of checkpoints: train, save, resume, and leave what became of every number."""
+"""Entries for the tests of checkpoints: train, save, resume, and write every number that comes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests with ranks share: launches whose observations many files read."""
+"""Launches whose observations many test files read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank does for the test of what names a CUDA device: it is redirected for good, so in a process of its own."""
+"""Entry for the test of calls that name a CUDA device: they are redirected for good, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the launch tests have their ranks do. Every entry leaves its process id in `folder`, if it is given one."""
+"""Entries for the tests of launches. Each writes its process id to `folder`, if it gets one."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ class Gate:
 
     @cached_property
     def reference(self) -> Reference:
-        """What layouts are held against."""
+        """The trained baseline and the tolerance that layouts are compared with."""
         trained = merge_training(self.baseline.ranks, num_parity_steps=self._scenario.steps.parity)
         assert trained.mismatch is None
         assert trained.disagreement is None
         return Reference(trained=trained, tolerance=PARITY_FLOOR)
 
     def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> LayoutResult:
-        """How `layout` trains, with the fault `module:function`."""
+        """Train `layout` with the fault `module:function` and judge it."""
         runner = LayoutRunner(
             scenario=self._scenario,
             modes=("parity",),

@@ -15,7 +15,7 @@ _MOMENTS = 10
 
 
 class LiveBytes(TorchDispatchMode):
-    """What was made in its context and is still held, and the most that ever was; older tensors do not count."""
+    """Bytes of tensors made in its context that are still held, and their peak; older tensors do not count."""
 
     def __init__(self, limit: int = 0) -> None:
         """Nothing is held; what is more than `limit` must be so for some time to count."""

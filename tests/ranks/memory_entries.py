@@ -74,7 +74,7 @@ def watch_memory(arguments: Mapping[str, Any], *, rank: int, world_size: int) ->
 
 
 def collect_gradients(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Leave, of every buffer that is filled with what other replicas have, whether the own part lies in it already."""
+    """Write for every buffer that gathers the parts of other replicas whether it already stores the own part."""
     trainer, in_place = build(arguments), list[bool]()
 
     def gather(whole: torch.Tensor, part: torch.Tensor, group: Any) -> None:

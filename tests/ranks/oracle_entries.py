@@ -1,4 +1,4 @@
-"""What ranks do for the oracle: logits, gradients, and what optimizer steps make of the weights, in full tensors."""
+"""Entries for the oracle: logits, gradients and weights after optimizer steps, in full tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimo_bench.trainer.trainer import Trainer, TrainerConfig, build_trainer
 from mimo_bench.trainer.weights import Shard, shards
 
 _GATHER = "gather_from_tensor_model_parallel_region"
-"""What the trainer calls on its logits to score them."""
+"""Function that the trainer calls on its logits to score them."""
 
 
 def pass_and_steps(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
@@ -77,7 +77,7 @@ def _logits(trainer: Trainer) -> dict[int, torch.Tensor]:
         setattr(step, _GATHER, gather)
     if not trainer.topology.speaks_for_replica(LANGUAGE):
         return {}
-    words = slice(trainer.config.shape.language.vocab_size)  # what is behind them is padding
+    words = slice(trainer.config.shape.language.vocab_size)  # the rest is padding
     return {
         sample_id: row[:, words].cpu().clone()
         for part, logits in zip(batch, seen, strict=len(seen) > 0)

@@ -1,4 +1,4 @@
-"""For the tests of what is held against the baseline: ranks that save an outcome, and hold two others against it."""
+"""Entries for the tests of outcomes: save one as the baseline, and compare two others with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.ranks.trainer_entries import build, leave
 
 
 def hold_outcomes(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Be the baseline after two steps; then leave what it costs to be held against it as one is, and a step later."""
+    """Be the baseline after two steps; then write the cost of a comparison with it, unchanged and a step later."""
     trainer = build(arguments)
     looked_at = list(_looked_at(trainer, arguments["parameters"]))
     with ExitStack() as undo:
@@ -49,7 +49,7 @@ def _train(trainer: Trainer, step: int) -> None:
 
 
 def _hold(trainer: Trainer, arguments: Mapping[str, Any], *, is_baseline: bool = False) -> dict[str, Any]:
-    """What the probe finds, and the bytes that are read, copied to the host, and hashed for it."""
+    """Return the probe's findings, and the bytes that it read, copied to the host and hashed."""
     read, copied, hashed = list[int](), list[int](), list[int]()
     probe = OutcomeProbe(Path(arguments["folder"]) / "outcome", is_baseline=is_baseline)
     with (

@@ -1,4 +1,4 @@
-"""Faults that tests plant beside those that the package knows."""
+"""Faults that tests plant in addition to those of the package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def expert_gradients_not_reduced(context: FaultContext) -> None:
 
 
 def expert_gradients_swapped(context: FaultContext) -> None:
-    """Of one layer, two experts get each other's gradients, on every rank that holds them."""
+    """Swap the gradients of two experts of one layer, on every rank that holds them."""
     trainer = context.trainer
     finish = trainer.model.config.finalize_model_grads_func
 

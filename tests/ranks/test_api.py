@@ -58,7 +58,7 @@ def test_an_evaluation_in_any_layout_is_that_of_one_process_and_leaves_the_train
     # Loss and evaluation reach every rank, although only the last one computes them.
     assert all(rank == ranks[0] for rank in ranks)
     assert ranks[0]["evaluation"] == [pytest.approx(one["evaluation"][0], rel=1e-6), 8]
-    # Test samples are others, and are scored as whoever asks for it later would score them.
+    # Test samples are others, and a later evaluation scores them alike.
     assert ranks[0]["test"] == ranks[0]["test_again"] == [pytest.approx(one["test"][0], rel=1e-6), 4]
     assert abs(one["test"][0] - one["evaluation"][0]) > 1e-4
     curves = [
@@ -381,7 +381,7 @@ def of_example(entry: str, out: Path, log_dir: Path, **arguments: Any) -> Job:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

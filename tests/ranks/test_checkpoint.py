@@ -60,7 +60,7 @@ class Runs:
         self._num_runs = 0
 
     def run(self, layout: str, *, resume: bool = True, until: int = 4, **arguments: Any) -> list[Any]:
-        """What every rank left; its checkpoints lie in `directory`."""
+        """Return the numbers of every rank; its checkpoints go to `directory`."""
         self._num_runs += 1
         folder = self._folder / f"run{self._num_runs}"
         arguments = {"save_after": [], "resume": resume, "until": until, "directory": str(self.directory)} | arguments
@@ -208,7 +208,7 @@ def test_a_damaged_one_takes_no_place_from_those_that_are_kept_and_what_was_neve
     runs = Runs(launcher, tmp_path)
     runs.run("one-rank", resume=False, until=4, save_after=[1, 4])
     (runs.directory / "step-00000004" / "language.safetensors").unlink()
-    # Of a process that was killed in the middle, and whose step nobody may ever save again.
+    # Left by a process that was killed in the middle; its step may never be saved again.
     (runs.directory / ".step-00000009.tmp").mkdir()
     (found,) = runs.run("one-rank", until=3, save_after=[2, 3], keep_last=1)
     assert found["resumed_after"] == 1

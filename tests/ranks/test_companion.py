@@ -75,7 +75,7 @@ Hold = Callable[..., ReferenceVerdict]
 
 @pytest.fixture(scope="module")
 def hold(launcher: Launcher, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Hold:
-    """Hold the companion's baseline, or what a test made of it, against `transformers`."""
+    """Compare the companion's baseline, or a changed copy of it, with `transformers`."""
     loss = gate.reference.trained.losses[0]
     assert loss is not None
 

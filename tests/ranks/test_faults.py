@@ -128,7 +128,7 @@ PLACES = {
     ),
     ("micro-batches-averaged", "sequence-parallel"): "so it goes wrong behind the backward pass",
 }
-"""What a second pass says of some of them."""
+"""Part of the second pass's reason for some of them."""
 
 
 @pytest.fixture(scope="module")

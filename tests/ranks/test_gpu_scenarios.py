@@ -37,7 +37,7 @@ def tiny_voxtral() -> dict[str, object]:
 
 
 def shrink(scenario: Path, folder: Path, *, global_batch_size: int) -> Path:
-    """The same file with a tiny model."""
+    """Write a copy of the file with a tiny model; return its path."""
     text = scenario.read_text(encoding="utf-8")
     config = tiny_voxtral() if 'model = "models/audio' in text else tiny_llava()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -260,7 +260,7 @@ def family(ancestor: int) -> set[int]:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """Where a command and its ranks put temporary files; its path is short, as the name of a socket has to be."""
+    """Folder for temporary files of a command and its ranks; its path is short enough for a socket."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 

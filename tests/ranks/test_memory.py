@@ -1,4 +1,4 @@
-"""The parts of memory belong to the step that held the peak, and whoever runs out of it says what held it."""
+"""The parts of memory belong to the step that held the peak, and a rank out of memory says what held it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_slow_rank_shows_as_its_peers_waiting_and_idle_and_not_as_transfer(wat
     transfers = [row.transfer_seconds for row in tensor_parallel if row.transfer_seconds is not None]
     assert sum(row.seconds_per_step for row in tensor_parallel) >= 0.9 * LOST_SECONDS
     assert sum(transfers) < LOST_SECONDS / 2
-    # The one who is late waits for nobody.
+    # The late rank waits for no other.
     late = ranks[SLOW].account
     assert late is not None
     assert late.wait_seconds < LOST_SECONDS / 2

@@ -54,14 +54,14 @@ def dense(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 
 def survey(gate: Gate, layout: str, *, fault: str = SURVEY) -> tuple[LayoutResult, set[Call]]:
-    """How a layout ends under the survey, and what its first rank called."""
+    """Return how a layout ends under the survey, and the calls of its first rank."""
     place = gate.folder / "calls" / layout
     place.mkdir(parents=True, exist_ok=True)
     return gate.judge(layout, f"{fault}:{place}"), calls_of(gate, layout, rank=0)
 
 
 def calls_of(gate: Gate, layout: str, *, rank: int) -> set[Call]:
-    """What a rank called under the survey."""
+    """Return the calls of a rank under the survey."""
     path = gate.folder / "calls" / layout / f"calls{rank}.json"
     return {Call.model_validate(call) for call in json.loads(path.read_text())} if path.exists() else set()
 
@@ -143,7 +143,7 @@ def test_an_account_out_of_time_holds_what_was_run_and_is_gone_on_with(
     file, account = tmp_path / "small.toml", tmp_path / "account"
     file.write_text(SMALL)
     asked = ["mutants", str(file), "--layout", EQUAL, "--device", "cpu", "--out", str(account), "--seconds", "1.5"]
-    # A second goes by whenever somebody looks: once at the start, once before each mutant.
+    # Each reading of the clock adds a second: one at the start, one before each mutant.
     monkeypatch.setattr("mimo_bench.bench.gate.mutants.time", SimpleNamespace(monotonic=count().__next__))
     assert cli.main(asked) == 0
     assert "1 of 1 mutants caught" in capsys.readouterr().out

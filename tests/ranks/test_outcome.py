@@ -1,4 +1,4 @@
-"""Moments and updates are held against the baseline's: what is read for it, and held at most; and which elements."""
+"""Moments and updates are compared with the baseline's: bytes read and held for it, and the elements compared."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Found = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def held(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Found, Path]]:
-    """What each rank of a layout leaves, and where; each starts once. Replicas share out the optimizer's state."""
+    """Return the findings of each rank of a layout and their folder; each starts once, with a distributed optimizer."""
     known: dict[str, tuple[Found, Path]] = {}
 
     def start(layout: str) -> tuple[Found, Path]:

@@ -1,4 +1,4 @@
-"""Images of one's own train alike in two layouts: those of the example, with bad samples left out, and photographs."""
+"""A user's own images train alike in two layouts: the example's, with bad samples left out, and photographs."""
 
 from __future__ import annotations
 

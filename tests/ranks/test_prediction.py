@@ -1,4 +1,4 @@
-"""What is predicted of a layout is what its trainer holds, byte by byte, and what its ranks send each other."""
+"""Predictions equal, to the byte, what a layout's trainer holds and what its ranks send each other."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_ranks_call_what_was_predicted_with_as_many_bytes(metered: Metered, file
 
 
 def items_of_the_first_batch(scenario: Scenario) -> Items:
-    """What the data gives its samples."""
+    """Return the items of each sample of the first batch, by module."""
     assert isinstance(scenario.data, SyntheticData)
     data = SyntheticDataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     ids = range(scenario.global_batch_size)

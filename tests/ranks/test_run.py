@@ -53,7 +53,7 @@ def run(scenario: Path, out: Path, *options: str) -> int:
 
 
 def statuses(directory: Path) -> dict[str, str]:
-    """How each layout of the record ended."""
+    """Return the status of each layout of the record."""
     return {layout.name: layout.status for layout in read_run(directory).layouts}
 
 

@@ -18,11 +18,11 @@ ROLES = (
     "tp", "cp", "pp", "dp", "dp-cp", "tp-cp", "tp-pp", "tp-dp-cp", "tp-cp-dp-pp",
     "ep", "expert_tp", "expert_dp", "expert_tp-ep", "expert_tp-ep-pp",
 )  # fmt: skip
-"""Of every module; together the groups of one role hold each of its ranks once."""
+"""Roles of every module; together the groups of one role hold each of its ranks once."""
 
 
 EMBEDDINGS = ("embedding", "position_embedding")
-"""Of the language model."""
+"""Further roles of the language model."""
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ language = { tp = 2, rank_offset = 1 }
 """
 
 DRAWN = SCENARIO.replace('model = "ours/config.json"\nweights = "ours"', 'model = "llava-tiny"')
-"""The same on weights that the seed draws."""
+"""A scenario on weights that the seed draws."""
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def expected_loss(scenario: Scenario, checkpoint: Path) -> float:
-    """What `transformers` gets on the first global batch from the weights that it loads itself."""
+    """Return the loss of `transformers` on the first global batch with weights that it loads itself."""
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     ids = range(scenario.global_batch_size)
     samples = [(dataset.encoder_inputs("vision", "train", k), dataset.text("train", k)) for k in ids]
@@ -97,7 +97,7 @@ def losses(log: Path) -> list[float]:
 
 
 def options(scenario: Scenario, layout: str, directory: Path, **changes: Any) -> TrainRequest:
-    """One step on CPU ranks from drawn weights, unless told otherwise."""
+    """Options of one step on CPU ranks from drawn weights; `changes` replace some."""
     fixed: dict[str, Any] = {"num_steps": 1, "device_kind": "cpu", "hang_seconds": 120.0}
     fixed |= dict.fromkeys(("start", "save", "checkpoints", "checkpoint_every", "validate_every", "config"))
     return TrainRequest(scenario=scenario, layout=layout, directory=directory, **fixed | changes)
@@ -145,7 +145,7 @@ def test_a_checkpoint_is_imported_trained_apart_and_exported_and_transformers_ge
     assert set(before) == set(after)
     unchanged = {name for name in before if torch.equal(before[name], after[name])}
     aside = set(load_file(ours / "aside.safetensors"))
-    assert len(aside) == 16 + 2  # one layer behind the feature layer, and the last norm
+    assert len(aside) == 16 + 2  # one layer after the feature layer, and the last norm
     assert unchanged == aside
 
 
@@ -171,7 +171,7 @@ language = { tp = 2, rank_offset = 2 }
 
 
 def spoken_loss(scenario: Scenario, checkpoint: Path) -> float:
-    """What `transformers` gets on the first global batch of clips from the weights that it loads itself."""
+    """Return the loss of `transformers` on the first global batch of clips with weights that it loads itself."""
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     ids = range(scenario.global_batch_size)
     texts = [dataset.text("train", k) for k in ids]

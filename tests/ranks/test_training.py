@@ -1,4 +1,4 @@
-"""What is frozen costs no gradient and no optimizer state, and stays as it is; what is trained learns at its rate."""
+"""Frozen weights cost no gradient and no optimizer state, and stay as they are; trained ones learn at their rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layout starts from the same tensors, whoever holds which slice of them."""
+"""Every layout starts from the same tensors, whichever rank holds which slice of them."""
 
 from __future__ import annotations
 

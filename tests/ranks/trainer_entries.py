@@ -1,4 +1,4 @@
-"""What ranks do for the tests of the trainer: build it, and leave in `folder` what a test looks at."""
+"""Entries for the tests of the trainer: build it, and write to `folder` what a test looks at."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _step(trainer: Trainer) -> dict[str, Any]:
 
 
 def pass_weights_on(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Start from the weights that lie in `weights` and write them into `folder` again, without a step."""
+    """Start from the weights stored in `weights` and write them to `folder` again, without a step."""
     trainer = build(arguments)
     files = write_weights(trainer.model, trainer.topology, Path(arguments["folder"]))
     assert (files is None) == (rank != 0)

@@ -47,7 +47,7 @@ def launch_entry(
 
 
 def run_entry(launcher: Launcher, entry: str, made: Scenario, layout: str, folder: Path, **arguments: Any) -> int:
-    """The same, to a good end; returns how many ranks there were."""
+    """Run an entry that must finish; return the number of ranks."""
     outcome = launch_entry(launcher, entry, made, layout, folder, **arguments)
     assert outcome.ended == "finished", outcome
     return made.table(layout).grids().world_size

@@ -1,4 +1,4 @@
-"""What ranks do for the tests of what is trained and how fast: take steps, and leave what a test looks at."""
+"""Entries for the tests of freezing and learning rates: take steps, and write what a test looks at."""
 
 from __future__ import annotations
 

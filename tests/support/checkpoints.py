@@ -19,7 +19,7 @@ _CLASSES: dict[str, tuple[Any, Any]] = {
 
 
 def load(place: Path) -> Any:
-    """The model of `transformers` that lies in `place`."""
+    """Return the model of `transformers` that is stored in `place`."""
     kind = json.loads((place / "config.json").read_text(encoding="utf-8"))["model_type"]
     return _CLASSES[kind][1].from_pretrained(place, local_files_only=True)
 

@@ -292,7 +292,7 @@ def _grad_norms(name: str) -> dict[str, tuple[float | None, ...]]:
 
 
 def ranks(name: str) -> tuple[RankRecord, ...]:
-    """What the ranks of one layout left behind: a parity launch, and a timing launch where the layout was timed."""
+    """Records of one layout's ranks: a parity launch, and a timing launch if the layout was timed."""
     layout = scenario().table(name).grids()
     modes: tuple[Mode, ...] = ("parity", "timing") if name in STEP_SECONDS else ("parity",)
     return tuple(

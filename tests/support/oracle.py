@@ -1,4 +1,4 @@
-"""What tests ask of the referee beyond one pass: other configurations, and what AdamW makes of its parameters."""
+"""The referee beyond one pass: other configurations, and AdamW's updates of its parameters."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ __all__ = [
 ]
 
 ZERO_SHARE = 1e-6
-"""Of its module's gradient norm: less than this, in float64, is a gradient that ought to be zero."""
+"""Share of its module's gradient norm below which a gradient, in float64, ought to be zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What optimizer steps leave."""
+    """Losses and updates of optimizer steps."""
 
     losses: list[float]
-    """Of every step, before its update."""
+    """Losses of every step, before its update."""
     updates: Tensors
-    """How far every parameter went, by the names of `transformers`."""
+    """Change of every parameter, by the names of `transformers`."""
 
 
 def zero_gradients(found: Pass) -> set[str]:
@@ -129,7 +129,7 @@ def train[Batch](
 
 
 def update_errors(ours: Tensors, referee: Trained, *, uncompared: Container[str]) -> dict[str, float]:
-    """How far each parameter's update is from the referee's: the norm of the difference, relative to the norm.
+    """Return the relative error of each parameter's update: the norm of the difference over the referee's norm.
 
     Nothing is compared of parameters whose true gradient is zero: Adam makes steps of what rounding leaves.
     """

@@ -27,14 +27,14 @@ that ought to be zero, of rounding. The rate is one at which float32 holds a nor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What a layout's ranks left, by the names of `transformers`."""
+    """Results of a layout's ranks, by the names of `transformers`."""
 
     result: oracle.Pass
     weights: oracle.Tensors
     losses: list[float]
-    """Of every optimizer step."""
+    """Losses of every optimizer step."""
     updates: oracle.Tensors
-    """What the steps made of the weights, of those that have a gradient."""
+    """Changes that the steps made to the weights that have a gradient."""
 
 
 Renaming = Callable[[ModelShape, oracle.Tensors], dict[str, torch.Tensor]]
@@ -116,7 +116,7 @@ def _without_padding(scenario: Scenario, logits: Mapping[int, torch.Tensor]) -> 
 
 
 def dataset_of(scenario: Scenario) -> Dataset:
-    """Where the scenario's samples come from."""
+    """Return the dataset of the scenario."""
     return build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
 
 

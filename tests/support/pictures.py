@@ -27,7 +27,7 @@ PICTURES = {
     "temple": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-"""What each shows, the package that ships it, and where in it."""
+"""Subject of each, the package that ships it, and its path in the package."""
 
 WORDS = ("<unk>", "<s>", "</s>", "USER:", "ASSISTANT:", "what", "is", "this", "?", "and", "that", "a", "picture", "of")
 

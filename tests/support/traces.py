@@ -72,7 +72,7 @@ def write(path: Path, events: Iterable[Event]) -> None:
 
 
 def read(path: Path) -> Reading:
-    """What comm mode makes of a trace: computation and communication, and the seconds of each role in its table."""
+    """Comm mode's reading of a trace: computation, communication, and the seconds of each role in its table."""
     observed = observe(path, [_asked(name) for name in _ranges(path)])
     compute = union(span for spans in observed.compute.values() for span in spans)
     communication = union(span for call in observed.calls for span in call.spans)
