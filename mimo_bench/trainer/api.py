@@ -14,24 +14,25 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch.distributed as dist
+from pydantic import InstanceOf
 
 from mimo_bench.data import Dataset as Dataset
 from mimo_bench.data import Split, build_dataset, in_words, num_left_out, prepare
 from mimo_bench.data import Text as Text
 from mimo_bench.layout import BatchPlan, Layout
 from mimo_bench.models import check_shape, read_manifest
-from mimo_bench.trainer.arguments import check_kind, check_least, check_split
+from mimo_bench.trainer.arguments import check_argument
 from mimo_bench.trainer.checkpoint.files import path_of
 from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.logging import EvaluationTotals, Metrics, StepResult
 from mimo_bench.trainer.model import Provider, build_model
-from mimo_bench.trainer.pretraining import Ours, Pretraining, described
+from mimo_bench.trainer.pretraining import BuiltinData, Pretraining, parse_data
 from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
-from mimo_bench.util import TrainingError, UsageError, counted
+from mimo_bench.util import PositiveInt, TrainingError, UsageError, counted
 
-Samples = Dataset | Ours
+Samples = Dataset | BuiltinData
 """A dataset of the user's own, or one of ours."""
 
 OnStep = Callable[[int, StepResult, float], None]
@@ -107,9 +108,9 @@ def set_up(
 
     `device` is what `join` gives.
     """
-    check_kind("layout", layout, Layout, such_as="Layout(modules={'vision': Grid(), 'language': Grid()})")
-    check_kind("device", device, RankDevice, such_as="what join('auto') gives")
-    if not isinstance(data, Ours) and (missing := [name for name in _SAMPLES if not hasattr(data, name)]):
+    check_argument("layout", layout, InstanceOf[Layout])
+    check_argument("device", device, InstanceOf[RankDevice])
+    if not isinstance(data, BuiltinData) and (missing := [name for name in _SAMPLES if not hasattr(data, name)]):
         raise UsageError(f"data = {data!r}: has no {', '.join(missing)}; give a Dataset, or the name of one of ours")
     if (num_ranks := dist.get_world_size()) != layout.world_size:
         raise UsageError(
@@ -157,16 +158,16 @@ def train(trainer: Trainer, config: Pretraining, *, data: Samples, on_step: OnSt
                 saver.wait()  # so that what was saved before is whole
             raise TrainingError(f"the loss of step {num_steps} is {result.loss}; lower training.learning_rate")
 
-    untold: deque[tuple[int, StepTaken, dict[str, float]]] = deque()
+    pending: deque[tuple[int, StepTaken, dict[str, float]]] = deque()
     # So that a GPU always has work; on a CPU the step is over when it returns.
-    most_untold = 1 if trainer.loader.device.type == "cuda" else 0
+    max_pending = 1 if trainer.loader.device.type == "cuda" else 0
     with closing(metrics), closing(trainer.loader.batches("train", start=first, stop=last)) as batches:
         for num_steps, batch in enumerate(batches, start=first + 1):
             rates = trainer.optimizer.learning_rates
-            untold.append((num_steps, trainer.train_step(batch), rates))
+            pending.append((num_steps, trainer.train_step(batch), rates))
             due, is_saved = config.scored_after(num_steps), config.is_saved_after(num_steps)
-            while len(untold) > (0 if due or is_saved or num_steps == last else most_untold):
-                tell(*untold.popleft())
+            while len(pending) > (0 if due or is_saved or num_steps == last else max_pending):
+                tell(*pending.popleft())
             for split, num_batches in due.items():
                 scores[split] = evaluate(trainer, split, num_batches=num_batches)
                 metrics.evaluation(num_steps, split, scores[split])
@@ -190,8 +191,8 @@ def evaluate(trainer: Trainer, split: Split, *, num_batches: int) -> EvaluationT
         UsageError: there is no such split, or nothing to score.
         DataError: a sample cannot be read; the message names it.
     """
-    check_split(split)
-    check_least("num_batches", num_batches, least=1)
+    check_argument("split", split, Split)
+    check_argument("num_batches", num_batches, PositiveInt)
     _prepare(trainer.loader.dataset, {split: num_batches}, global_batch_size=trainer.config.plan.global_batch_size)
     with closing(trainer.loader.batches(split, stop=num_batches)) as batches:
         return trainer.evaluate(batches)
@@ -208,7 +209,7 @@ def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfi
         precision=config.precision,
         seq_length=config.seq_length,
         # Of samples of a user's own nothing is known before they are read.
-        counts_vary=isinstance(data, Ours) and described(data).counts_vary,
+        counts_vary=isinstance(data, BuiltinData) and parse_data(data).counts_vary,
     )
     if config.weights is not None:
         check_shape(config.weights, read_manifest(config.weights), config.shape)
@@ -231,9 +232,9 @@ def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfi
 
 
 def _dataset(config: Pretraining, data: Samples) -> Dataset:
-    if not isinstance(data, Ours):
+    if not isinstance(data, BuiltinData):
         return data
-    ours = described(data)
+    ours = parse_data(data)
     ours.check(config.shape, seq_length=config.seq_length)
     return build_dataset(ours, shape=config.shape, seq_length=config.seq_length, seed=config.seed)
 

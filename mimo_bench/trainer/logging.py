@@ -15,8 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import InstanceOf
+
 from mimo_bench.data import Split
-from mimo_bench.trainer.arguments import check_least, check_path
+from mimo_bench.trainer.arguments import check_fields
+from mimo_bench.util import PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +56,9 @@ METRICS = "metrics.jsonl"
 class Logging:
     """What is written, and where."""
 
-    directory: Path | None = None
+    directory: InstanceOf[Path] | None = None
     """Takes `metrics.jsonl`, one line a step, and TensorBoard's events; None for the console alone."""
-    every: int = 1
+    every: PositiveInt = 1
     """Steps between two lines on the console."""
     module_grad_norms: bool = False
     """Also the gradient norm of each module before clipping."""
@@ -63,9 +66,7 @@ class Logging:
     """Write events as well, where TensorBoard is installed."""
 
     def __post_init__(self) -> None:
-        check_least("logging.every", self.every, least=1)
-        if self.directory is not None:
-            check_path("logging.directory", self.directory)
+        check_fields(self, "logging.")
 
 
 class Metrics:

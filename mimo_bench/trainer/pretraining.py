@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import InstanceOf, TypeAdapter
 
 from mimo_bench.data import NAMED, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate, read_fingerprint
-from mimo_bench.layout import WITHOUT_FP16, Precision, Settings
+from mimo_bench.layout import Precision, Settings
 from mimo_bench.models import ModelShape
 from mimo_bench.scenario import LoaderTable, Scenario, Training, without_places
-from mimo_bench.trainer.arguments import check_kind, check_least, check_path
+from mimo_bench.trainer.arguments import check_argument, check_fields
 from mimo_bench.trainer.logging import Logging
-from mimo_bench.util import ScenarioError, UsageError, choices
+from mimo_bench.util import NonNegativeInt, PositiveInt, ScenarioError, choices
 
-Ours = SyntheticData | DigitsData | HuggingFaceData | str
-"""Samples of ours, as a scenario describes or names them."""
+BuiltinData = SyntheticData | DigitsData | HuggingFaceData | str
+"""Built-in samples, as a scenario describes or names them."""
 
 _DATA: TypeAdapter[Data] = TypeAdapter(Data)
 
@@ -26,84 +26,59 @@ _DATA: TypeAdapter[Data] = TypeAdapter(Data)
 class Validation:
     """Evaluation on samples that are not trained on; nothing else switches it on or off."""
 
-    every: int
+    every: PositiveInt
     """Steps between two evaluations; the last step is followed by one in any case."""
-    num_batches: int
+    num_batches: PositiveInt
     """Global batches of validation samples, the same each time."""
-    num_test_batches: int = 0
+    num_test_batches: NonNegativeInt = 0
     """Global batches of test samples, scored once, after the last step; 0 for none."""
 
     def __post_init__(self) -> None:
-        check_least("validation.every", self.every, least=1)
-        check_least("validation.num_batches", self.num_batches, least=1)
-        check_least("validation.num_test_batches", self.num_test_batches, least=0)
+        check_fields(self, "validation.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saving:
     """Checkpoints. A training begins from the newest one that is whole, if there is any."""
 
-    directory: Path
+    directory: InstanceOf[Path]
     """All ranks see it."""
-    every: int | None = None
+    every: PositiveInt | None = None
     """Steps between two checkpoints; after the last step there is one in any case."""
-    keep_last: int = 2
+    keep_last: PositiveInt = 2
     in_background: bool = False
     """Train on while a checkpoint is written; the host holds it so long."""
 
     def __post_init__(self) -> None:
-        check_path("saving.directory", self.directory)
-        if self.every is not None:
-            check_least("saving.every", self.every, least=1)
-        check_least("saving.keep_last", self.keep_last, least=1)
+        check_fields(self, "saving.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretraining:
     """What a training is, apart from model provider, data and layout."""
 
-    shape: ModelShape
-    seq_length: int
-    global_batch_size: int
+    shape: InstanceOf[ModelShape]
+    seq_length: PositiveInt
+    global_batch_size: PositiveInt
     """Samples per optimizer step."""
-    global_micro_batch_size: int
+    global_micro_batch_size: PositiveInt
     """Samples per micro-batch over all replicas."""
-    num_steps: int
+    num_steps: PositiveInt
     """Optimizer steps from the very first; a resumed training takes those that are left."""
-    training: Training = field(default_factory=Training)
-    settings: Settings = field(default_factory=Settings)
-    loader: LoaderTable = field(default_factory=LoaderTable)
+    training: InstanceOf[Training] = field(default_factory=Training)
+    settings: InstanceOf[Settings] = field(default_factory=Settings)
+    loader: InstanceOf[LoaderTable] = field(default_factory=LoaderTable)
     """Threads that make batches, and how many they make ahead; which samples, it does not change."""
     precision: Precision = "fp32"
-    seed: int = 0
-    weights: Path | None = None
+    seed: NonNegativeInt = 0
+    weights: InstanceOf[Path] | None = None
     """A directory of weights, or a checkpoint, to start from; None for weights drawn from the seed."""
-    validation: Validation | None = None
-    saving: Saving | None = None
-    logging: Logging = field(default_factory=Logging)
+    validation: InstanceOf[Validation] | None = None
+    saving: InstanceOf[Saving] | None = None
+    logging: InstanceOf[Logging] = field(default_factory=Logging)
 
     def __post_init__(self) -> None:
-        for name in ("seq_length", "global_batch_size", "global_micro_batch_size", "num_steps"):
-            check_least(name, getattr(self, name), least=1)
-        check_least("seed", self.seed, least=0)
-        check_kind("shape", self.shape, ModelShape, such_as="mimo_bench.models.PRESETS['llava-tiny']")
-        check_kind(
-            "training", self.training, Training, such_as="mimo_bench.scenario.training.Training(learning_rate=1e-4)"
-        )
-        check_kind(
-            "settings", self.settings, Settings, such_as="mimo_bench.layout.settings.Settings(fused_optimizer=True)"
-        )
-        check_kind(
-            "loader", self.loader, LoaderTable, such_as="mimo_bench.scenario.scenario.LoaderTable(num_workers=4)"
-        )
-        check_kind("logging", self.logging, Logging, such_as="mimo_bench.trainer.Logging(every=10)")
-        if self.validation is not None:
-            check_kind("validation", self.validation, Validation, such_as="Validation(every=10, num_batches=1)")
-        if self.saving is not None:
-            check_kind("saving", self.saving, Saving, such_as="Saving(directory=Path('checkpoints'))")
-        check_precision(self.precision)
-        if self.weights is not None:
-            check_path("weights", self.weights)
+        check_fields(self)
 
     @classmethod
     def of(cls, scenario: Scenario, layout: str, *, num_steps: int, **more: Any) -> Pretraining:
@@ -175,11 +150,11 @@ class Pretraining:
         }
 
 
-def described(data: Ours) -> Data:
-    """Samples of ours by their name, or as they are described; files are looked for from the working directory.
+def parse_data(data: BuiltinData) -> Data:
+    """Return the table of built-in samples from a name or a table; paths start at the working directory.
 
     Raises:
-        ScenarioError: none of ours have that name.
+        ScenarioError: the name is unknown.
     """
     if isinstance(data, str) and data not in NAMED:
         raise ScenarioError(f"data: {data!r} is not known; {choices(data, NAMED)}")
@@ -188,29 +163,17 @@ def described(data: Ours) -> Data:
     return _DATA.validate_python(data)
 
 
-def check_precision(precision: str) -> None:
-    """Refuse a precision that nothing is trained in.
-
-    Raises:
-        UsageError: naming it, with the reason.
-    """
-    known = get_args(Precision)
-    if precision not in known:
-        reason = WITHOUT_FP16 if precision == "fp16" else choices(precision, known)
-        raise UsageError(f"precision = {precision!r}: {reason}")
-
-
 def _identity(data: object) -> Any:
     """What tells samples from others: options of ours and what files hold, wherever they lie; a user's own class."""
-    if isinstance(data, Ours):
-        ours = described(data)
+    if isinstance(data, BuiltinData):
+        ours = parse_data(data)
         if isinstance(ours, HuggingFaceData) and ours.fingerprint is None:
             ours = ours.model_copy(update={"fingerprint": read_fingerprint(ours)})
         return without_places({"data": ours.model_dump(mode="json")})["data"]
     name = f"{type(data).__module__}.{type(data).__qualname__}"
     if (content_hash := getattr(data, "content_hash", None)) is None:
         return name
-    check_kind("data.content_hash", content_hash, str, such_as="a digest of the files that samples are read from")
+    check_argument("data.content_hash", content_hash, InstanceOf[str])
     return {"class": name, "content_hash": content_hash}
 
 

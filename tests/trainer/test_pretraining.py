@@ -13,15 +13,15 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from mimo_bench.data.config import Contents, HuggingFaceData, SyntheticData
+from mimo_bench.data.config import Contents, HuggingFaceData, Split, SyntheticData
 from mimo_bench.layout.limits import WITHOUT_FP16
 from mimo_bench.layout.tables import GridTable, LayoutTable
 from mimo_bench.models import PRESETS
 from mimo_bench.scenario.scenario import LoaderTable, Scenario, StoredContent
 from mimo_bench.scenario.training import Training
-from mimo_bench.trainer.arguments import check_split
+from mimo_bench.trainer.arguments import check_argument
 from mimo_bench.trainer.logging import EvaluationTotals, Logging, Metrics, StepResult, read_metrics
-from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation, described
+from mimo_bench.trainer.pretraining import Pretraining, Saving, Validation, parse_data
 from mimo_bench.util.errors import ScenarioError, UsageError
 
 
@@ -103,8 +103,8 @@ def test_without_validation_settings_nothing_is_evaluated_and_without_saving_not
         (lambda: training(settings={"fused_rope": True}), "settings = {'fused_rope': True}: give a Settings, such as "),
         (lambda: training(training={}), "training = {}: give a Training, such as "),
         (lambda: training(saving="checkpoints"), "saving = 'checkpoints': give a Saving, such as "),
-        (lambda: check_split("val"), "split = 'val': use one of train, validation, test"),
-        (lambda: check_split("tset"), "split = 'tset': did you mean 'test'?"),
+        (lambda: check_argument("split", "val", Split), "split = 'val': use one of train, validation, test"),
+        (lambda: check_argument("split", "tset", Split), "split = 'tset': did you mean 'test'?"),
     ],
 )
 def test_an_interval_or_a_number_that_cannot_be_is_refused(wrong: Callable[[], object], complaint: str) -> None:
@@ -155,12 +155,12 @@ def test_samples_of_a_users_own_are_told_apart_by_class_and_by_the_hash_that_the
 def test_samples_of_ours_go_by_name_or_description_and_files_are_looked_for_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert described("synthetic-filled") == described(SyntheticData(shortest_text=1.0))
+    assert parse_data("synthetic-filled") == parse_data(SyntheticData(shortest_text=1.0))
     with pytest.raises(ScenarioError, match=r"data: 'digit' is not known; did you mean 'digits'\?"):
-        described("digit")
+        parse_data("digit")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").touch()
-    found = described(HuggingFaceData(provider="huggingface", path="rows.jsonl", processor="processor"))
+    found = parse_data(HuggingFaceData(provider="huggingface", path="rows.jsonl", processor="processor"))
     assert isinstance(found, HuggingFaceData)
     assert found.place("path") == tmp_path / "rows.jsonl"
 
