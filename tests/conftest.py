@@ -18,8 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Judge the seconds of each test file where all results arrive: not in a worker of pytest-xdist."""
-    if not hasattr(config, "workerinput"):
+    """Compare the seconds of each test file with its budget, which is for the tests of every day."""
+    # All results arrive in the process that starts the workers of pytest-xdist.
+    if not hasattr(config, "workerinput") and config.option.markexpr == "not nightly":
         config.pluginmanager.register(BudgetPlugin())
 
 
