@@ -1,4 +1,7 @@
-"""Layouts and settings that megatron-core 0.19 cannot train. One function a limit: an upgrade deletes it."""
+"""Layouts and settings that cannot be trained: one function a limit, with the version that has it.
+
+An upgrade that lifts a limit deletes its function. Versions are megatron-core 0.19 and torch 2.11.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ from mimo_bench.util import LayoutError
 
 if TYPE_CHECKING:
     from mimo_bench.layout.layout import Layout
+    from mimo_bench.layout.settings import Settings
 
 WITHOUT_FP16 = (
     "megatron-core 0.19 scales the loss for each module on its own, and after one of them overflows they train apart; "
     'use "bf16"'
 )
-"""Reason why there is no such precision."""
+"""Reason for refusing the precision fp16."""
 
 
 def refuse_fp16(precision: Any) -> None:
-    """Refuse fp16: every module has a loss scale of its own.
+    """Refuse fp16: in megatron-core 0.19 each module scales its own loss.
 
     Raises:
         ValueError: `precision` is fp16.
@@ -29,7 +33,7 @@ def refuse_fp16(precision: Any) -> None:
 
 
 def refuse_virtual_stages(grid: Any) -> None:
-    """Refuse `vpp` in the table of a grid: the schedule over several modules has one stage a rank.
+    """Refuse `vpp` in the table of a grid: megatron-core 0.19 schedules several modules with one stage a rank.
 
     Raises:
         ValueError: the table has the key.
@@ -42,7 +46,7 @@ def refuse_virtual_stages(grid: Any) -> None:
 
 
 def check_context_parallel(cp: int) -> None:
-    """Refuse context parallelism: the bridge does not split sequences.
+    """Refuse context parallelism: the bridge of megatron-core 0.19 does not split sequences.
 
     Raises:
         LayoutError: `cp` is above 1.
@@ -52,7 +56,7 @@ def check_context_parallel(cp: int) -> None:
 
 
 def check_layout(layout: Layout) -> None:
-    """Refuse a layout that megatron-core cannot train.
+    """Refuse a layout that megatron-core 0.19 cannot train.
 
     Raises:
         LayoutError: naming module, degree and remedy.
@@ -105,6 +109,69 @@ def _check_colocated_pipeline(layout: Layout) -> None:
         raise LayoutError(
             f"{pipelined}.pp = {layout.modules[pipelined].pp}: colocated modules cannot be pipelined in "
             f"megatron-core 0.19; use {pipelined}.pp = 1 or give the encoder ranks of its own"
+        )
+
+
+def check_compiled_layers(settings: Settings, *, has_experts: bool, counts_vary: bool) -> None:
+    """Refuse compiled layers whose shapes change in every micro-batch: torch 2.11 compiles each shape anew.
+
+    Raises:
+        LayoutError: items or routing change shapes.
+    """
+    if settings.compile_layers and counts_vary:
+        raise LayoutError(
+            "settings.compile_layers: layers are compiled anew for every number of items in a micro-batch, and "
+            "data gives samples different numbers of them; switch it off, or give every sample as many"
+        )
+    if settings.compile_layers and has_experts:
+        raise LayoutError(
+            "settings.compile_layers: layers are compiled anew for every number of positions that reach an expert, "
+            "and routing changes it in every micro-batch; switch it off"
+        )
+
+
+def refuse_compiled_sequence_parallel(*, sequence_parallel: bool, compile_layers: bool) -> None:
+    """Refuse compiled layers under sequence parallelism.
+
+    With torch 2.11 on two H200s the loss stays the same, and layers below the topmost get no gradient.
+
+    Raises:
+        ValueError: both are on.
+    """
+    if sequence_parallel and compile_layers:
+        raise ValueError(
+            "compile_layers loses gradients under sequence_parallel, without an error; switch one of them off"
+        )
+
+
+def check_expert_settings(settings: Settings, *, tp: int) -> None:
+    """Refuse settings that a language model with experts cannot be trained with.
+
+    Raises:
+        LayoutError: the SwiGLU kernel takes no routing weights, or megatron-core 0.19 would route with `tp` ranks.
+    """
+    if settings.fused_activation:
+        raise LayoutError(
+            "settings.fused_activation: experts weigh what their activation gives, which the kernel does not; "
+            "switch it off"
+        )
+    if tp > 1 and not settings.sequence_parallel:
+        raise LayoutError(
+            f"language.tp = {tp}: experts are trained with tensor parallelism only where each rank routes "
+            "positions of its own; set settings.sequence_parallel = true"
+        )
+
+
+def check_attention(settings: Settings, *, precision: str) -> None:
+    """Refuse attention kernels of torch 2.11 that take no fp32.
+
+    Raises:
+        LayoutError: the kernel takes bf16 only.
+    """
+    if settings.attention in ("flash", "cudnn") and precision != "bf16":
+        raise LayoutError(
+            f"settings.attention = {settings.attention!r} takes bf16 only and precision is {precision!r}; use "
+            'attention = "default"'
         )
 
 

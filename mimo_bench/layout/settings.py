@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from mimo_bench.layout import limits
 from mimo_bench.layout.layout import Layout
 from mimo_bench.util import LayoutError, Table
 
@@ -52,17 +53,15 @@ class Settings(Table):
             raise ValueError(
                 "overlap_param_gather needs distributed_optimizer = true and overlap_grad_reduce = true; set both"
             )
-        if self.sequence_parallel and self.compile_layers:
-            # Seen on two H200s, torch 2.11: same loss, and no gradient below the topmost layer.
-            raise ValueError(
-                "compile_layers loses gradients under sequence_parallel, without an error; switch one of them off"
-            )
+        limits.refuse_compiled_sequence_parallel(
+            sequence_parallel=self.sequence_parallel, compile_layers=self.compile_layers
+        )
         return self
 
     def check(
         self, layout: Layout, *, has_experts: bool, precision: Precision, seq_length: int, counts_vary: bool
     ) -> None:
-        """Whether a layout can be trained with these settings.
+        """Refuse a layout that cannot be trained with these settings.
 
         Args:
             layout: the grids.
@@ -72,46 +71,21 @@ class Settings(Table):
             counts_vary: whether samples differ in how many items they have.
 
         Raises:
-            LayoutError: it cannot; the message names the setting and says what to use instead.
+            LayoutError: with setting, reason and remedy.
         """
         tp = layout.language.tp
-        if self.attention in ("flash", "cudnn") and precision != "bf16":
-            raise LayoutError(
-                f"settings.attention = {self.attention!r} takes bf16 only and precision is {precision!r}; use "
-                'attention = "default"'
-            )
-        if self.compile_layers and counts_vary:
-            raise LayoutError(
-                "settings.compile_layers: layers are compiled anew for every number of items in a micro-batch, and "
-                "data gives samples different numbers of them; switch it off, or give every sample as many"
-            )
+        limits.check_attention(self, precision=precision)
+        limits.check_compiled_layers(self, has_experts=has_experts, counts_vary=counts_vary)
         if has_experts:
-            self._check_with_experts(tp)
+            limits.check_expert_settings(self, tp=tp)
         if self.sequence_parallel and seq_length % tp:
             raise LayoutError(
                 f"settings.sequence_parallel: seq_length = {seq_length} does not split over language.tp = {tp}; use a "
                 "multiple of it"
             )
 
-    def _check_with_experts(self, tp: int) -> None:
-        if self.fused_activation:
-            raise LayoutError(
-                "settings.fused_activation: experts weigh what their activation gives, which the kernel does not; "
-                "switch it off"
-            )
-        if tp > 1 and not self.sequence_parallel:
-            raise LayoutError(
-                f"language.tp = {tp}: experts are trained with tensor parallelism only where each rank routes "
-                "positions of its own; set settings.sequence_parallel = true"
-            )
-        if self.compile_layers:
-            raise LayoutError(
-                "settings.compile_layers: layers are compiled anew for every number of positions that reach an expert, "
-                "and routing changes it in every micro-batch; switch it off"
-            )
-
     def for_parity(self) -> Settings:
-        """The same settings as parity mode trains them: nothing overlapped or compiled, the plainest kernels."""
+        """Return the settings of parity mode: nothing overlapped or compiled, the plainest kernels."""
         off = (
             *("overlap_grad_reduce", "overlap_param_gather", "compile_layers"),
             *("fused_optimizer", "fused_loss", "fused_gradient_accumulation", "fused_activation", "fused_rope"),
