@@ -81,7 +81,7 @@ def _part(part: Any) -> Message:
 
 
 def _short(value: Any) -> str:
-    """What stands there, cut where it is long."""
+    """Shorten a value for a message."""
     return reprlib.repr(value)
 
 
@@ -103,7 +103,9 @@ class Chat:
         self._image_token_id = shape.special_tokens["vision"]
         self._tokens_per_image = shape.encoders["vision"].num_tokens
         if not processor.chat_template:
-            raise ScenarioError(f"{where}: the processor has no chat template; save one beside it, chat_template.jinja")
+            raise ScenarioError(
+                f"{where}: the processor has no chat template; save one next to it, chat_template.jinja"
+            )
         self._roles = roles_of(processor.chat_template)
         tokens = Tokens(
             image_token=self._image_token,
@@ -155,7 +157,7 @@ class Chat:
         if not placed and num_images:
             first = next((message for message in conversation if message["role"] == "user"), None)
             if first is None:
-                raise BadSample("has images and no message of the role 'user' to stand in")
+                raise BadSample("has images and no message of the role 'user' to hold them")
             first["content"] = [{"type": "image"}] * num_images + first["content"]
         elif placed != num_images:
             raise BadSample(
@@ -192,7 +194,7 @@ class Chat:
             behind = self._render(conversation[: index + 1])
             if not (behind.startswith(before) and rendered.startswith(behind.rstrip())):
                 raise BadSample(
-                    "is rendered by the chat template so that its answers cannot be told from the rest: a further turn "
+                    "is rendered by the chat template so that its answers are not separable: a further turn "
                     "changes what was there; use a template that only appends, and that writes what asks for an answer "
                     "(add_generation_prompt)"
                 )

@@ -1,4 +1,4 @@
-"""What a scenario says about its samples: which provider makes them, and its options.
+"""The `[data]` table of a scenario: provider of samples and its options.
 
 Whatever is written here, a sample depends on these options, the seed and its id alone, never on the layout.
 """
@@ -58,7 +58,7 @@ class SyntheticData(Table):
         return weights
 
     def weights(self, module: str) -> tuple[float, ...]:
-        """How often a sample has 0, 1, 2, ... items for the encoder `module`; text-only samples apart."""
+        """Return the weights of 0, 1, 2, ... items for the encoder `module`, without text-only samples."""
         return self.items_per_sample.get(module, (0.0, 1.0))
 
     def most_items(self, module: str) -> int:
@@ -66,7 +66,7 @@ class SyntheticData(Table):
         return max(count for count, weight in enumerate(self.weights(module)) if weight)
 
     def num_items(self, module: str, *, seed: int, split: Split, sample_id: int) -> int:
-        """How many items the sample has for the encoder `module`, under the scenario's `seed`."""
+        """Return the number of items of a sample for the encoder `module`, under the scenario's `seed`."""
         sample = f"{seed}/{split}/{sample_id}"
         if first_of(f"{sample}/text-only") < self.text_only_share:
             return 0
@@ -87,7 +87,7 @@ class SyntheticData(Table):
 
     @property
     def counts_vary(self) -> bool:
-        """Whether samples differ in how many items they have."""
+        """True if samples differ in how many items they have."""
         several = any(sum(weight > 0 for weight in weights) > 1 for weights in self.items_per_sample.values())
         return several or 0 < self.text_only_share < 1
 
@@ -125,7 +125,7 @@ class DigitsData(Table):
         return 1
 
     def num_samples(self, split: Split) -> int | None:
-        """How many images a split has."""
+        """Return the number of images of a split."""
         return NUM_DIGITS[split]
 
     def check(self, shape: ModelShape, *, seq_length: int) -> None:
@@ -141,7 +141,7 @@ class DigitsData(Table):
 
 
 class Contents(Table):
-    """What a user's own files were found to hold when their scenario was read."""
+    """Counts of a user's own files, taken when their scenario was read."""
 
     num_samples: dict[Split, NonNegativeInt]
     """Rows of the splits that are read, bad samples included."""
@@ -168,7 +168,7 @@ class ImagesDigest(Table):
 
 
 class DataFingerprint(Table):
-    """What samples are made from, wherever it lies: equal for a folder that was moved or copied."""
+    """Content that samples are made from; equal for a folder that was moved or copied."""
 
     files: Mapping[str, FileDigest] = {}
     """The tables, by their names from the folder on."""
@@ -186,7 +186,7 @@ class HuggingFaceData(Table):
 
     provider: Literal["huggingface"]
     path: Annotated[str, Field(min_length=1)]
-    """A .jsonl, .json, .parquet or .csv file or a folder of images, beside the scenario or from the working directory;
+    """A .jsonl, .json, .parquet or .csv file or a folder of images, next to the scenario or from the working directory;
     or the name of a dataset on the hub."""
     train: str = "train"
     """The split to train on, or a part of it as `datasets` spells it: `train[:90%]`."""
@@ -196,7 +196,7 @@ class HuggingFaceData(Table):
     processor: Annotated[str, Field(min_length=1)]
     """The folder where `transformers` saved the processor: tokenizer, image processor and chat template."""
     images: str = "images"
-    """The column with a sample's images: one or several, as paths beside the file or as images; an empty list for
+    """The column with a sample's images: one or several, as paths relative to the file, or as images; an empty list for
     none."""
     messages: str = "messages"
     """The column with the conversation: a list of messages with `role` and `content`."""
@@ -212,7 +212,7 @@ class HuggingFaceData(Table):
     contents: Annotated[Contents | None, SkipJsonSchema(), Field(exclude_if=lambda found: found is None)] = None
     # What the files held then, for predictions: None before they are read, and for a name on the hub.
     fingerprint: Annotated[DataFingerprint | None, SkipJsonSchema(), Field(exclude_if=lambda held: held is None)] = None
-    # What lies at path, once somebody asked: part of the scenario's hash and of checkpoints, unlike where it lies.
+    # Content at path, if read: part of the scenario's hash and of checkpoints, which the path is not.
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> HuggingFaceData:
@@ -230,7 +230,7 @@ class HuggingFaceData(Table):
         return None if self.contents is None else self.contents.most_images
 
     def num_samples(self, split: Split) -> int | None:
-        """How many rows a split has, bad samples included; None where that is not known."""
+        """Return the number of rows of a split, bad samples included; None if unknown."""
         return None if self.contents is None else self.contents.num_samples.get(split)
 
     @property
@@ -241,7 +241,7 @@ class HuggingFaceData(Table):
         return {"images": self.images, "question": self.question, "answer": self.answer}
 
     def place(self, key: str) -> Path | None:
-        """Where the file or folder that `key` names lies; None for a name on the hub."""
+        """Return the file or folder that `key` names; None for a name on the hub."""
         return Path(self.located[key]) if key in self.located else None
 
     def check(self, shape: ModelShape, *, seq_length: int) -> None:
@@ -261,7 +261,7 @@ class HuggingFaceData(Table):
             )
         place = self.place("path")
         if place is None and (Path(self.path).suffix in FILE_KINDS or not _HUB_NAME.fullmatch(self.path)):
-            raise ScenarioError(f"data.path: {self.path!r}: no such file or folder; put it beside the scenario")
+            raise ScenarioError(f"data.path: {self.path!r}: no such file or folder; put it next to the scenario")
         if place is not None and place.is_file() and place.suffix not in FILE_KINDS:
             raise ScenarioError(f"data.path: {self.path!r}: is no {', '.join(FILE_KINDS)} file; convert it to one")
         processor = self.place("processor")
@@ -277,8 +277,8 @@ class HuggingFaceData(Table):
             check_image_size((3, *size), shape.encoders["vision"].item_shape)
 
 
-def locate(data: Any, *, beside: Path) -> Any:
-    """The `data` of a file with its places found: beside the scenario, or from the working directory.
+def locate(data: Any, *, folder: Path) -> Any:
+    """Return the `data` of a file with its paths found: next to the scenario, or from the working directory.
 
     Raises:
         ScenarioError: the file fills in what only we do.
@@ -291,7 +291,7 @@ def locate(data: Any, *, beside: Path) -> Any:
     located = {}
     for key in ("path", "processor"):
         if isinstance(name := data.get(key), str) and name:
-            places = (beside / name, Path(name))
+            places = (folder / name, Path(name))
             if (found := next((place for place in places if place.exists()), None)) is not None:
                 located[key] = str(found.absolute())
     return {**data, "located": located}

@@ -62,7 +62,7 @@ class HuggingFaceDataset:
 
     @property
     def skips_bad_samples(self) -> bool:
-        """Whether samples that cannot be read are left out, instead of ending the run."""
+        """True if samples that cannot be read are left out, instead of ending the run."""
         return self._data.on_bad_sample == "skip"
 
     def keep(self, split: Split, positions: list[int], *, num_left_out: int) -> None:
@@ -70,16 +70,16 @@ class HuggingFaceDataset:
         self._kept[split], self._num_left_out[split] = positions, num_left_out
 
     def num_kept(self, split: Split) -> int:
-        """How many sample ids stand for positions that were kept; no more can be read then."""
+        """Return the number of sample ids with a kept position; no others can be read."""
         return len(self._kept.get(split, ()))
 
     @property
     def num_left_out(self) -> dict[Split, int]:
-        """How many rows are left out of each split that was looked through."""
+        """Number of rows left out of each split that was examined."""
         return dict(self._num_left_out)
 
     def bad(self, split: Split, position: int) -> str | None:
-        """What is wrong with the row at a position of the order, if anything; makes all of it."""
+        """Return the complaint about the row at a position of the order, or None; makes all of the sample."""
         row = self.row_at(split, position)
         try:
             self._make_text(split, row)
@@ -95,10 +95,10 @@ class HuggingFaceDataset:
         return shuffled(f"{self._seed}/rows/{epoch}", num_rows)[place] if split == "train" else place
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
-        """How many images a sample has; nothing else is read of it.
+        """Return the number of images of a sample; reads no other column.
 
         Raises:
-            DataError: something else than images stands there; the message names the sample.
+            DataError: the column holds something else than images; the message names the sample.
         """
         with self._naming(split, row := self._row(split, sample_id)):
             return len(self._sources(split, row))
@@ -128,7 +128,7 @@ class HuggingFaceDataset:
         return pixels(self._sources(split, row), self._image_processor, item_shape=self._item_shape)
 
     def _sources(self, split: Split, row: int) -> list[Any]:
-        return image_sources(self._column(split, row, self._data.images), beside=self._folder)
+        return image_sources(self._column(split, row, self._data.images), folder=self._folder)
 
     def _messages(self, split: Split, row: int) -> list[Message]:
         if self._data.question is None or self._data.answer is None:
@@ -155,7 +155,7 @@ class HuggingFaceDataset:
             raise DataError(f"{self._name(split, row)} {reason}{remedy}") from None
 
     def _name(self, split: Split, row: int) -> str:
-        """How a user finds the sample: file, split, row, and its id where there is one.
+        """Return the name of a sample for messages: file, split, row, and its id if there is one.
 
         Rows of a file are counted from 1, as an editor counts the lines of a JSONL; others as `datasets` does.
         """

@@ -34,16 +34,16 @@ class Text:
 class Dataset(Protocol):
     """Samples by id. The sides are separate so that a rank makes only what its modules read.
 
-    Threads of the loader call it side by side. With an attribute `content_hash`, a text that tells what the samples are
-    read from, a checkpoint is gone on from only where it is the same.
+    Threads of the loader call it side by side. With an attribute `content_hash`, a digest of what samples are read
+    from, a checkpoint is resumed only if it is the same.
     """
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
-        """How many items a sample has for the encoder `module`; known without making them."""
+        """Return the number of items of a sample for the encoder `module`, without making them."""
         ...
 
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
-        """What the encoder `module` reads of a sample: its items, stacked; the same bits wherever they are made.
+        """Return the items of a sample for the encoder `module`, stacked; the same bits on every device.
 
         Returns:
             float32 on `device`: `vision` has images, [images, 3, height, width], normalised; `audio` has

@@ -1,4 +1,4 @@
-"""What a user's own files hold, as digests: so that nothing goes on, or is compared, with rows that were edited.
+"""Digests of a user's own files, so that no run is resumed or compared after rows were edited.
 
 Tables are read to the last byte. Images are only looked at from outside, by name and size: there may be 100,000.
 """
@@ -25,7 +25,7 @@ _Named = dict[str, Path]
 
 
 def read_fingerprint(data: HuggingFaceData) -> DataFingerprint:
-    """What samples are made from: tables by their bytes, images by name and size, datasets on the hub by their commit.
+    """Return the digests of tables by bytes, of images by name and size, of hub datasets by commit.
 
     Raises:
         DataError: it cannot be read, or the hub cannot be reached; the message names file or dataset.
@@ -42,7 +42,7 @@ def read_fingerprint(data: HuggingFaceData) -> DataFingerprint:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         remedy = "look at the name and the network" if place is None else "mend it"
-        raise DataError(f"data.path: {data.path!r}: what it holds cannot be told: {reason}; {remedy}") from None
+        raise DataError(f"data.path: {data.path!r}: its content cannot be read: {reason}; {remedy}") from None
 
 
 def _revision(data: HuggingFaceData) -> str:
@@ -59,7 +59,7 @@ def _of_table(data: HuggingFaceData, file: Path) -> tuple[_Named, _Named]:
 
 
 def _inside(data: HuggingFaceData, folder: Path) -> tuple[_Named, _Named]:
-    """The tables of a folder and its images; of what else lies there, `datasets` reads nothing either."""
+    """The tables of a folder and its images; `datasets` reads no other file of it."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     # A walk of our own: that of `datasets` takes minutes where there are 100,000.
@@ -77,11 +77,11 @@ def _inside(data: HuggingFaceData, folder: Path) -> tuple[_Named, _Named]:
 def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
-        beside = Path(parent)
-        inner = beside.relative_to(folder).as_posix()
+        inside = Path(parent)
+        inner = inside.relative_to(folder).as_posix()
         for name in files:
             if not name.startswith(_HIDDEN):
-                yield name if inner == "." else f"{inner}/{name}", beside / name
+                yield name if inner == "." else f"{inner}/{name}", inside / name
 
 
 def _images_in_rows(data: HuggingFaceData, folder: Path) -> _Named:
@@ -97,7 +97,7 @@ def _paths(rows: Any, column: str) -> Iterator[str]:
     for batch in rows.select_columns([column]).iter(batch_size=_ROWS_AT_ONCE):
         for value in batch[column]:
             several: Iterable[str | None] = value if isinstance(value, list) else [value]
-            # What is no path is a bad sample, which is told when it is read.
+            # A value that is no path is a bad sample, reported when it is read.
             yield from filter(None, several)
 
 

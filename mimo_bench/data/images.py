@@ -39,7 +39,7 @@ def _open(source: Path | bytes) -> Any:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.mode.startswith(_WIDE):
                 raise BadSample(f"{name} has more than 8 bits a channel, which would be cut to white; convert it to 8")
-            # As `transformers` opens images: a camera that was held upright says so beside the pixels.
+            # As `transformers` opens images: Exif holds the camera's orientation.
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise BadSample(f"{name} does not exist; put it there or drop the sample") from None

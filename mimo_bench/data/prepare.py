@@ -1,8 +1,8 @@
-"""Whether the samples of a run can be read at all, found out before its first step.
+"""Datasets built and examined before the first step of a run.
 
 Where bad samples are skipped, all ranks must leave out the same ones, in every layout, also those that never open an
-image. So the ranks share the work of examining rows in the order in which they will be read, and tell each other what
-they found: which sample an id stands for depends on the files alone.
+image. So the ranks share the work of examining rows in reading order and
+exchange what they found: the sample of an id depends on the files alone.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def prepare(dataset: Dataset, num_samples: Mapping[Split, int]) -> dict[Split, d
 
 
 def num_left_out(dataset: Dataset) -> dict[Split, int]:
-    """How many samples `prepare` has left out so far, of each split that lacks any."""
+    """Return the number of samples that `prepare` left out, by split that lacks any."""
     counts = dataset.num_left_out if isinstance(dataset, HuggingFaceDataset) else {}
     return {split: count for split, count in counts.items() if count}
 
 
 def in_words(skipped: Mapping[Split, Mapping[int, str]]) -> Iterator[str]:
-    """What `prepare` found: how many samples are left out of each split, and a line for each of them."""
+    """Yield the number of samples left out of each split, and a line for each of them."""
     for split, reasons in skipped.items():
         if reasons:
             yield f"bad samples left out of {split}: {len(reasons)}"
@@ -94,7 +94,7 @@ def _leave_out(dataset: HuggingFaceDataset, split: Split, count: int) -> dict[in
 def _examine(
     dataset: HuggingFaceDataset, split: Split, block: range, *, known: Mapping[int, str | None]
 ) -> dict[int, str | None]:
-    """What is wrong with each row of a block, found by all ranks together."""
+    """Return the complaint about each row of a block, found by all ranks together."""
     unknown = {dataset.row_at(split, place): place for place in block}
     places = [place for row, place in unknown.items() if row not in known]
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

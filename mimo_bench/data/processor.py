@@ -21,7 +21,7 @@ _REMEDY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """What a tokenizer and a model have to agree on."""
+    """Tokens that a tokenizer and a model must agree on."""
 
     image_token: str
     image_token_id: int
@@ -73,7 +73,7 @@ def _vocabulary(content: dict[str, Any], config: dict[str, Any]) -> dict[str, in
 
 
 def read_saved(file: Path, *, where: str) -> dict[str, Any]:
-    """What a file holds; nothing where there is none, as not every processor has all of them.
+    """Read a JSON file of a processor; empty if it has none.
 
     Raises:
         ScenarioError: it is broken; the message begins with `where`.

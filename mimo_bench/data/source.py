@@ -18,8 +18,8 @@ from mimo_bench.data.config import Contents, HuggingFaceData, Split
 from mimo_bench.util import DataError, choices
 
 
-class BadSample(Exception):  # noqa: N818  # a finding about one sample; who reads it makes an error of it or passes on
-    """Why a sample cannot be trained on; the one who knows its name adds it."""
+class BadSample(Exception):  # noqa: N818  # a finding about one sample; the reader raises it as an error or skips the sample
+    """Reason why a sample cannot be trained on; the caller adds its name."""
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -64,14 +64,14 @@ def be_quiet() -> None:
     """Let `datasets` print nothing, as we raise what it logs about a broken file, and count no download on the hub."""
     import datasets
 
-    # It asks the hub to count also where a file of one's own is read, and waits seconds for that without a network.
+    # It reports downloads to the hub for local files too, and waits seconds for that without a network.
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
 
 
 def source_of(data: HuggingFaceData) -> dict[str, Any]:
-    """What `datasets.load_dataset` is told of where the rows are."""
+    """Return the arguments of `datasets.load_dataset` that name the source."""
     place = data.place("path")
     if place is None:
         return {"path": data.path}
@@ -81,7 +81,7 @@ def source_of(data: HuggingFaceData) -> dict[str, Any]:
 
 
 def _undecoded(rows: Any, column: str) -> Any:
-    """The rows with images as bytes or paths: whoever needs pixels decodes them, and nobody else."""
+    """Return the rows with images as bytes or paths, so that only ranks that need pixels decode them."""
     import datasets
 
     feature = rows.features[column]
@@ -92,21 +92,21 @@ def _undecoded(rows: Any, column: str) -> Any:
     return rows
 
 
-def image_sources(value: Any, *, beside: Path | None) -> list[Path | bytes]:
-    """Where the images of a row are: its column holds one or several paths, or images; None for none.
+def image_sources(value: Any, *, folder: Path | None) -> list[Path | bytes]:
+    """Return paths or bytes of a row's images, from one or several paths or images, or None for none.
 
     Args:
         value: what the column holds.
-        beside: the folder that relative paths start from.
+        folder: the folder that relative paths start from.
 
     Raises:
         BadSample: it holds something else.
     """
     values: Iterable[Any] = value if isinstance(value, list) else [] if value is None else [value]
-    return [_image_source(one, beside=beside) for one in values]
+    return [_image_source(one, folder=folder) for one in values]
 
 
-def _image_source(value: Any, *, beside: Path | None) -> Path | bytes:
+def _image_source(value: Any, *, folder: Path | None) -> Path | bytes:
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             content: bytes = value["bytes"]
@@ -116,7 +116,7 @@ def _image_source(value: Any, *, beside: Path | None) -> Path | bytes:
         raise BadSample(f"has {value!r} among its images; give the path of an image, or an empty list for none")
     if _URL.match(value):
         raise BadSample(f"has {value!r} among its images, and URLs are not fetched; save it, and give its path")
-    return Path(value) if beside is None else beside / value
+    return Path(value) if folder is None else folder / value
 
 
 def _first_line(error: BaseException) -> str:
@@ -124,7 +124,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _column_remedy(key: str, column: str, *, others: Set[str]) -> str:
-    """What to write for a column that is missing; those that another key names are not meant."""
+    """Return the remedy for a missing column; columns that another key names are not offered."""
     if not others:
         return "and no column that another key does not name already; add it"
     remedy = f"set data.{key} to the column that holds them: {choices(column, sorted(others))}"
@@ -144,7 +144,7 @@ _MESSAGE = ("role", "content")
 
 
 def wrong_columns(data: HuggingFaceData, features: Any) -> Iterator[str]:
-    """What is wrong with each column that cannot be what it is named for, and what to do; `features` has them all."""
+    """Yield reason and remedy for each column whose type in `features` does not fit its key."""
     for key, column in data.columns.items():
         feature = features[column]
         match key:
@@ -159,7 +159,7 @@ def wrong_columns(data: HuggingFaceData, features: Any) -> Iterator[str]:
 
 
 def holds_paths(feature: Any) -> bool:
-    """Whether a column of images can only hold paths, one or several a row; not so where it is missing, `None`."""
+    """True if a column of images can hold only paths, one or several a row; False for None."""
     inner = _listed(feature)
     return _scalar(feature if inner is None else inner) in _TEXT
 
@@ -191,7 +191,7 @@ def _no_text(feature: Any) -> str | None:
 
 
 def _listed(feature: Any) -> Any:
-    """What a list holds; None of anything else."""
+    """Return the element type of a list type; None for others."""
     return getattr(feature, "feature", None)
 
 
@@ -277,7 +277,7 @@ def _most_images(rows: Any, column: str, *, at_most: int) -> int | None:
 
 
 def _num_shared(data: HuggingFaceData, split: Split, train: Any) -> int:
-    """How many rows of a held-out split are trained on, as far as that can be known."""
+    """Count the rows of a held-out split that are trained on, as far as known."""
     trained, held_out = (source_rows(spelled, train) or [] for spelled in (data.train, getattr(data, split)))
     return sum(
         len(range(max(ours.start, theirs.start), min(ours.stop, theirs.stop)))

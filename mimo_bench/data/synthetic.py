@@ -32,7 +32,7 @@ class SyntheticDataset:
         self._num_items = lru_cache(maxsize=1 << 14)(partial(workload.num_items, seed=seed))
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
-        """How many items the sample has for the encoder `module`."""
+        """Return the number of items of the sample for the encoder `module`."""
         return self._num_items(module, split=split, sample_id=sample_id)
 
     def encoder_inputs(self, module: str, split: Split, sample_id: int, device: torch.device = CPU) -> torch.Tensor:
@@ -71,6 +71,6 @@ class SyntheticDataset:
 
 
 def _alternate(items: list[torch.Tensor], prompt: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Each item with a piece of the prompt behind it; the whole prompt where there is no item."""
+    """Alternate items and pieces of the prompt; the whole prompt if there is no item."""
     pieces = list(prompt)
     return [part for pair in zip(items, pieces, strict=True) for part in pair] if items else pieces

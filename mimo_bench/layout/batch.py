@@ -11,7 +11,7 @@ from mimo_bench.util import LayoutError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
-    """How one optimizer step's samples are dealt out: the same samples in every layout, only the split differs."""
+    """Split of one optimizer step's samples over micro-batches and replicas; every layout trains the same samples."""
 
     global_batch_size: int
     global_micro_batch_size: int
@@ -48,8 +48,8 @@ class BatchPlan:
     def sample_ids(self, *, step: int, micro_batch: int, module: str, dp_rank: int) -> range:
         """Global sample ids that replica `dp_rank` of `module` sees in one micro-batch; steps count from 0.
 
-        The one sharding rule of all modules: consecutive ids, dealt out in contiguous slices by data-parallel rank,
-        which is the order in which the bridge joins and splits replicas.
+        The one sharding rule of all modules: consecutive ids, split into contiguous slices by data-parallel rank,
+        which is the order in which the bridge gathers and splits replicas.
         """
         size = self.micro_batch_size[module]
         first = step * self.global_batch_size + micro_batch * self.global_micro_batch_size + dp_rank * size

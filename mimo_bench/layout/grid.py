@@ -10,13 +10,13 @@ from mimo_bench.util import LayoutError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coordinate:
-    """Where one rank stands inside a grid: its index along each axis."""
+    """Index of one rank along each axis of a grid."""
 
     tp: int
     dp: int
     pp: int
     ep: int = 0
-    """Which part of the experts it holds."""
+    """Part of the experts that it holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +41,17 @@ class Grid:
         limits.check_context_parallel(self.cp)
         if (ranks := self.tp * self.dp) % self.ep:
             raise LayoutError(
-                f"ep = {self.ep}: experts are dealt out over the ranks of a stage; use a divisor of tp * dp = {ranks}"
+                f"ep = {self.ep}: experts are split over the ranks of a stage; use a divisor of tp * dp = {ranks}"
             )
 
     @property
     def size(self) -> int:
-        """How many ranks the span holds."""
+        """Number of ranks of the span."""
         return self.tp * self.cp * self.pp * self.dp
 
     @property
     def expert_dp(self) -> int:
-        """How many ranks hold the same expert."""
+        """Number of ranks that hold the same expert."""
         return self.tp * self.dp // self.ep
 
     @property
@@ -60,7 +60,7 @@ class Grid:
         return range(self.rank_offset, self.rank_offset + self.size)
 
     def coordinate(self, rank: int) -> Coordinate:
-        """Where a global `rank` of this span stands on the axes."""
+        """Return the coordinate of a global `rank` of this span."""
         assert rank in self.ranks, f"rank {rank} is not in {self.ranks}"
         inside = rank - self.rank_offset
         return Coordinate(

@@ -42,7 +42,7 @@ class Layout:
 
     @property
     def world_size(self) -> int:
-        """How many ranks the layout needs."""
+        """Number of ranks that the layout needs."""
         return max(grid.ranks.stop for grid in self.modules.values())
 
     @property

@@ -71,7 +71,7 @@ def check_layout(layout: Layout) -> None:
 def _check_experts_of_encoders(layout: Layout) -> None:
     for name, grid in layout.encoders.items():
         if grid.ep > 1:
-            raise LayoutError(f"{name}.ep = {grid.ep}: encoders have no experts to deal out; use {name}.ep = 1")
+            raise LayoutError(f"{name}.ep = {grid.ep}: encoders have no experts; use {name}.ep = 1")
 
 
 def _check_replicas(layout: Layout) -> None:

@@ -15,7 +15,7 @@ AttentionBackend = Literal["default", "math", "flash", "cudnn"]
 
 
 class Settings(Table):
-    """How a layout trains, never what: none of these changes the model that comes out."""
+    """Settings of a layout; none of them changes the model that comes out."""
 
     distributed_optimizer: bool = False
     """Shard the optimizer state of each module over its data-parallel ranks."""
@@ -31,7 +31,7 @@ class Settings(Table):
     fused_optimizer: bool = False
     """Clip and update the weights of a module in one kernel, instead of one for each operation of AdamW."""
     fused_loss: bool = False
-    """Compute the loss from logits as they are, in three kernels, and keep no probabilities of all words in fp32."""
+    """Compute the loss from logits as they are, in three kernels, without fp32 probabilities of the vocabulary."""
     fused_gradient_accumulation: bool = False
     """Let matrix products add each weight gradient to its fp32 buffer, instead of an operation of its own for every
     micro-batch."""

@@ -26,7 +26,7 @@ class GridTable(Table):
     pp: PositiveInt = 1
     dp: PositiveInt = 1
     ep: Annotated[PositiveInt, Field(exclude_if=lambda ep: ep == 1)] = 1
-    """Deals the language model's experts out: so many consecutive ranks of a stage together hold every one once."""
+    """Expert-parallel degree: `ep` consecutive ranks of a stage hold one full set of the language model's experts."""
     rank_offset: NonNegativeInt = 0
     """First global rank of the span; the name is megatron-core's."""
 

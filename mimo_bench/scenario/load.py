@@ -19,8 +19,8 @@ def load_scenario(path: Path, *, with_fingerprint: bool = False) -> Scenario:
 
     Args:
         path: the file.
-        with_fingerprint: whether to add that of the data, for whoever records, resumes or compares. All bytes of a
-            user's own files are read for it, images apart, and the hub is asked for names there.
+        with_fingerprint: whether to add that of the data, for recording, resuming and comparing. Reads all bytes
+            of a user's own files except images, and looks names up on the hub.
 
     Raises:
         ScenarioError: with file, key or layout, value and remedy.
@@ -58,7 +58,7 @@ def load_scenario(path: Path, *, with_fingerprint: bool = False) -> Scenario:
 
 
 def _with_contents(scenario: Scenario, data: HuggingFaceData, *, with_fingerprint: bool) -> Scenario:
-    """The scenario with what its files hold.
+    """Return the scenario with counts and digest of its files.
 
     Raises:
         DataError: they cannot be read.
@@ -73,7 +73,7 @@ def _with_contents(scenario: Scenario, data: HuggingFaceData, *, with_fingerprin
 
 
 def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:
-    """What the directory named `weights` holds, and where it is; beside the scenario, or from the working directory."""
+    """Return manifest and path of the directory `weights`, next to the scenario or from the working directory."""
     places = (path.parent / weights, Path(weights))
     if (found := next((place for place in places if place.is_dir()), None)) is None:
         looked = " or ".join(dict.fromkeys(map(str, places)))
@@ -87,7 +87,7 @@ def _stored(path: Path, weights: str) -> tuple[Manifest, Path]:
 
 
 def _configured(path: Path, model: str) -> ModelShape:
-    """The shape that the config.json named `model` describes; beside the scenario, or from the working directory."""
+    """Return the shape of the config.json `model`, next to the scenario or from the working directory."""
     found = find_config(path, model)
     try:
         return read_model_shape(found)
@@ -96,10 +96,10 @@ def _configured(path: Path, model: str) -> ModelShape:
 
 
 def find_config(path: Path, model: str) -> Path:
-    """Where the config.json lies that the scenario at `path` names `model`.
+    """Return the path of the config.json that the scenario at `path` names `model`.
 
     Raises:
-        ScenarioError: neither beside the scenario nor below the working directory.
+        ScenarioError: it is neither next to the scenario nor in the working directory.
     """
     places = (path.parent / model, Path(model))
     if (found := next((place for place in places if place.is_file()), None)) is None:
@@ -110,7 +110,7 @@ def find_config(path: Path, model: str) -> Path:
 
 def _located(path: Path, data: Any) -> Any:
     try:
-        return locate(data, beside=path.parent)
+        return locate(data, folder=path.parent)
     except ScenarioError as error:
         raise ScenarioError(f"{path}: {error}") from None
 

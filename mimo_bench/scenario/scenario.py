@@ -1,4 +1,4 @@
-"""What is held fixed and what varies: TOML in, frozen models out.
+"""Tables of a scenario file, and checks across them.
 
 A scenario in hand is a valid one: its layouts fit their world, the model and the batch. Everything that integers
 can decide is decided here, before any process starts.
@@ -34,10 +34,10 @@ class EncoderTable(Table):
 
 
 class Steps(Table):
-    """How many optimizer steps each mode takes."""
+    """Optimizer steps of each mode."""
 
     parity: Annotated[int, Field(ge=2)] = 5
-    """Steps whose losses and gradient norms are held against the baseline; at least two."""
+    """Steps whose losses and gradient norms are compared with the baseline; at least two."""
     learning: NonNegativeInt = 0
     """Further steps after the parity steps, before the held-out evaluation; for scenarios that must learn a task."""
     warmup: NonNegativeInt = 3
@@ -50,26 +50,26 @@ class Steps(Table):
     def _refuse_one_step(cls, parity: Any) -> Any:
         if type(parity) is int and parity == 1:
             raise ValueError(
-                "a single step shows nothing of learning rates and of Adam's moments, which are held against the "
+                "a single step shows nothing of learning rates and of Adam's moments, which are compared with the "
                 "baseline's after the second; use 2 or more, or leave it out for 5"
             )
         return parity
 
     @property
     def num_as_timed(self) -> int:
-        """Steps as timed that are held against the baseline: those of the parity run, as far as a timed run goes."""
+        """Steps as timed that are compared with the baseline: those of the parity run, as far as a timed run goes."""
         return min(self.parity, self.warmup + self.timed)
 
 
 class LoaderTable(Table):
-    """How samples are made ready while the model trains; which samples, it does not change."""
+    """Background threads that make batches; they do not change which samples are read."""
 
     num_workers: PositiveInt = 2
     """Threads on every rank that make batches."""
     num_ahead: PositiveInt = 2
     """Global batches that are made ahead."""
     num_watched_steps: NonNegativeInt = 3
-    """Steps behind the timed window that are fed by the loader as a training run is, to see what it costs."""
+    """Steps after the timed window that the loader feeds as in a training run, to measure its cost."""
 
 
 class Evaluation(Table):
@@ -106,7 +106,7 @@ class LayoutCase:
 
     @property
     def settings(self) -> Settings:
-        """How it trains, as declared."""
+        """Settings as declared."""
         return self.table.settings
 
     @property
@@ -120,15 +120,15 @@ class Scenario(Table):
 
     question: Annotated[str, Field(min_length=1)]
     model: str
-    """A preset's name, or the path of a config.json that `transformers` wrote: beside the scenario, or from here."""
+    """A preset's name, or the path of a config.json that `transformers` wrote: next to the scenario, or from here."""
     configured: Annotated[ModelShape | None, SkipJsonSchema(), Field(exclude_if=lambda shape: shape is None)] = None
     # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
     encoders: Mapping[str, EncoderTable] = {}
     """Encoders of other packages, added to the model under the names that they are registered by."""
     weights: Annotated[str | None, Field(exclude_if=lambda weights: weights is None)] = None
-    """A directory that `mimo-bench import` made, beside the scenario or from here; otherwise the seed draws them."""
+    """A directory that `mimo-bench import` made, next to the scenario or from here; otherwise the seed draws them."""
     stored: Annotated[StoredContent | None, SkipJsonSchema(), Field(exclude_if=lambda stored: stored is None)] = None
-    # What lies there, as a hash: part of the record and of the scenario's own hash.
+    # Content hash of the weights: part of the record and of the scenario's own hash.
     data: Data = SyntheticData()
     """A provider's name, or a table that names it and its options."""
     seed: NonNegativeInt = 0
@@ -173,7 +173,7 @@ class Scenario(Table):
 
     @property
     def weights_directory(self) -> str | None:
-        """Where the weights lie that training starts from; None where the seed draws them."""
+        """Directory of the starting weights; None if the seed draws them."""
         return None if self.stored is None else self.stored.directory
 
     @property
@@ -213,7 +213,7 @@ class Scenario(Table):
         )
 
     def plan_of(self, table: LayoutTable, layout: Layout) -> BatchPlan:
-        """How the layout that `table` declares, which is `layout`, deals out a global batch."""
+        """Return how `layout`, which `table` declares, splits a global batch."""
         override = table.global_micro_batch_size
         return BatchPlan.of(
             layout,
@@ -266,7 +266,7 @@ class Scenario(Table):
 
 
 def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a scenario says, as JSON has it, less where its files were found and what was counted in them."""
+    """Return a scenario as JSON without the paths of its files and the counts in them."""
     data = content.get("data")
     if not isinstance(data, dict):
         return dict(content)

@@ -1,4 +1,4 @@
-"""What is trained and how fast it learns: the optimizer, the schedule of its rates, and what is frozen. No torch."""
+"""The `[training]` table: optimizer, schedule of learning rates, frozen modules. No torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PARTS = ("encoder", "projector")
 
 
 class Schedule(Table):
-    """How a learning rate rises and falls, as a share of the full one."""
+    """Schedule of a learning rate, as a share of the full one."""
 
     warmup_steps: NonNegativeInt = 0
     """Steps over which rates rise linearly: the first takes 1 / warmup_steps of the full rate, the last all of it."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How rates fall after the warm-up."""
+    """Shape of the decay after the warm-up."""
     decay_steps: PositiveInt | None = None
     """Steps from the first, warm-up included, after which rates fall no more; needed unless they are constant."""
     final_rate_share: Share = 0.0
@@ -55,10 +55,10 @@ class Training(Schedule):
 
     learning_rate: NonNegativeFloat = 1e-3
     module_learning_rates: Mapping[str, NonNegativeFloat] = {}
-    """Rates of modules that learn at another one, by name."""
+    """Learning rates of single modules, by name."""
     # Excluded where there is none: what it was held fixed before there was such a key is the same training.
     module_schedules: Annotated[Mapping[str, Schedule], Field(exclude_if=lambda schedules: not schedules)] = {}
-    """Modules with a warm-up and decay of their own, by name; nothing of it is taken over from the others'."""
+    """Schedules of single modules, by name; missing keys have the defaults of a schedule, not the values above."""
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Modules that are not trained, such as `vision`, or parts of them: `vision.encoder`, `vision.projector`."""
     weight_decay: NonNegativeFloat = 0.01
@@ -90,12 +90,12 @@ class Training(Schedule):
             raise ScenarioError("training.freeze: nothing is left to train; remove a module from it")
 
     def is_frozen(self, module: str) -> bool:
-        """Whether nothing of `module` is trained."""
+        """True if nothing of `module` is trained."""
         parts = [f"{module}.{part}" for part in PARTS]
         return module in self.freeze or (module != LANGUAGE and not any(map(self.trains, parts)))
 
     def trains(self, name: str) -> bool:
-        """Whether the parameter, or part of a module, of this canonical `name` is trained."""
+        """True if the parameter, or part of a module, of this canonical `name` is trained."""
         return not any(name == frozen or name.startswith(f"{frozen}.") for frozen in self.freeze)
 
     def rate_of(self, module: str, step: int) -> float:

@@ -1,8 +1,8 @@
-"""A full MIMO trainer on megatron-core: it trains any checked layout and knows nothing of what watches it.
+"""A full MIMO trainer on megatron-core: it trains any checked layout independent of the bench.
 
     from mimo_bench.trainer import Pretraining, pretrain
 
-What is listed here comes with torch and megatron-core, so it is imported only where somebody asks for it.
+Names below import torch and megatron-core on first use.
 """
 
 import lazy_loader

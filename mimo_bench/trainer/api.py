@@ -1,4 +1,4 @@
-"""Trains a model by itself, without the bench: what a user's own script calls on every rank under plain `torchrun`.
+"""Python API of the trainer: a script calls it on every rank, started by plain `torchrun`.
 
 pretrain = set_up, then train: steps, evaluations (evaluate) and checkpoints, each at its own interval
 """
@@ -33,11 +33,10 @@ from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_
 from mimo_bench.util import PositiveInt, TrainingError, UsageError, counted
 
 Samples = Dataset | BuiltinData
-"""A dataset of the user's own, or one of ours."""
+"""A user's own dataset, or a built-in one."""
 
 OnStep = Callable[[int, StepResult, float], None]
-"""Called on every rank after a step, on GPUs when the next is under way: how many had been taken in all, what it gave,
-and how many seconds it took."""
+"""Called on every rank after a step, on GPUs while the next one runs: steps taken in all, result, seconds."""
 
 
 _SAMPLES = ("num_items", "encoder_inputs", "text")
@@ -45,14 +44,14 @@ _SAMPLES = ("num_items", "encoder_inputs", "text")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a training ended; the same on every rank."""
+    """Result of a training; the same on every rank."""
 
     num_steps: int
     """Taken in all, by this process and by those before it."""
     losses: tuple[float, ...]
     """Of the steps that this process took."""
     evaluation: EvaluationTotals | None
-    """The last one on validation samples; None where none was asked for, or no step was left to take."""
+    """The last one on validation samples; None without validation, or if no step was left to take."""
     test: EvaluationTotals | None
     """On test samples, after the last step; None in the same cases."""
 
@@ -82,7 +81,7 @@ def pretrain(
         ScenarioError: layout, batch, model and data do not fit together.
         WeightsError: the weights to start from are missing, cut short, or of another model.
         DataError: a sample cannot be read, on the ranks that read it; the message names it.
-        CheckpointError: no checkpoint can be gone on from, or none can be written.
+        CheckpointError: no checkpoint can be resumed, or none can be written.
         TrainingError: a loss is infinite or no number.
     """
     is_own_world = not dist.is_initialized()
@@ -111,7 +110,7 @@ def set_up(
     check_argument("layout", layout, InstanceOf[Layout])
     check_argument("device", device, InstanceOf[RankDevice])
     if not isinstance(data, BuiltinData) and (missing := [name for name in _SAMPLES if not hasattr(data, name)]):
-        raise UsageError(f"data = {data!r}: has no {', '.join(missing)}; give a Dataset, or the name of one of ours")
+        raise UsageError(f"data = {data!r}: has no {', '.join(missing)}; give a Dataset, or the name of a built-in one")
     if (num_ranks := dist.get_world_size()) != layout.world_size:
         raise UsageError(
             f"{num_ranks} ranks were started, and the layout has {layout.world_size}; start that many, --nnodes times "
@@ -138,7 +137,7 @@ def train(trainer: Trainer, config: Pretraining, *, data: Samples, on_step: OnSt
 
     Raises:
         DataError: a sample cannot be read, on the ranks that read it; the message names it.
-        CheckpointError: no checkpoint can be gone on from, or none can be written.
+        CheckpointError: no checkpoint can be resumed, or none can be written.
         TrainingError: a loss is infinite or no number, on every rank alike; nothing is saved after it.
     """
     saver, passed_over = _go_on(trainer, config, data)
@@ -159,7 +158,7 @@ def train(trainer: Trainer, config: Pretraining, *, data: Samples, on_step: OnSt
             raise TrainingError(f"the loss of step {num_steps} is {result.loss}; lower training.learning_rate")
 
     pending: deque[tuple[int, StepTaken, dict[str, float]]] = deque()
-    # So that a GPU always has work; on a CPU the step is over when it returns.
+    # One step late on a GPU, which then never waits for the host; on a CPU a step is complete when it returns.
     max_pending = 1 if trainer.loader.device.type == "cuda" else 0
     with closing(metrics), closing(trainer.loader.batches("train", start=first, stop=last)) as batches:
         for num_steps, batch in enumerate(batches, start=first + 1):
@@ -199,7 +198,7 @@ def evaluate(trainer: Trainer, split: Split, *, num_batches: int) -> EvaluationT
 
 
 def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfig:
-    """What decides the training, once model, batch, layout, settings and weights are known to fit together."""
+    """Return the trainer's configuration, after checking that model, batch, layout, settings and weights fit."""
     config.training.check(modules=tuple(config.shape.modules))
     config.shape.check(layout)
     config.shape.check_sequence(config.seq_length)
@@ -208,7 +207,7 @@ def _checked(config: Pretraining, layout: Layout, data: Samples) -> TrainerConfi
         has_experts=config.shape.language.experts is not None,
         precision=config.precision,
         seq_length=config.seq_length,
-        # Of samples of a user's own nothing is known before they are read.
+        # A user's own samples are unknown before they are read.
         counts_vary=isinstance(data, BuiltinData) and parse_data(data).counts_vary,
     )
     if config.weights is not None:
@@ -248,7 +247,7 @@ def _prepare(dataset: Dataset, num_batches: Mapping[Split, int], *, global_batch
 
 
 def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> tuple[Saver | None, tuple[str, ...]]:
-    """What saves the training, which then stands where its newest whole checkpoint left it, and those passed over."""
+    """Resume from the newest whole checkpoint; return what saves later ones, and the damaged ones that were skipped."""
     if (saving := config.saving) is None:
         return None, ()
     held_fixed = _held_fixed(config, data)
@@ -266,13 +265,13 @@ def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> tuple[Saver 
         is_left = f"{counted(left, 'step')} {'is' if left == 1 else 'are'} left"
         what = is_left if left > 0 else f"no step of {config.num_steps} is left; raise num_steps"
         place = path_of(saving.directory, resumed.num_steps)
-        print(*resumed.passed_over, f"going on from {place}: {what}", sep="\n", flush=True)
+        print(*resumed.passed_over, f"resuming from {place}: {what}", sep="\n", flush=True)
     return saver, resumed.passed_over
 
 
 def _held_fixed(config: Pretraining, data: Samples) -> dict[str, Any]:
-    """What a checkpoint must have in common; rank 0 reads files for it, and tells the others. Collective."""
-    told: list[Any] = [config.held_fixed(data) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(told, src=0)
-    found: dict[str, Any] = told[0]
+    """Return what a checkpoint must have in common; rank 0 reads the files for it. Collective."""
+    shared: list[Any] = [config.held_fixed(data) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0)
+    found: dict[str, Any] = shared[0]
     return found

@@ -1,4 +1,4 @@
-"""What a rank computes on, and how its ranks talk: gloo on CPU, NCCL on GPUs. The rest of the trainer is neutral."""
+"""Device and backend of a rank: gloo on CPU, NCCL on GPUs. The rest of the trainer is neutral."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RankDevice:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where tensors live."""
+        """Device of tensors."""
         return torch.device("cpu") if self.kind == "cpu" else torch.device("cuda", self.index)
 
     @property
@@ -44,12 +44,12 @@ class RankDevice:
 def join(kind: Literal["auto", "cpu", "cuda"]) -> RankDevice:
     """Take this rank's device and join the world that torchrun's or the launcher's environment describes.
 
-    Ranks are numbered by `RANK` of `WORLD_SIZE`; on a node, `LOCAL_RANK` picks the GPU; where ranks share GPUs, they
-    are dealt out in turn. A world that the script itself has joined is taken as it is. `auto` takes GPUs where there
+    Ranks are numbered by `RANK` of `WORLD_SIZE`; on a node, `LOCAL_RANK` picks the GPU; ranks that share GPUs
+    take turns. A world that the script itself has joined is taken as it is. `auto` takes GPUs where there
     are any.
 
     Raises:
-        UsageError: nobody has started ranks.
+        UsageError: no ranks were started.
     """
     if (local_rank := os.environ.get("LOCAL_RANK")) is None:
         raise UsageError("LOCAL_RANK is not set, so there are no ranks; start the script with torchrun")
@@ -80,7 +80,7 @@ def join(kind: Literal["auto", "cpu", "cuda"]) -> RankDevice:
 
 def _join_world(backend: str) -> None:
     store, rank, world_size = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
-    # A second world of the same ranks, after the first was left, would find the first one's keys and wait for ever.
+    # A second world of the same ranks would otherwise find the keys of the first and wait for ever.
     store = PrefixStore(f"world{next(_NUM_WORLDS)}", store)
     # Without a device id NCCL connects a group on its first use: most of a layout's groups never are used.
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Deals each module of a rank its part of every micro-batch, by global sample id: one rule for all modules.
+"""Loader of one rank: each module's part of every micro-batch, by global sample id.
 
 Encoders and language model read the same ids in the same order, so an encoder can never see other samples than the
 language model does, whatever the degrees.
@@ -25,19 +25,19 @@ from mimo_bench.util import DataError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """What one rank feeds into its modules for one micro-batch; None for what its stages do not need."""
+    """Inputs of one rank's modules for one micro-batch; None for those that its stages do not read."""
 
     encoder_inputs: dict[str, torch.Tensor]
     """By encoder, for those whose first stage this rank holds: the items of its replica, such as images
     [images, 3, height, width], sample by sample; one blank item for a replica whose samples have none, as a rank whose
     encoder does not run would neither meet its peers on the bridge nor finish its gradients."""
     items_per_sample: dict[str, tuple[int, ...]]
-    """By encoder that this rank holds a stage of: how many items each sample has; a blank one is nobody's."""
+    """By encoder that this rank holds a stage of: number of items of each sample; a blank item belongs to none."""
     rows_per_sample: dict[str, tuple[int, ...]]
     """By encoder, on ranks that read text: how many positions of each text its rows fill."""
     places: dict[str, torch.Tensor]
-    """By encoder, and for `TEXT`, on ranks that read text: where its rows stand, sample by sample, as int64
-    [rows of all samples]; place `position * b + sample`, as sequences lie in the language model."""
+    """By encoder, and for `TEXT`, on ranks that read text: positions of its rows, sample by sample, as int64
+    [rows of all samples]; `position * b + sample`, the order of the language model's [s, b, h]."""
     input_ids: torch.Tensor | None
     """int64 [b, s]; first and last language stages only, like the rest."""
     position_ids: torch.Tensor | None
@@ -54,11 +54,11 @@ class MicroBatch:
     """Sum over samples of the squared number of those positions."""
 
     def pinned(self) -> MicroBatch:
-        """The same in memory from which a GPU copies while the host goes on."""
+        """Return a copy in pinned memory, from which a GPU copies asynchronously."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on `device`; from pinned memory without waiting for the copy."""
+        """Return a copy on `device`; from pinned memory without waiting."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
@@ -71,7 +71,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loader:
-    """The micro-batches of one rank; nothing is kept between steps, so any step can be read first."""
+    """Micro-batches of one rank. Nothing is kept between steps, so a resumed run reads any step first."""
 
     dataset: Dataset
     plan: BatchPlan
@@ -166,14 +166,14 @@ class Loader:
         return text
 
     def _stacked(self, module: str, items: list[torch.Tensor]) -> torch.Tensor:
-        """The items of all samples, or a blank one."""
+        """Concatenate the items of all samples, or make a blank one."""
         stacked = torch.cat(items)
         if not len(stacked):
             stacked = stacked.new_zeros(1, *self.shape.encoders[module].item_shape)
         return stacked.to(self.input_dtype)
 
     def _places(self, input_ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """Where the rows of each encoder stand among the tokens [b, s], and where none does."""
+        """Return the positions of each encoder's rows among the tokens [b, s], and those of text."""
         if input_ids is None:
             return {}
         found = {module: input_ids == token for module, token in self.shape.special_tokens.items()}
@@ -181,7 +181,7 @@ class Loader:
         return {name: places_of(is_there) for name, is_there in found.items()}
 
     def _rows(self, module: str, split: Split, sample_ids: range, texts: list[Text]) -> tuple[int, ...]:
-        """Positions of each text that the encoder's rows fill.
+        """Count the positions of each text that the encoder's rows fill.
 
         Raises:
             DataError: not as many as the sample's items give.
@@ -214,13 +214,15 @@ def build_loader(
     device: torch.device,
     background: LoaderTable,
 ) -> Loader:
-    """The loader of a MIMO model, which deals all of its modules the same samples.
+    """Return the loader of a MIMO model, which gives all of its modules the same samples.
 
     Raises:
         DataError: of any other model; it is named.
     """
     if not isinstance(model, MimoModel):
-        raise DataError(f"{type(model).__name__} is no MimoModel; these loaders deal samples to modules of one alone")
+        raise DataError(
+            f"{type(model).__name__} is no MimoModel; loaders split samples over the modules of a MimoModel only"
+        )
     return Loader(
         dataset=dataset,
         plan=plan,
@@ -240,7 +242,7 @@ _COLUMNS = ("input_ids", "position_ids", "labels", "loss_mask")
 
 
 def places_of(is_there: torch.Tensor) -> torch.Tensor:
-    """The places of what is marked in [b, s], sample by sample: int64 `position * b + sample`."""
+    """Return the positions that are marked in [b, s], sample by sample: int64 `position * b + sample`."""
     samples, positions = is_there.nonzero(as_tuple=True)
     return positions * len(is_there) + samples
 

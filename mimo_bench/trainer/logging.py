@@ -35,7 +35,7 @@ class StepResult:
     num_token_pairs: int
     """Sum over samples of the squared number of those positions."""
     num_items: dict[str, int]
-    """What encoders read, such as images, by encoder."""
+    """Items that encoders read, such as images, by encoder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +54,7 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Logging:
-    """What is written, and where."""
+    """Console, file and TensorBoard output of a training."""
 
     directory: InstanceOf[Path] | None = None
     """Takes `metrics.jsonl`, one line a step, and TensorBoard's events; None for the console alone."""
@@ -63,7 +63,7 @@ class Logging:
     module_grad_norms: bool = False
     """Also the gradient norm of each module before clipping."""
     tensorboard: bool = True
-    """Write events as well, where TensorBoard is installed."""
+    """Write events as well, if TensorBoard is installed."""
 
     def __post_init__(self) -> None:
         check_fields(self, "logging.")
@@ -73,7 +73,7 @@ class Metrics:
     """Writes down the steps of one training; on ranks other than the first it does nothing."""
 
     def __init__(self, logging: Logging, *, num_steps: int, first_step: int, is_writer: bool) -> None:
-        """Go on after `first_step` steps of `num_steps`; what was written of later ones is taken back."""
+        """Continue after `first_step` steps of `num_steps`; lines of later steps are removed."""
         self._logging = logging
         self._num_steps = num_steps
         self._is_writer = is_writer
@@ -142,11 +142,11 @@ class Metrics:
         self.resume_clock()
 
     def resume_clock(self) -> None:
-        """What was done since the last step belongs to no step."""
+        """Restart the clock of steps: evaluations and checkpoints belong to none."""
         self._step_began_at = time.perf_counter()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Close the log."""
         if self._board is not None:
             self._board.close()
 
@@ -173,7 +173,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
 
 
 def _cut(path: Path, *, num_steps: int) -> None:
-    """Take back what was written after step `num_steps`, and a line that a killed process left half-written."""
+    """Remove lines after step `num_steps`, and a line that a killed process left half-written."""
     if not path.exists():
         return
     kept = []
@@ -188,7 +188,7 @@ def _cut(path: Path, *, num_steps: int) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what is no finite number, which JSON cannot say."""
+    """Replace numbers that are not finite by None; JSON has none."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

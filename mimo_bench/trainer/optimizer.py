@@ -1,6 +1,6 @@
 """AdamW over all modules, clipped by one global norm; the norm of each module before clipping is kept.
 
-Nothing in a step waits for the device: norms and the clipping factor stay there until somebody reads them. Each module
+No step waits for the device: norms and the clipping factor stay there until they are read. Each module
 learns at its own rate, which the schedule of the training sets before every step.
 """
 
@@ -41,7 +41,7 @@ class ModuleNorms:
 
 
 class ScheduledOptimizer(MimoOptimizer):
-    """megatron-core's MIMO optimizer with a schedule, and with each module's norm, of which it tells only the sum.
+    """megatron-core's MIMO optimizer with a schedule and the norm of each module.
 
     Without transformer-engine it would also copy the norm of every single gradient to the host, and wait for it.
     """
@@ -91,7 +91,7 @@ class ScheduledOptimizer(MimoOptimizer):
                     group["lr"] = rate
 
     def _reduce_norms(self) -> torch.Tensor:
-        """float32 [modules that are trained]: the norm of each one's whole gradient, on every rank."""
+        """Return float32 [trained modules]: the norm of each module's whole gradient, on every rank."""
         squares = torch.zeros(len(self._trained), dtype=torch.float32, device=torch.cuda.current_device())
         for index, name in enumerate(self._trained):
             info = self.module_infos[name]
@@ -125,7 +125,7 @@ def _squared_norm(part: Any) -> torch.Tensor:
 
 
 def _parts(optimizer: Any) -> Iterator[Any]:
-    """The optimizers that are chained for one module: one for dense parameters, one for experts that are dealt out."""
+    """The optimizers that are chained for one module: one for dense parameters, one for sharded experts."""
     yield from getattr(optimizer, "chained_optimizers", [optimizer])
 
 

@@ -16,7 +16,7 @@ from itertools import count, islice
 
 @dataclass(kw_only=True, slots=True)
 class LoaderWatch:
-    """What loading has cost so far."""
+    """Cost of loading so far."""
 
     num_batches: int = 0
     """Batches that workers have finished and training has taken."""
@@ -35,14 +35,14 @@ def prefetched[Batch](
     num_ahead: int,
     watch: LoaderWatch,
 ) -> Generator[Batch]:
-    """`make(start)`, `make(start + 1)` and so on up to `stop`, each begun before it is asked for.
+    """`make(start)`, `make(start + 1)` and so on up to `stop`, each started before it is needed.
 
     An error of `make` is raised where its batch is taken. Workers end with the iterator, or when it is closed.
 
     Args:
         make: a function of the step alone, called in worker threads.
         start: the first step.
-        stop: the step before which it ends, so that nothing is made that nobody takes; None for no end.
+        stop: the step before which it ends, so that no batch is made in vain; None for no end.
         num_workers: threads.
         num_ahead: batches that are made ahead of the one in use.
         watch: where times are added up.

@@ -1,4 +1,4 @@
-"""What a training is, in values: what is trained, how far, on which samples, and what is left behind. No torch."""
+"""Configuration of a training: model, steps, samples, checkpoints and log. No torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saving:
-    """Checkpoints. A training begins from the newest one that is whole, if there is any."""
+    """Checkpoints. A training resumes from the newest whole one, if any."""
 
     directory: InstanceOf[Path]
     """All ranks see it."""
@@ -47,7 +47,7 @@ class Saving:
     """Steps between two checkpoints; after the last step there is one in any case."""
     keep_last: PositiveInt = 2
     in_background: bool = False
-    """Train on while a checkpoint is written; the host holds it so long."""
+    """Train on while a checkpoint is written; the host holds a copy meanwhile."""
 
     def __post_init__(self) -> None:
         check_fields(self, "saving.")
@@ -55,7 +55,7 @@ class Saving:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretraining:
-    """What a training is, apart from model provider, data and layout."""
+    """Configuration of a training, apart from model provider, data and layout."""
 
     shape: InstanceOf[ModelShape]
     seq_length: PositiveInt
@@ -87,7 +87,7 @@ class Pretraining:
         Args:
             scenario: model, batch, seed, optimizer, loader, and the weights to start from if it names any.
             layout: a layout's name.
-            num_steps: how far it goes.
+            num_steps: steps from the very first.
             more: any other field, which comes before what the scenario says.
         """
         directory, case = scenario.weights_directory, scenario.case(layout)
@@ -124,14 +124,14 @@ class Pretraining:
         return due
 
     def is_saved_after(self, num_steps: int) -> bool:
-        """Whether there is a checkpoint after `num_steps` steps."""
+        """True if there is a checkpoint after `num_steps` steps."""
         return self.saving is not None and self._is_due(num_steps, self.saving.every)
 
     def _is_due(self, num_steps: int, every: int | None) -> bool:
         return num_steps == self.num_steps or (every is not None and num_steps % every == 0)
 
     def held_fixed(self, data: object) -> dict[str, Any]:
-        """What a training that goes on from a checkpoint has in common with the one that saved it, as JSON has it.
+        """Return what a resumed training must share with the one that saved the checkpoint, as JSON.
 
         A user's own files are read for it, where `data.fingerprint` does not say yet what they hold.
 
@@ -159,12 +159,12 @@ def parse_data(data: BuiltinData) -> Data:
     if isinstance(data, str) and data not in NAMED:
         raise ScenarioError(f"data: {data!r} is not known; {choices(data, NAMED)}")
     if isinstance(data, HuggingFaceData) and not data.located:
-        return HuggingFaceData.model_validate(locate(data.model_dump(), beside=Path()))
+        return HuggingFaceData.model_validate(locate(data.model_dump(), folder=Path()))
     return _DATA.validate_python(data)
 
 
 def _identity(data: object) -> Any:
-    """What tells samples from others: options of ours and what files hold, wherever they lie; a user's own class."""
+    """Return the identity of samples: options and content of files, or the class of a user's dataset."""
     if isinstance(data, BuiltinData):
         ours = parse_data(data)
         if isinstance(ours, HuggingFaceData) and ours.fingerprint is None:

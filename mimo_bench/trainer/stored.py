@@ -1,4 +1,4 @@
-"""Weights that lie in a directory: each rank reads its slices of it; one rank writes what the others gather.
+"""Weights stored in a directory: each rank reads its slices; rank 0 writes what the others gather.
 
 Weights alone: neither the optimizer's state nor the place in the data is among them, so nothing resumes from here.
 """
@@ -25,10 +25,10 @@ _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 class StoredWeights:
-    """The slices of a rank, read where they are asked for; a file is mapped, so no more of it is held."""
+    """Slices of one rank, read on demand from mapped files."""
 
     def __init__(self, directory: Path) -> None:
-        """Weights of the model at hand lie in `directory`; a scenario has checked that."""
+        """Read from `directory`; the scenario has checked that these are the model's weights."""
         self._directory = directory
         self._files: dict[str, Any] = {}
         self._open = ExitStack()
@@ -75,8 +75,8 @@ def write_weights(
 ) -> dict[str, StoredFile] | None:
     """Write `<module>.safetensors` of every module into `directory`; collective over the world.
 
-    Tensors go one after the other through the host memory of rank 0, which alone writes and is told what: no rank holds
-    more than one full tensor at once. Every rank calls `on_tensor` after each.
+    Tensors go one after the other through the host memory of rank 0, the only writer: no rank
+    holds more than one full tensor at once. Every rank calls `on_tensor` after each.
     """
     # On the host: a full tensor needs no room on the writer's device, and NCCL no further connections.
     relay = dist.new_group(backend="gloo")
@@ -99,7 +99,7 @@ def write_weights(
 def _in_step(
     tensors: Iterable[torch.Tensor | None], relay: dist.ProcessGroup, on_tensor: Callable[[], None]
 ) -> Iterator[torch.Tensor | None]:
-    """Hand on each tensor and wait until all ranks are done with it: none runs ahead, and none seems to hang."""
+    """Yield each tensor and wait until all ranks are done with it, so that no rank runs ahead or seems to hang."""
     for tensor in tensors:
         yield tensor
         dist.barrier(group=relay)
@@ -118,8 +118,8 @@ def _is_first_replica(shard: Shard) -> bool:
 
 
 def _speakers(mine: dict[str, Shard]) -> dict[str, tuple[int, TensorSpec, str]]:
-    """Of every parameter of the model: the rank that sends it, what it is, and its module. Collective."""
-    told = {
+    """Return for every parameter the rank that sends it, its spec and its module. Collective."""
+    sent = {
         name: (
             dist.get_rank(),
             TensorSpec(name=name, dtype=_DTYPE_NAMES[shard.parameter.dtype], shape=shard.full_shape),
@@ -129,8 +129,8 @@ def _speakers(mine: dict[str, Shard]) -> dict[str, tuple[int, TensorSpec, str]]:
         if shard.tp_group.rank() == 0
     }
     everyone: list[dict[str, tuple[int, TensorSpec, str]]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(everyone, told)
-    return {name: said for one in everyone for name, said in one.items()}
+    dist.all_gather_object(everyone, sent)
+    return {name: speaker for one in everyone for name, speaker in one.items()}
 
 
 def _bring(

@@ -45,19 +45,19 @@ class Topology:
 
     @property
     def hosts_language(self) -> bool:
-        """Whether this rank holds a part of the language model."""
+        """True if this rank holds a part of the language model."""
         return LANGUAGE in self.modules
 
     def is_first_stage(self, module: str) -> bool:
-        """Whether this rank holds the first pipeline stage of `module`."""
+        """True if this rank holds the first pipeline stage of `module`."""
         return self._stage(module) == 0
 
     def is_last_stage(self, module: str) -> bool:
-        """Whether this rank holds the last pipeline stage of `module`."""
+        """True if this rank holds the last pipeline stage of `module`."""
         return self._stage(module) == self.layout.modules[module].pp - 1
 
     def speaks_for_replica(self, module: str) -> bool:
-        """Whether this rank is the one of its tensor-parallel group that counts what the group's replica sees."""
+        """True if this rank is the one of its tensor-parallel group that counts what the group's replica sees."""
         grid = self.layout.modules[module]
         return self.rank in grid.ranks and grid.coordinate(self.rank).tp == 0
 

@@ -32,7 +32,7 @@ from mimo_bench.trainer.weights import Start, drawn, fill_weights, freeze_weight
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerConfig:
-    """What decides a training run, apart from its data."""
+    """Configuration of a training run, apart from its data."""
 
     shape: ModelShape
     layout: Layout
@@ -50,12 +50,12 @@ class TrainerConfig:
     def of(
         cls, scenario: Scenario, name: str, *, weights: Path | None = None, for_parity: bool = False
     ) -> TrainerConfig:
-        """What a scenario says of the layout called `name`.
+        """Return the configuration of a scenario's layout.
 
         Args:
             scenario: what is held fixed.
             name: of a layout.
-            weights: where the weights lie that the scenario names; None if it names none.
+            weights: directory of the weights that the scenario names; None if it names none.
             for_parity: in fp32 with nothing overlapped, instead of as declared.
         """
         case = scenario.case(name)
@@ -75,14 +75,14 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTaken:
-    """A step whose numbers may still be on their way."""
+    """A step whose numbers may still be on the device."""
 
     totals: Totals
     norms: ModuleNorms
     encoders: Iterable[str]
 
     def result(self) -> StepResult:
-        """What the step gave; waits for the device."""
+        """Read the result; waits for the device."""
         totals = self.totals.read()
         return StepResult(
             loss=_mean(totals["loss"], totals["scored_tokens"]),
@@ -105,12 +105,12 @@ class Trainer:
     totals: Totals
     schedule: Schedule
     start: Start
-    """What weights started from."""
+    """Starting weights."""
 
     def train_step(self, batch: Sequence[MicroBatch], inspect: Callable[[], None] | None = None) -> StepTaken:
         """Forward, backward and one optimizer step over a global batch; collective over the world.
 
-        A GPU may still be at it when this returns: ask for the result a step later, and it never stands still.
+        A GPU may still be running when this returns: read the result a step later, and it never idles.
         `inspect` is called in between: gradients are then reduced and normalised, and not yet clipped.
         """
         seed_step(self.topology, seed=self.config.seed, step=self.optimizer.num_steps)
@@ -193,14 +193,14 @@ def build_trainer(
 
 
 def start_of(*, seed: int, weights: Path | None) -> Start:
-    """What weights start from: what lies in the directory `weights`, or what `seed` draws."""
+    """Return the starting weights: those stored in the directory `weights`, or drawn from `seed`."""
     return partial(drawn, seed=seed) if weights is None else StoredWeights(weights)
 
 
 def seed_step(topology: Topology, *, seed: int, step: int) -> None:
-    """Make what a step draws a function of seed, step and replica: so a training that goes on draws the same again.
+    """Make what a step draws a function of seed, step and replica: a resumed training draws the same numbers.
 
-    Our models draw nothing; one of a user's own may have dropout.
+    Built-in models draw nothing; a user's own may have dropout.
     """
     spans = [topology.layout.modules[module] for module in topology.modules]
     # Ranks of a tensor-parallel group hold the same activations, and must drop the same ones.
@@ -211,7 +211,7 @@ def seed_step(topology: Topology, *, seed: int, step: int) -> None:
 
 @contextmanager
 def _evaluating(model: MimoModel) -> Iterator[None]:
-    """The model as it is used, without dropout, and as it is trained again behind it."""
+    """Evaluation mode, without dropout; training mode again afterwards."""
     model.eval()
     try:
         yield
@@ -220,5 +220,5 @@ def _evaluating(model: MimoModel) -> Iterator[None]:
 
 
 def _mean(total: float, count: float) -> float:
-    """NaN for nothing counted: a mean of nothing is unknown, not zero."""
+    """Return the mean; NaN if nothing was counted."""
     return total / count if count else math.nan

@@ -1,4 +1,4 @@
-"""The same starting weights in every layout: each parameter has a canonical name and a canonical full tensor.
+"""Starting weights, equal in every layout: each parameter has a canonical name and a canonical full tensor.
 
 A rank's parameter is a slice of the full tensor, and the full tensor's numbers depend on the seed, the canonical name
 and the position alone. So every rank draws just its own slice, on its own device, and all layouts start equal.
@@ -27,7 +27,7 @@ _EXPERT = re.compile(r"\bexperts\.local_experts\.(\d+)\.")
 
 _PLAIN = (
     (re.compile(r"^encoders\.\w+\."), "encoder."),
-    # What a provider of a user's own adds to the projector lies beside megatron-core's part of it.
+    # A user's provider adds parameters to the projector next to those of megatron-core.
     (re.compile(r"^input_projections\.0\.(encoder\.)?"), "projector."),
 )
 """How megatron-core's paths inside an encoder's module read in canonical names, which know no family."""
@@ -54,7 +54,7 @@ class Shard:
     stride: int
     """How many stacked tensors share that dim (gate and up projection: 2); each of them is split on its own."""
     is_copy: bool = False
-    """Whether another stage holds the same parameter and speaks for it: a tied embedding stands on both end stages."""
+    """Whether another stage holds the same parameter and speaks for it: a tied embedding is on both end stages."""
     unpadded: int | None = None
     """The canonical size of a split dim that was padded to divide by the ranks. Padding lies behind it, and is zero."""
 
@@ -69,8 +69,8 @@ class Shard:
     def gather(self, local: torch.Tensor) -> torch.Tensor:
         """The canonical full tensor of `local` slices; collective over the tensor-parallel group.
 
-        Beside it and the slice there is never more than a chunk of it: where slices take turns in every row, rows are
-        brought some at a time.
+        Memory: the full tensor, the slice, and at most one chunk. Slices that alternate in every row are gathered some
+        rows at a time.
         """
         num_ranks = self.tp_group.size()
         if self.dim is None or num_ranks == 1:
@@ -115,7 +115,7 @@ class Shard:
 
     @property
     def num_holders(self) -> int:
-        """How many there are of them."""
+        """Number of holders."""
         return self.replicas.size() * self.tp_group.size()
 
     @property
@@ -140,7 +140,7 @@ class Shard:
             place.copy_(gathered.transpose(0, 1))
 
     def _in_full(self, index: torch.Tensor, dim: int) -> torch.Tensor:
-        """Where elements of the flat slice sit in the flat full tensor."""
+        """Map indices of the flat slice to the flat full tensor."""
         size, beyond = self.parameter.shape[dim], math.prod(self.parameter.shape[dim + 1 :])
         piece, row = size // self.stride, index // beyond % size
         row = (row // piece * self.tp_group.size() + self.tp_group.rank()) * piece + row % piece
@@ -148,7 +148,7 @@ class Shard:
 
 
 Start = Callable[[Shard], torch.Tensor]
-"""What a slice starts from: drawn, or read from where weights are stored. In the slice's shape, on its device."""
+"""Function that returns a slice's starting values, drawn or stored, in its shape and on its device."""
 
 
 def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
@@ -175,7 +175,7 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
 
 
 def has_expert_replicas(parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter is an expert's, and other ranks hold it than hold the rest; by megatron-core's own mark."""
+    """True for an expert's parameter with other replicas than the rest, by megatron-core's own mark."""
     return not getattr(parameter, "allreduce", True)
 
 
@@ -197,7 +197,7 @@ def draw_weights(model: MimoModel, topology: Topology, *, seed: int) -> None:
 
 
 def drawn(shard: Shard, *, seed: int) -> torch.Tensor:
-    """What a slice starts from; float32, in the slice's shape. What is fixed starts from what it is fixed to."""
+    """Draw the starting values of a slice; float32, in its shape. Fixed parameters get their fixed values."""
     fixed: torch.Tensor | None = getattr(shard.parameter, FIXED, None)
     if fixed is not None:
         return fixed.to(shard.parameter.device)
@@ -214,7 +214,7 @@ def _distribution(shard: Shard) -> tuple[float, float]:
     """Centre and width of the uniform distribution that a parameter is drawn from.
 
     Matrices have a standard deviation of 1 / sqrt(fan in). Norm weights lie about 1 and biases about 0, but on neither
-    exactly: a parameter whose values are all equal could be dealt out wrongly without a trace.
+    exactly: a parameter whose values are all equal could be sharded wrongly without a trace.
     """
     shape = shard.full_shape
     if len(shape) >= 2:
@@ -250,6 +250,6 @@ def freeze_weights(model: MimoModel, topology: Topology, *, training: Training) 
     """Take frozen parameters out of the training; the model must not be wrapped for data parallelism yet."""
     for shard in shards(model, topology):
         # Only taken out, never in: some parameters are fixed whatever is trained. Of a module that is frozen in all its
-        # parts nothing is reduced, so what a provider adds beside them must not be trained either.
+        # parts nothing is reduced, so parameters that a provider adds must not be trained either.
         if training.is_frozen(shard.module) or not training.trains(shard.name):
             shard.parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Where two nested tables part: the first key whose values differ, for messages that name it."""
+"""First difference of two nested tables, and relative difference of two numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> KeyDi
 
 
 def are_named(value: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
-    """Whether this is a list of tables that all have a name."""
+    """True for a list of tables that all have a name."""
     return isinstance(value, list | tuple) and all(isinstance(each, Mapping) and "name" in each for each in value)
 
 

@@ -59,4 +59,4 @@ class LaunchError(MimoBenchError):
 
 
 class FaultError(MimoBenchError):
-    """A fault that was asked for and cannot be planted."""
+    """A requested fault that cannot be planted."""

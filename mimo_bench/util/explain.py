@@ -41,8 +41,8 @@ LONGEST_VALUE = 80
 
 
 def explain(problems: Sequence[ErrorDetails], *, content: dict[str, Any], root: type[BaseModel]) -> list[str]:
-    """The problems of `content` held against the model `root`, each as "where: value: remedy"."""
-    # A key that an unknown one beside it was meant to be is not missing as well.
+    """Return the problems of `content` under the model `root`, each as "where: value: remedy"."""
+    # A misspelt key is reported once, not as a missing key as well.
     meant = {_meant(problem["loc"], root) for problem in problems if problem["type"] == "extra_forbidden"}
     return [
         _explain(problem, content=content, root=root)
@@ -52,7 +52,7 @@ def explain(problems: Sequence[ErrorDetails], *, content: dict[str, Any], root: 
 
 
 def _meant(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[int | str, ...]:
-    """Where the known key lies that is nearest to the unknown one at `location`; nowhere if none is near."""
+    """Return the location of the known key nearest to the unknown one at `location`; empty if none is near."""
     *table, key = location
     nearest = get_close_matches(str(key), _keys(_table_at(root, table)), n=1)
     return (*table, *nearest) if nearest else ()

@@ -1,7 +1,7 @@
-"""What the fields of a model mean: the docstring under each of them, read from the source where somebody asks.
+"""Descriptions of a model's fields: the docstring under each, read from the source on demand.
 
 Only `mimo-bench schema` and the report's definitions ask. pydantic's own `use_attribute_docstrings` parses the source
-of every model whenever it is imported, also for `mimo-bench check`, which wants to answer at once.
+of every model whenever it is imported, also for `mimo-bench check`, which must answer at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Described:
 
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """What is said of the fields of `model`, by name, inherited ones included; nothing of one without a docstring."""
+    """Return the docstrings of the fields of `model` by name, inherited ones included."""
     found: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         if issubclass(kind, BaseModel) and kind is not BaseModel:

@@ -1,4 +1,4 @@
-"""Where a name's random numbers begin, and the first of them: what can be told of a draw without torch.
+"""Counter-based random numbers: state and first number of a named stream, without torch.
 
 `models/kernels/rng.py` draws whole tensors by the same rule; what is said of samples before any rank runs, such as
 how many images they have, needs one number at a time.

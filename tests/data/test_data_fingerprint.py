@@ -67,7 +67,7 @@ def own(shared: Path, tmp_path: Path) -> Path:
 
 def fingerprint_of(folder: Path, path: str = "train.jsonl", **changes: Any) -> DataFingerprint:
     said = {"provider": "huggingface", "path": path, "processor": "processor", **changes}
-    return read_fingerprint(HuggingFaceData.model_validate(locate(said, beside=folder)))
+    return read_fingerprint(HuggingFaceData.model_validate(locate(said, folder=folder)))
 
 
 def edit_answer(folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_names_on_the_hub_go_by_the_commit_that_datasets_knows(
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with pytest.raises(DataError, match=r"data\.path: 'team/photographs': what it holds cannot be told: .*network$"):
+    with pytest.raises(DataError, match=r"data\.path: 'team/photographs': its content cannot be read: .*network$"):
         fingerprint_of(own, "team/photographs")
     kept = tmp_path / "cache/team___photographs/default/0.0.0" / ("c0de" * 10)
     kept.mkdir(parents=True)

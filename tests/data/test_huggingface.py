@@ -65,7 +65,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def section(folder: Path, **changes: Any) -> HuggingFaceData:
     said = {"provider": "huggingface", "path": "train.jsonl", "processor": "processor", **changes}
-    return HuggingFaceData.model_validate(locate(said, beside=folder))
+    return HuggingFaceData.model_validate(locate(said, folder=folder))
 
 
 def build(data: HuggingFaceData, *, seq_length: int = SEQ_LENGTH) -> HuggingFaceDataset:
@@ -245,7 +245,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
         (MISSING, r"image .*nothing\.png does not exist"),
         (ONE_TOO_MANY, "places 1 image in its messages and has 2; "),
         (TOO_LONG, r"has \d+ tokens, 16 of them for its images, and seq_length is 64"),
-        ({**row(0), "messages": None}, "has images and no message of the role 'user' to stand in"),
+        ({**row(0), "messages": None}, "has images and no message of the role 'user' to hold them"),
         (talk(), "has no answer to learn"),
         (asks(None), r"message 0 has no content; give it text, or a list of parts"),
         (talk({"role": "user"}, ANSWER), "message 0 has no content"),

@@ -160,7 +160,7 @@ def test_a_grid_that_cannot_be_is_refused(degree: dict[str, int], complaint: str
         ),
         (Grid(pp=2), Grid(tp=2), "vision.pp = 2: colocated modules cannot be pipelined.* use vision.pp = 1"),
         (Grid(tp=2), Grid(pp=2), "language.pp = 2: colocated modules cannot be pipelined"),
-        (Grid(dp=2, ep=2), Grid(dp=2), "vision.ep = 2: encoders have no experts to deal out; use vision.ep = 1"),
+        (Grid(dp=2, ep=2), Grid(dp=2), "vision.ep = 2: encoders have no experts; use vision.ep = 1"),
         (Grid(dp=3), Grid(dp=2, rank_offset=3), "vision.dp = 3 and language.dp = 2: .* let one dp divide the other"),
     ],
 )

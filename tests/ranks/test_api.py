@@ -111,7 +111,7 @@ def photographs(tmp_path: Path) -> Callable[..., Scenario]:
     def make(**changes: str) -> Scenario:
         said = {"provider": "huggingface", "path": "train.jsonl", "processor": "processor"}
         splits = {"validation": "train[20:]", "test": "train[:8]"}
-        data = HuggingFaceData.model_validate(locate(said | splits | changes, beside=tmp_path / "own"))
+        data = HuggingFaceData.model_validate(locate(said | splits | changes, folder=tmp_path / "own"))
         return scenario(LAYOUTS, global_batch_size=8, seq_length=64, data=data)
 
     return make

@@ -190,7 +190,7 @@ def test_what_is_not_whole_is_named_and_the_one_before_it_is_taken(launcher: Lau
     (said,) = found["passed_over"]
     size = cut.stat().st_size
     assert said == (
-        f"{cut}: has {size} bytes of {size + 100}; it was cut short; going on from the checkpoint before it"
+        f"{cut}: has {size} bytes of {size + 100}; it was cut short; resuming from the checkpoint before it"
     )
     # A single bit elsewhere is seen by its hash.
     moment = older / "vision.exp_avg.safetensors"

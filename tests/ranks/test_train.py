@@ -280,10 +280,10 @@ def test_a_damaged_checkpoint_is_named_before_the_one_that_training_goes_on_from
     size = cut.stat().st_size
     arguments = ["--layout", "one", "--steps", "2", "--device", "cpu", "--checkpoints", str(place / "checkpoints")]
     assert cli.main(["train", str(place / "case.toml"), *arguments, "--out", str(place / "out")]) == 0
-    passed_over = f"{cut}: has {size} bytes of {size + 100}; it was cut short; going on from the checkpoint before it"
+    passed_over = f"{cut}: has {size} bytes of {size + 100}; it was cut short; resuming from the checkpoint before it"
     said = capsys.readouterr().out
     assert said.startswith(f"{passed_over}\nresuming from {older}\nstep 2/2: loss ")
-    assert f"{passed_over}\ngoing on from {older}: 1 step is left\n" in (place / "out" / "rank0.log").read_text()
+    assert f"{passed_over}\nresuming from {older}: 1 step is left\n" in (place / "out" / "rank0.log").read_text()
 
 
 OWN = """

@@ -250,7 +250,9 @@ def test_a_sample_that_the_model_cannot_take_is_refused_by_its_id(changed: dict[
 
 def test_a_model_of_another_kind_is_refused_by_name() -> None:
     loader = alone(SyntheticData())
-    with pytest.raises(DataError, match="Linear is no MimoModel; these loaders deal samples to modules of one alone"):
+    with pytest.raises(
+        DataError, match="Linear is no MimoModel; loaders split samples over the modules of a MimoModel only"
+    ):
         build_loader(
             torch.nn.Linear(2, 2),
             dataset=loader.dataset,

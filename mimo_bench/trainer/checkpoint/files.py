@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk: its manifest, which files are whole, and which of several is the newest that is.
+"""Checkpoints on disk: manifest, check of files, and the newest whole one of several.
 
 No torch: whether a checkpoint can be used is decided from sizes and hashes.
 """
@@ -26,7 +26,7 @@ _CHUNK_BYTES = 8 << 20
 
 
 class CheckpointManifest(BaseModel):
-    """What a checkpoint holds: `checkpoint.json`."""
+    """Content of `checkpoint.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,7 +34,7 @@ class CheckpointManifest(BaseModel):
     num_steps: int
     """Optimizer steps taken: the next one reads the global batch of this number."""
     held_fixed: dict[str, Any]
-    """What a training that goes on from here has in common with this one: model, data, seed, batch, `training`."""
+    """Facts that a resumed training must share with this one: model, data, seed, batch, `training`."""
     layout: dict[str, dict[str, int]]
     """The grids that it was trained on, by module; for people."""
     files: dict[str, StoredFile]
@@ -42,12 +42,12 @@ class CheckpointManifest(BaseModel):
 
 
 def path_of(directory: Path, num_steps: int) -> Path:
-    """Where in `directory` the checkpoint after `num_steps` steps lies."""
+    """Return the path in `directory` of the checkpoint after `num_steps` steps."""
     return directory / f"step-{num_steps:08d}"
 
 
 def temporary_of(path: Path) -> Path:
-    """Where the checkpoint that will lie at `path` is written."""
+    """Return the temporary path under which the checkpoint `path` is written."""
     return path.with_name(f".{path.name}{_TEMPORARY}")
 
 
@@ -57,7 +57,7 @@ def saved_in(directory: Path) -> list[Path]:
 
 
 def outdated_in(directory: Path, *, num_steps: int, keep_last: int) -> list[Path]:
-    """What need not be kept beside a new checkpoint after `num_steps` steps: all but the newest `keep_last` up to it.
+    """Return the checkpoints to remove after the one of `num_steps` steps: all but the newest `keep_last`.
 
     Later ones do not count: they are not whole, or training would have gone on from them.
     """
@@ -105,7 +105,7 @@ def read_manifest(path: Path) -> CheckpointManifest:
 
 
 def check_continues(path: Path, manifest: CheckpointManifest, held_fixed: Mapping[str, Any]) -> None:
-    """Refuse to go on from the checkpoint at `path` with what it was not trained with.
+    """Refuse to resume from the checkpoint at `path` with what it was not trained with.
 
     Raises:
         CheckpointError: naming the first key that differs, with both values.
@@ -118,7 +118,7 @@ def check_continues(path: Path, manifest: CheckpointManifest, held_fixed: Mappin
 
 
 def check_directory(directory: Path, held_fixed: Mapping[str, Any]) -> None:
-    """Refuse to go on from what lies in `directory`, as far as its manifests and the sizes of its files tell.
+    """Refuse to resume from `directory` if its manifests or the sizes of its files are wrong.
 
     Raises:
         CheckpointError: its newest checkpoint is of another training.
@@ -133,7 +133,7 @@ def check_directory(directory: Path, held_fixed: Mapping[str, Any]) -> None:
 
 
 def damaged(path: Path, files: Mapping[str, StoredFile]) -> str | None:
-    """What is wrong with the first of `files` that is not as it was written, in words; None if all are whole."""
+    """Describe the first of `files` that differs from what was written; None if all are whole."""
     for name, stored in files.items():
         if (problem := _wrong_size(path / name, stored)) is not None:
             return problem

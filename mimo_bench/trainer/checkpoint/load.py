@@ -23,7 +23,7 @@ from mimo_bench.util import CheckpointError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumed:
-    """Where a training goes on; the same on every rank."""
+    """Checkpoint that a training resumed from; the same on every rank."""
 
     num_steps: int
     """Those that were taken before."""
@@ -53,7 +53,7 @@ def resume(trainer: Trainer, directory: Path, *, held_fixed: Mapping[str, Any]) 
             continue
         check_continues(path, manifest, held_fixed)
         load(trainer, path, num_steps=manifest.num_steps)
-        passed_over = tuple(f"{problem}; going on from the checkpoint before it" for problem in problems)
+        passed_over = tuple(f"{problem}; resuming from the checkpoint before it" for problem in problems)
         return Resumed(num_steps=manifest.num_steps, passed_over=passed_over)
     if problems:
         raise CheckpointError(f"{directory}: no checkpoint is whole: {'; '.join(map(str, problems))}")

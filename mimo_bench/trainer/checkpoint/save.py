@@ -78,7 +78,7 @@ class Saver:
         self._held_fixed = dict(held_fixed)
         self._keep_last = keep_last
         self._in_background = in_background
-        # gloo: what is exchanged lies on the host, and beside the training nothing else may use its groups.
+        # gloo: objects are on the host, and the groups of the training must not be used in the background.
         self._group = dist.new_group(backend="gloo", group_desc="checkpoint")
         self._writing: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -122,7 +122,7 @@ class Saver:
         try:
             self._write_through(temporary, final, mine, num_steps)
         except CheckpointError:
-            # No rank writes any more. On a full disk, what was begun would be in the way of everything else.
+            # No rank writes any more. An unfinished checkpoint would fill the disk.
             if dist.get_rank() == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -132,7 +132,7 @@ class Saver:
         rank, files = dist.get_rank(), list(specs)
         self._together(lambda: _begin(temporary, specs) if rank == 0 else None)
         self._together(lambda: _fill(temporary, mine, specs))
-        # Read back, so that the hashes are of what lies on the disk; each rank reads its share.
+        # Read back, so that hashes are those of the disk; each rank reads its share.
         share = files[rank :: dist.get_world_size()]
         read = self._together(lambda: {file: stored_file(temporary / file) for file in share})
         stored = {file: found for part in self._gather(read) for file, found in part.items()}
@@ -140,7 +140,7 @@ class Saver:
         self._together(lambda: self._finish(temporary, final, num_steps, in_order) if rank == 0 else None)
 
     def _together(self, work: Callable[[], _Result]) -> _Result:
-        """What `work` gives, once every rank has done its own; where one of them fails, none waits for it.
+        """Return the result of `work` after every rank has done its own; if one fails, no rank waits for it.
 
         Raises:
             CheckpointError: on every rank, saying what failed on the first of those that did.
@@ -173,7 +173,7 @@ class Saver:
         )
         write_json(temporary / MANIFEST, manifest)
         sync_directory(temporary)
-        # The same steps again, after a resume from an older one: what lies there is not better than this.
+        # The same steps again, after a resume from an older one: the old one is not better.
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
         sync_directory(self._directory)
@@ -181,7 +181,7 @@ class Saver:
             shutil.rmtree(old, ignore_errors=True)
 
     def _gather(self, mine: Any) -> list[Any]:
-        """What every rank has, on every rank."""
+        """Gather an object of every rank on every rank."""
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine, group=self._group)
         return everyone
@@ -209,7 +209,7 @@ def _file(module: str, kind: str) -> str:
 
 
 def _merge(everyone: Sequence[Sequence[tuple[str, TensorSpec]]]) -> dict[str, list[TensorSpec]]:
-    """What each file holds, in one order on all ranks: wide items first, so that each is aligned."""
+    """Return the tensors of each file in one order on all ranks: wide items first, for alignment."""
     files: dict[str, list[TensorSpec]] = defaultdict(list)
     for file, spec in sorted((entry for part in everyone for entry in part), key=lambda entry: entry[0]):
         files[file].append(spec)

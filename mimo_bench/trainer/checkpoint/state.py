@@ -1,7 +1,7 @@
-"""What a rank's optimizer holds of one parameter: the fp32 weight and Adam's moments, read and replaced.
+"""Optimizer state of one parameter on one rank: fp32 weight and Adam's moments, read and replaced.
 
 megatron-core keeps them in three ways: at the parameter itself (fp32), at an fp32 copy (bf16), or in flat pieces
-that the distributed optimizer deals out over replicas. Here all three are slices in the parameter's shape.
+that the distributed optimizer shards over replicas. Here all three are slices in the parameter's shape.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Held:
     main: torch.Tensor
     """The fp32 weight that is updated."""
     piece: slice
-    """Where it lies in the flattened slice of the rank."""
+    """Its range in the flattened slice of the rank."""
 
 
 class OptimizerState:
@@ -105,6 +105,6 @@ def _tensor(held: _Held, kind: str) -> torch.Tensor:
 
 
 def _step_counter(held: _Held, num_steps: int) -> torch.Tensor:
-    """As torch's Adam counts: on the host, but with the fused kernel beside the weight."""
+    """As torch's Adam counts: on the host, but with the fused kernel on the weight's device."""
     is_fused = any(group.get("fused") for group in held.adam.param_groups)
     return torch.tensor(float(num_steps), dtype=torch.float32, device=held.main.device if is_fused else "cpu")

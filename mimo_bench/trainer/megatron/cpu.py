@@ -1,11 +1,11 @@
-"""megatron-core on CPU ranks: its CUDA assumptions are redirected from outside, none of its files is patched.
+"""CPU ranks: CUDA assumptions of megatron-core redirected from outside; no file of it is patched.
 
-Installed once per process, and only where no GPU is used. Five things assume CUDA in megatron-core 0.19:
+Installed once per process, only on ranks without a GPU. Five things assume CUDA in megatron-core 0.19:
 factory calls and moves with `device="cuda"` or a device index, the functions of `torch.cuda`, process groups with
-`backend="nccl"`, type names such as `torch.cuda.FloatTensor`, and counts of tokens that only a copy from a GPU turns
-into numbers.
+`backend="nccl"`, type names such as `torch.cuda.FloatTensor`, and token counts that become numbers only by
+a copy from a GPU.
 
-One thing is for speed: gloo gives every group a thread that wakes a hundred times a second, and a layout has dozens.
+One redirection is for speed: gloo gives every group a thread that wakes a hundred times a second.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def _is_cuda(device: Any) -> bool:
 def _redirect_tensors() -> None:
     """Everything that names a CUDA device gets the CPU.
 
-    Each function is replaced by itself: a mode of torch would be asked about every operation of a training, and costs
-    an eighth of its time.
+    Each function is replaced by itself: a TorchFunctionMode would see every operation and costs an
+    eighth of the training's time.
     """
     # All that `with torch.device(...)` looks out for. torch lists it once, so that stays true after the replacements.
     makers = [name for function in _device_constructors() if hasattr(torch, name := function.__name__)]
@@ -98,7 +98,7 @@ def _without_cuda(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Stream:
-    """Stands in for a stream where there is only one order of events."""
+    """Stream of a device that has a single order of events."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -113,7 +113,7 @@ class _Stream:
 
 
 class _Event:
-    """Stands in for an event that has already happened."""
+    """Event that has already happened."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
@@ -196,7 +196,7 @@ def _redirect_rng_state() -> None:
 
 
 def _redirect_token_counts() -> None:
-    """How many tokens go to which rank's experts: torch wants plain numbers, and megatron-core makes them of copies."""
+    """Turn token counts of experts into numbers without a copy from a GPU."""
     from megatron.core.transformer.moe import token_dispatcher
 
     def on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:

@@ -50,7 +50,7 @@ class Pipeline(MultiModulePipelineCommunicator):
         """Return the stage of this rank, counted from the last stage of the language model.
 
         megatron-core 0.19 counts from the first stage of each encoder. The shorter of two encoders then sends a second
-        micro-batch ahead while the language model sends the first one's gradient: a deadlock.
+        micro-batch ahead while the language model sends the gradient of the first: a deadlock.
         """
         name, module = next(iter(self.rank_module_map.items()))
         stages_after = 0 if name == LANGUAGE else self._num_stages(LANGUAGE)
