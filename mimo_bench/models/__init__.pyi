@@ -1,6 +1,6 @@
+from .base import EncoderShape, KnownEncoder
 from .cost import mfu, model_flops
-from .encoder import AudioShape, EncoderShape
-from .hf.config_file import config_of
+from .hf.config import config_of, read_model_shape
 from .hf.convert import Converted, export_weights, import_weights
 from .hf.directory import (
     MANIFEST,
@@ -14,20 +14,26 @@ from .hf.directory import (
 )
 from .hf.safetensors import CHUNK_BYTES, TensorSpec, TensorWriter, header_of
 from .hf.saving import complete
-from .hf.transformers_config import read_model_shape
 from .kernels.linear import Replica, install_accumulation
 from .kernels.rng import CHUNK, digest, uniform
 from .kernels.rope import install_rope
 from .kernels.swiglu import install_swiglu
 from .llama.module import OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, language_spec
+from .llama.shape import LanguageShape
+from .llava.counterpart import missing_counterpart
+from .llava.referee import to_transformers
+from .mixtral.shape import Experts
 from .modules.build import Build
 from .modules.config import DTYPES, ENCODER
 from .modules.encoder import encoder_config, encoder_module
 from .modules.layers_local import FIXED
-from .parameters import Parameter, stage_parameters, unknown_encoders, words_per_rank
+from .parameters import known_encoder, stage_parameters, unknown_encoders, vocab_per_rank
 from .presets import PRESETS
 from .provider import extend
-from .shape import Experts, LanguageShape, ModelShape, VisionShape
+from .shape import ModelShape
+from .table import Parameter
+from .vit.shape import VisionShape
+from .whisper.shape import AudioShape
 
 __all__ = [
     "CHUNK",
@@ -45,6 +51,7 @@ __all__ = [
     "Converted",
     "EncoderShape",
     "Experts",
+    "KnownEncoder",
     "LanguageShape",
     "Manifest",
     "ModelShape",
@@ -68,15 +75,18 @@ __all__ = [
     "install_accumulation",
     "install_rope",
     "install_swiglu",
+    "known_encoder",
     "language_spec",
     "mfu",
+    "missing_counterpart",
     "model_flops",
     "new_directory",
     "read_manifest",
     "read_model_shape",
     "stage_parameters",
+    "to_transformers",
     "uniform",
     "unknown_encoders",
-    "words_per_rank",
+    "vocab_per_rank",
     "write_manifest",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mimo_bench.models.encoder import AudioShape
-from mimo_bench.models.shape import Experts, LanguageShape, ModelShape, VisionShape
+from mimo_bench.models.llama.shape import LanguageShape
+from mimo_bench.models.mixtral.shape import Experts
+from mimo_bench.models.shape import ModelShape
+from mimo_bench.models.vit.shape import VisionShape
+from mimo_bench.models.whisper.shape import AudioShape
 
 # llava-hf/llava-1.5-7b-hf: CLIP-L/14 at 336 pixels read one layer before its last, Vicuna-7B v1.5.
 _LLAVA_7B = ModelShape(

@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.models.encoder import EncoderShape
+from mimo_bench.models.base import EncoderProvider, EncoderShape
 from mimo_bench.models.shape import ModelShape
 from mimo_bench.util import ScenarioError, choices
 
@@ -22,29 +22,6 @@ GROUP: Final = "mimo_bench.providers"
 """Entry points of this group add encoders: the module's name -> a class that is an `EncoderProvider`."""
 
 OURS: Final = ("vision", "audio", LANGUAGE)
-
-
-class EncoderProvider(EncoderShape, Protocol):
-    """An encoder of another package: a frozen dataclass, whose fields are its options in a scenario.
-
-    What is read of it beyond `EncoderShape`; its module imports no torch, so that `mimo-bench check` answers at once.
-    """
-
-    def flops_per_item(self, *, is_trained: bool) -> int:
-        """Operations of one item, the projector apart: forward, and where it is trained backward, which is twice that.
-
-        A product of [m, k] and [k, n] is 2 * m * k * n; what is read needs no gradient.
-        """
-        ...
-
-    def encoder_spec(self, build: Any) -> Any:
-        """The encoder for one rank, which `build` (a `mimo_bench.models.modules.build.Build`) tells about.
-
-        Returns:
-            A ModuleSpec of megatron-core. The module it makes has the attribute `config`, `build.config(...)`, and
-            maps `inputs` [items, *item_shape] to [items, tokens, output size].
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,3 @@
-from .counterpart import missing_counterpart
 from .faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
 from .faults.context import FaultContext
 from .faults.mutants import SURVEY, Call, Mutant, mutants_of
@@ -52,7 +51,6 @@ __all__ = [
     "judge_noise",
     "judge_reference",
     "known_faults",
-    "missing_counterpart",
     "mutants_of",
     "noise_of",
     "parity_variants",

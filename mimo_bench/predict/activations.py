@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mimo_bench.layout import LANGUAGE, Grid, Precision, Settings
-from mimo_bench.models import AudioShape, LanguageShape, ModelShape, VisionShape, words_per_rank
+from mimo_bench.models import KnownEncoder, LanguageShape, ModelShape, known_encoder, vocab_per_rank
 from mimo_bench.predict.state import ELEMENT_BYTES
 from mimo_bench.scenario import Training
 
@@ -91,8 +91,7 @@ def activation_bytes(
         layer = _decoder_layer(shape.language, grid.tp, settings, is_frozen=training.is_frozen(LANGUAGE))
         stack = _stack(layer, shape.language.num_layers // grid.pp, num_items, seq_length, element, settings, precision)
         return _with_ends(stack, shape.language, grid, stage, num_items * seq_length, element, settings)
-    encoder = shape.encoders[module]
-    assert isinstance(encoder, VisionShape | AudioShape), f"no activations are known of {encoder}"
+    encoder = known_encoder(shape, module)
     if training.is_frozen(module):
         # Nothing runs backward.
         return ActivationBytes(kept=0, loss=0, layer=0)
@@ -107,7 +106,7 @@ def activation_bytes(
         precision,
     )
     positions = num_items * encoder.num_positions * encoder.hidden_size
-    ends = _before_layers(encoder, positions) if stage == 0 and is_trained else positions
+    ends = encoder.kept_before_layers * positions if stage == 0 and is_trained else positions
     ends += _projector_products(encoder, shape.language.hidden_size, grid.tp, num_items) if is_last else positions
     ends *= element
     return ActivationBytes(kept=stack.kept + ends, loss=0, layer=stack.layer)
@@ -133,7 +132,7 @@ def _decoder_layer(shape: LanguageShape, tp: int, settings: Settings, *, is_froz
     )
 
 
-def _encoder_layer(shape: VisionShape | AudioShape, tp: int) -> _Layer:
+def _encoder_layer(shape: KnownEncoder, tp: int) -> _Layer:
     h, ffn = shape.hidden_size, shape.ffn_hidden_size / tp
     return _Layer(
         kept=4 * h + 4 * h / tp + 2 * ffn,
@@ -183,7 +182,7 @@ def _with_ends(
     if not is_last:
         # What went to the next stage.
         return ActivationBytes(kept=kept + rows * h * element, loss=0, layer=stack.layer)
-    logits = rows * words_per_rank(shape, grid.tp) * element
+    logits = rows * vocab_per_rank(shape, grid.tp) * element
     # The final norm's output.
     kept += rows * h * element
     if settings.fused_loss:
@@ -199,11 +198,6 @@ def _with_ends(
     )
 
 
-def _before_layers(shape: VisionShape | AudioShape, positions: int) -> int:
-    """Elements of patches with positions; or of two convolutions with their activations, the first twice as long."""
-    return positions if isinstance(shape, VisionShape) else 7 * positions
-
-
-def _projector_products(shape: VisionShape | AudioShape, width: int, tp: int, samples: int) -> int:
+def _projector_products(shape: KnownEncoder, width: int, tp: int, samples: int) -> int:
     """Elements of its input, its two products and its output."""
     return samples * shape.num_tokens * (shape.output_size + 2 * width // tp + width)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mimo_bench.models import PRESETS, Experts, ModelShape, read_model_shape
-from mimo_bench.models.shape import LinearRope, Llama3Rope
+from mimo_bench.models.llama.shape import LinearRope, Llama3Rope
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.util.errors import ScenarioError

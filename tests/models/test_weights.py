@@ -20,10 +20,10 @@ from transformers import LlavaForConditionalGeneration
 from mimo_bench.cli import app as cli
 from mimo_bench.cli.exits import BUG
 from mimo_bench.models import PRESETS, read_model_shape
-from mimo_bench.models.hf.config_file import config_of
+from mimo_bench.models.hf.config import config_of
 from mimo_bench.models.hf.convert import export_weights, import_weights
 from mimo_bench.models.hf.directory import check_new, check_shape, read_manifest
-from mimo_bench.models.hf.mapping import parameters
+from mimo_bench.models.parameters import parameters
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.util.errors import MimoBenchError, WeightsError
@@ -367,7 +367,7 @@ def test_a_shape_that_was_read_is_written_as_it_was(family: str, tmp_path: Path)
 def test_a_model_that_is_neither_llava_nor_voxtral_is_not_passed_off_as_one() -> None:
     shape = PRESETS["llava-audio-tiny"]
     assert config_of(shape) is None
-    with pytest.raises(WeightsError, match=r"module 'audio' has no place in a checkpoint of a LLaVA"):
+    with pytest.raises(WeightsError, match=r"module 'audio' has no place in a checkpoint of `transformers`"):
         parameters(shape)
 
 

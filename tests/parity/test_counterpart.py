@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.models import PRESETS, ModelShape, read_model_shape
-from mimo_bench.models.hf.config_file import config_of
-from mimo_bench.models.shape import LinearRope, Llama3Rope
-from mimo_bench.parity.counterpart import missing_counterpart
+from mimo_bench.models.hf.config import config_of
+from mimo_bench.models.llama.shape import LinearRope, Llama3Rope
+from mimo_bench.models.llava.counterpart import missing_counterpart
 from tests.support.checkpoints import CONFIGS
 
 LLAVAS = {name: shape for name, shape in PRESETS.items() if missing_counterpart(shape) is None}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mimo_bench.launch import Launcher
-from mimo_bench.models.hf.mapping import parameters
 from mimo_bench.models.kernels.rng import uniform
+from mimo_bench.models.parameters import parameters
 from tests.ranks.conftest import ONE_RANK, PADDED, TINY, Observed
 from tests.ranks.trainer_job import run_entry
 

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
+from mimo_bench.models.llava.referee import to_transformers
 from mimo_bench.parity.probes import referee
 from mimo_bench.parity.probes.referee import (
     NOT_SCORED,
@@ -24,7 +25,6 @@ from mimo_bench.parity.probes.referee import (
     module_of,
     run_referee,
 )
-from mimo_bench.parity.probes.referee_names import to_transformers
 from mimo_bench.scenario.training import Training
 
 __all__ = [
@@ -70,7 +70,7 @@ def build_referee(
     dtype: torch.dtype = torch.float64,
     vision: Mapping[str, Any] = MappingProxyType({}),
     text: Mapping[str, Any] = MappingProxyType({}),
-) -> LlavaForConditionalGeneration:
+) -> PreTrainedModel:
     """The referee that a config.json describes.
 
     Args:
@@ -87,7 +87,7 @@ def build_referee(
 
 
 def train_referee(
-    model: LlavaForConditionalGeneration, trained: Iterable[str], batches: Iterable[Samples], training: Training
+    model: PreTrainedModel, trained: Iterable[str], batches: Iterable[Samples], training: Training
 ) -> Trained:
     """Optimizer steps on the `trained` parameters of a model; each takes all samples of a batch at once."""
     known = dict(model.named_parameters())

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.launch import DeviceKind, Job, Launcher
-from mimo_bench.parity import MEASURED, Measured, judge_reference, missing_counterpart
+from mimo_bench.models import missing_counterpart
+from mimo_bench.parity import MEASURED, Measured, judge_reference
 from mimo_bench.record import ReferenceVerdict
 from mimo_bench.scenario import Scenario
 from mimo_bench.util import LaunchError

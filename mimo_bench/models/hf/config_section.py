@@ -122,3 +122,10 @@ class Section:
 
 def _shown(value: Any) -> str:
     return json.dumps(value)
+
+
+def check_token(top: Section, key: str, token: int, *, vocab_size: int) -> None:
+    """Refuse a token of items outside of the vocabulary."""
+    if not 2 <= token < vocab_size:
+        remedy = f"samples need words below it, and the vocabulary ends at {vocab_size}; use 2 to {vocab_size - 1}"
+        top.refuse(key, remedy, token)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_bench.models import ModelShape, read_model_shape
 from mimo_bench.models.hf.checkpoint import (
     CONFIG,
     INDEX,
@@ -20,6 +19,7 @@ from mimo_bench.models.hf.checkpoint import (
     index_of,
     read_checkpoint,
 )
+from mimo_bench.models.hf.config import read_model_shape
 from mimo_bench.models.hf.directory import (
     ASIDE,
     COMPANIONS,
@@ -30,10 +30,12 @@ from mimo_bench.models.hf.directory import (
     tensors_of,
     write_manifest,
 )
-from mimo_bench.models.hf.mapping import Parameter, parameters
 from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec
-from mimo_bench.models.hf.spelling import EMBEDDING, PREFIXES, Spelling, find_spelling, is_known_beyond
+from mimo_bench.models.hf.spelling import PREFIXES, Spelling, find_spelling, is_known_beyond
 from mimo_bench.models.hf.streams import Stream, are_equal, as_it_is, stack, unstack, write
+from mimo_bench.models.parameters import parameters
+from mimo_bench.models.shape import ModelShape
+from mimo_bench.models.table import EMBEDDING, Row
 from mimo_bench.util import WeightsError
 
 Tensors = Mapping[str, StoredTensor]
@@ -119,7 +121,7 @@ def export_weights(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES
     return Converted.of((stream.spec for stream in streams), num_aside=len(aside))
 
 
-def _spelling_of(tensors: Tensors, rows: Sequence[Parameter], shape: ModelShape) -> tuple[Spelling, bool]:
+def _spelling_of(tensors: Tensors, rows: Sequence[Row], shape: ModelShape) -> tuple[Spelling, bool]:
     """How the checkpoint spells its parts, and whether it stores an output layer that is the word embedding."""
     spelling = find_spelling(((part.component, part.name) for row in rows for part in row.parts), set(tensors))
     if not shape.language.tied_embeddings:
@@ -138,7 +140,7 @@ def _spelling_of(tensors: Tensors, rows: Sequence[Parameter], shape: ModelShape)
     return spelling, True
 
 
-def _parts(row: Parameter, tensors: Tensors, spelling: Spelling) -> list[StoredTensor]:
+def _parts(row: Row, tensors: Tensors, spelling: Spelling) -> list[StoredTensor]:
     """The tensors that are stacked in a parameter."""
     found = []
     for part in row.parts:
@@ -157,7 +159,7 @@ def _parts(row: Parameter, tensors: Tensors, spelling: Spelling) -> list[StoredT
     return found
 
 
-def _aside(tensors: Tensors, rows: Sequence[Parameter], *, shape: ModelShape, spelling: Spelling) -> list[StoredTensor]:
+def _aside(tensors: Tensors, rows: Sequence[Row], *, shape: ModelShape, spelling: Spelling) -> list[StoredTensor]:
     """What a checkpoint holds beyond the parameters, if all of it is known not to be built."""
     used = {part.spelled(spelling) for row in rows for part in row.parts} | {spelling["lm_head"] + _OUTPUT_LAYER}
     beyond = [tensor for name, tensor in tensors.items() if name not in used]

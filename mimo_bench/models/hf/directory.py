@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mimo_bench.models import ModelShape
 from mimo_bench.models.hf.safetensors import StoredTensor, read_header
 from mimo_bench.models.hf.spelling import DEFAULT_SPELLING, Spelling
+from mimo_bench.models.shape import ModelShape
 from mimo_bench.util import WeightsError, first_difference
 
 MANIFEST = "weights.json"

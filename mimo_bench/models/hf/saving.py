@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.models.hf.checkpoint import CONFIG
-from mimo_bench.models.hf.config_file import config_of
+from mimo_bench.models.hf.config import config_of
 from mimo_bench.models.hf.directory import ASIDE, COMPANIONS, Manifest, read_manifest, tensors_of, write_manifest
 
 _DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

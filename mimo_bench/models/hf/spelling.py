@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
-from mimo_bench.models import ModelShape
+from mimo_bench.models.shape import ModelShape
+from mimo_bench.models.table import Component
 from mimo_bench.util import WeightsError
-
-Component = Literal["vision_tower", "audio_tower", "projector", "language_model", "lm_head"]
 
 PREFIXES: dict[Component, tuple[str, ...]] = {
     "vision_tower": (
@@ -26,9 +24,6 @@ Spelling = dict[Component, str]
 """The prefix that a checkpoint uses for each component it has."""
 
 DEFAULT_SPELLING: Spelling = {component: prefixes[0] for component, prefixes in PREFIXES.items()}
-
-EMBEDDING: tuple[Component, str] = ("language_model", "embed_tokens.weight")
-"""The word embedding, which a tied output layer is."""
 
 _NOT_BUILT = re.compile(r"embeddings\.position_ids|post_layernorm\..+|head\..+|.*rotary_emb\.inv_freq")
 """Names inside vision tower and language model of what `transformers` has and nothing that is trained depends on."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_bench.models.hf.directory import StoredFile
-from mimo_bench.models.hf.mapping import Parameter
 from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec, TensorWriter
 from mimo_bench.models.hf.spelling import Spelling
+from mimo_bench.models.table import Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class Stream:
     chunks: Iterator[bytes]
 
 
-def stack(row: Parameter, parts: Sequence[StoredTensor]) -> Stream:
+def stack(row: Row, parts: Sequence[StoredTensor]) -> Stream:
     """A parameter, made of its parts block by block."""
     sizes = [row.block_bytes(part.spec.num_bytes) for part in parts]
 
@@ -32,7 +32,7 @@ def stack(row: Parameter, parts: Sequence[StoredTensor]) -> Stream:
     return Stream(spec=TensorSpec(name=row.name, dtype=parts[0].spec.dtype, shape=row.shape), chunks=chunks())
 
 
-def unstack(row: Parameter, whole: StoredTensor, spelling: Spelling) -> Iterator[Stream]:
+def unstack(row: Row, whole: StoredTensor, spelling: Spelling) -> Iterator[Stream]:
     """The parts of a parameter, each gathered from its blocks."""
     specs = [TensorSpec(name=part.spelled(spelling), dtype=whole.spec.dtype, shape=part.shape) for part in row.parts]
     sizes = [row.block_bytes(spec.num_bytes) for spec in specs]

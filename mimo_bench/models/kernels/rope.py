@@ -15,8 +15,7 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEm
 from megatron.core.transformer import attention
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.models import LanguageShape
-from mimo_bench.models.shape import LinearRope, Llama3Rope
+from mimo_bench.models.llama.shape import LanguageShape, LinearRope, Llama3Rope
 
 _of_angles = attention.apply_rotary_pos_emb
 """megatron-core's own, for models that it was made for."""

@@ -9,9 +9,9 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from mimo_bench.models import LanguageShape
 from mimo_bench.models.kernels.cross_entropy import FusedCrossEntropy
 from mimo_bench.models.kernels.rope import inverse_frequencies, turn
+from mimo_bench.models.llama.shape import LanguageShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.layers_local import block_spec
 

@@ -12,14 +12,11 @@ from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from mimo_bench.models import AudioShape, EncoderShape, VisionShape
+from mimo_bench.models.base import EncoderProvider, EncoderShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.config import ENCODER
 from mimo_bench.models.modules.layers_local import mlp_submodules
 from mimo_bench.models.modules.stages import EncoderStages
-from mimo_bench.models.provider import EncoderProvider
-from mimo_bench.models.vit.module import vision_encoder
-from mimo_bench.models.whisper.module import audio_encoder
 
 
 def encoder_module(shape: EncoderShape, *, width: int, build: Build) -> ModuleSpec:
@@ -34,7 +31,7 @@ def encoder_module(shape: EncoderShape, *, width: int, build: Build) -> ModuleSp
         module=EncoderStages,
         params={"pg_collection": build.pg_collection},
         submodules={
-            "encoders": {ENCODER: _encoder(shape, build)},
+            "encoders": {ENCODER: cast(EncoderProvider, shape).encoder_spec(build)},
             "input_projections": [_projector(shape, width=width, build=build)],
         },
     )
@@ -43,18 +40,6 @@ def encoder_module(shape: EncoderShape, *, width: int, build: Build) -> ModuleSp
 def encoder_config(module: torch.nn.Module) -> TransformerConfig:
     """megatron-core's configuration of an encoder module: its encoder's."""
     return module.get_submodule(f"encoders.{ENCODER}").config
-
-
-def _encoder(shape: EncoderShape, build: Build) -> ModuleSpec:
-    match shape:
-        case VisionShape():
-            return vision_encoder(shape, build)
-        case AudioShape():
-            return audio_encoder(shape, build)
-        case _:
-            # Of another package: the scenario has checked that it is a provider.
-            spec: ModuleSpec = cast(EncoderProvider, shape).encoder_spec(build)
-            return spec
 
 
 def _projector(shape: EncoderShape, *, width: int, build: Build) -> ModuleSpec:

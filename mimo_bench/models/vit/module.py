@@ -13,10 +13,9 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.layout import AttentionBackend
-from mimo_bench.models import VisionShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.layers_local import Norm, block_spec
-from mimo_bench.models.shape import VisionActivation
+from mimo_bench.models.vit.shape import VisionActivation, VisionShape
 
 _ACTIVATIONS: dict[VisionActivation, Callable[[torch.Tensor], torch.Tensor]] = {
     "quick_gelu": quick_gelu,

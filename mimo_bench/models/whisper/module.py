@@ -11,9 +11,9 @@ from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.layout import AttentionBackend
-from mimo_bench.models import AudioShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.layers_local import block_spec, fixed
+from mimo_bench.models.whisper.shape import AudioShape
 
 _LONGEST_WAVE = 10000.0
 """Positions, over two pi, of the slowest of the sinusoids."""

@@ -14,7 +14,7 @@ from itertools import batched
 from typing import Any
 
 import torch
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from mimo_bench.data import PAD, Text
 
@@ -70,7 +70,7 @@ def build_referee(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | None = None,
-) -> LlavaForConditionalGeneration:
+) -> PreTrainedModel:
     """The model of `transformers`, as it reads a configuration itself.
 
     Args:
@@ -80,7 +80,7 @@ def build_referee(
         device: where; the host if None.
     """
     with torch.device(device or "cpu"):
-        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(dict(config)))
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config))
     # One expert after the other: its grouped products take no float64.
     model.set_experts_implementation("eager")
     model.to(dtype)  # type: ignore[arg-type]  # transformers' wrapper of `to` is annotated as if it were not bound
@@ -90,7 +90,7 @@ def build_referee(
 
 
 def run_referee(
-    model: LlavaForConditionalGeneration,
+    model: PreTrainedModel,
     samples: Samples,
     *,
     at_once: int | None = None,
@@ -121,7 +121,7 @@ def run_referee(
     return Pass(loss=loss, gradients=gradients, logits=logits)
 
 
-def forward(model: LlavaForConditionalGeneration, samples: Samples) -> Any:
+def forward(model: PreTrainedModel, samples: Samples) -> Any:
     """The model on all samples at once, padded and labelled in its own way."""
     pixels, texts = zip(*samples, strict=True)
     pad, images = torch.nn.utils.rnn.pad_sequence, torch.cat(pixels)

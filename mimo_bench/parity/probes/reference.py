@@ -13,11 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from mimo_bench.data import build_dataset, prepare
 from mimo_bench.launch import beat
 from mimo_bench.layout import Grid, Layout, Settings
-from mimo_bench.models import config_of, digest
+from mimo_bench.models import config_of, digest, to_transformers
 from mimo_bench.parity.fingerprints import FINGERPRINT, Fingerprint
 from mimo_bench.parity.probes.gradients import GRADIENTS
 from mimo_bench.parity.probes.referee import Pass, Samples, build_referee, deviation, run_referee
-from mimo_bench.parity.probes.referee_names import to_transformers
 from mimo_bench.parity.probes.stored import stream
 from mimo_bench.parity.probes.tensors import path_of
 from mimo_bench.parity.reference import MEASURED, Measured

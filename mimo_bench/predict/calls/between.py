@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.models import AudioShape, VisionShape
+from mimo_bench.models import known_encoder
 from mimo_bench.predict.step import INT64_BYTES, Calls, Step
 
 _STAGE_SHAPE_BYTES = 3 * INT64_BYTES
@@ -55,8 +55,7 @@ def _language_payloads(step: Step) -> Iterator[int]:
 
 
 def _encoder_payloads(step: Step, module: str) -> Iterator[int]:
-    shape = step.shape.encoders[module]
-    assert isinstance(shape, VisionShape | AudioShape), f"no stages are known of {shape}"
+    shape = known_encoder(step.shape, module)
     for items in step.replicas(module):
         yield max(1, sum(items)) * shape.num_positions * shape.hidden_size * step.element_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.models import Parameter, stage_parameters, words_per_rank
+from mimo_bench.models import Parameter, stage_parameters, vocab_per_rank
 from mimo_bench.predict.state import bucket_sizes
 from mimo_bench.predict.step import FP32_BYTES, Calls, Step
 
@@ -86,7 +86,7 @@ def tied_embedding_calls(step: Step) -> Iterator[Calls]:
     shape, grid = step.shape.language, step.layout.language
     if shape.tied_embeddings and grid.pp > 1 and not step.training.is_frozen(LANGUAGE):
         num_ranks = 2 * grid.tp * grid.dp
-        num_bytes = words_per_rank(shape, grid.tp) * shape.hidden_size * FP32_BYTES
+        num_bytes = vocab_per_rank(shape, grid.tp) * shape.hidden_size * FP32_BYTES
         yield Calls(
             role=f"{LANGUAGE}.embedding",
             collective="all_reduce",

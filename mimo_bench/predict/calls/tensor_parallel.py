@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.models import AudioShape, VisionShape
+from mimo_bench.models import known_encoder
 from mimo_bench.predict.step import FP32_BYTES, Calls, Step
 
 _PAIRS_PER_LAYER = 2
@@ -86,10 +86,10 @@ def _embedding_calls(step: Step) -> Calls:
 
 def encoder_calls(step: Step, module: str) -> Iterator[Calls]:
     """Of an encoder's layers and its projector."""
-    grid, shape = step.layout.modules[module], step.shape.encoders[module]
+    grid = step.layout.modules[module]
     if grid.tp == 1:
         return
-    assert isinstance(shape, VisionShape | AudioShape), f"no layers are known of {shape}"
+    shape = known_encoder(step.shape, module)
     pairs = _PAIRS_PER_LAYER * shape.num_layers
     forward = step.forward_passes(module) * pairs
     backward = pairs if step.trains_layers(module) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.models import ModelShape
+from mimo_bench.models.shape import ModelShape
 
 
 def missing_counterpart(shape: ModelShape) -> str | None:

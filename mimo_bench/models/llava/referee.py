@@ -1,7 +1,7 @@
-"""Our canonical parameters, and those of `transformers` that are stacked in each: the referee's own table.
+"""Canonical parameters to those of `transformers`, by a table of its own.
 
-It knows nothing of `mimo_bench.models.hf.mapping`, which imports and exports weights: a mistake there shows against it.
-Renaming and splitting is linear, so weights and gradients go the same way.
+It shares nothing with the rows by which weights are imported and exported: a mistake there shows against it. Renaming
+and splitting is linear, so weights and gradients go the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from mimo_bench.models import LanguageShape, ModelShape, VisionShape
+from mimo_bench.models.llama.shape import LanguageShape
+from mimo_bench.models.shape import ModelShape
+from mimo_bench.models.vit.shape import VisionShape
 
 CLASS_TOKEN = "model.vision_tower.embeddings.class_embedding"
 

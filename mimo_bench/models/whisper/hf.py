@@ -1,13 +1,15 @@
-"""Whisper's encoder from the `audio_config` of a Voxtral: what its config.json says in, AudioShape out."""
+"""Whisper's encoder in a config.json of `transformers`: `audio_config` in and out."""
 
 from __future__ import annotations
 
-from mimo_bench.models.encoder import AudioShape
+from typing import Any
+
 from mimo_bench.models.hf.config_section import Section
+from mimo_bench.models.whisper.shape import AudioShape
 
 
 def read_audio(section: Section) -> AudioShape:
-    """The encoder that a table describes, and how many of its positions the projector reads at once.
+    """Return the encoder that a table describes, with the positions that the projector reads at once.
 
     Raises:
         ScenarioError: it asks for what is not built.
@@ -42,3 +44,16 @@ def read_audio(section: Section) -> AudioShape:
         num_attention_heads=heads,
         num_stacked=num_stacked,
     )
+
+
+def write_audio(shape: AudioShape) -> dict[str, Any]:
+    """Return the table that `read_audio` reads as `shape`."""
+    return {
+        "model_type": "voxtral_encoder",
+        "num_mel_bins": shape.num_mels,
+        "max_source_positions": shape.num_positions,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.ffn_hidden_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_attention_heads,
+    }

@@ -1,0 +1,1 @@
+"""LLaVA: a vision encoder, a projector and a decoder."""

@@ -1,0 +1,1 @@
+"""Mixtral: experts in place of a decoder's MLPs."""

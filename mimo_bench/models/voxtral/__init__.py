@@ -1,0 +1,1 @@
+"""Voxtral: an audio encoder, a projector and a decoder."""
