@@ -15,7 +15,7 @@ from tests.support.ranks import on_ranks
 
 HOPPER = GPUTarget("cuda", 90, 32)
 BF16, INTEGER, CONSTANT = "*bf16", "i32", "constexpr"
-TURN = {"per_group": 4, "half": 40, "half_block": 64, "heads": 16}
+ROTATE = {"per_group": 4, "half": 40, "half_block": 64, "heads": 16}
 
 KERNELS = {
     **{
@@ -31,20 +31,20 @@ KERNELS = {
         {"positions": "*i64", "drawn": "*fp32", "start": "i64", "size": INTEGER},
         {"block": 4096},
     ),
-    "gate": (kernels._gate, {"both": BF16, "gated": BF16, "size": INTEGER}, {"block": 1024}),
-    "ungate": (
-        kernels._ungate,
-        {"both": BF16, "gradient": BF16, "of_both": BF16, "size": INTEGER},
+    "swiglu": (kernels._swiglu, {"gate_up": BF16, "gated": BF16, "size": INTEGER}, {"block": 1024}),
+    "swiglu backward": (
+        kernels._swiglu_backward,
+        {"gate_up": BF16, "gradient": BF16, "of_gate_up": BF16, "size": INTEGER},
         {"block": 1024},
     ),
     **{
-        f"turn {way}": (
-            kernels._turn,
-            dict.fromkeys(("mixed", "query", "key", "value", "cosines", "sines"), BF16)
+        f"rotate {way}": (
+            kernels._rotate,
+            dict.fromkeys(("mixed_qkv", "query", "key", "value", "cosines", "sines"), BF16)
             | {"num_samples": INTEGER, "num_groups": INTEGER},
-            TURN | {"is_backward": way == "back"},
+            ROTATE | {"is_backward": way == "backward"},
         )
-        for way in ("apart", "back")
+        for way in ("forward", "backward")
     },
 }
 

@@ -10,7 +10,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.spec_utils import ModuleSpec
 
 from mimo_bench.models.kernels.cross_entropy import FusedCrossEntropy
-from mimo_bench.models.kernels.rope import inverse_frequencies, turn
+from mimo_bench.models.kernels.rope import cache_cos_sin, inverse_frequencies
 from mimo_bench.models.llama.shape import LanguageShape
 from mimo_bench.models.modules.build import Build
 from mimo_bench.models.modules.layers_local import block_spec
@@ -24,7 +24,7 @@ UNPADDED_ROWS = "unpadded_rows"
 
 
 class LanguageModel(GPTModel):
-    """A pipeline stage of the decoder, with what GPTModel cannot be told: padded words, rope scaling, our own loss."""
+    """Pipeline stage of a decoder, with a masked padded vocabulary, rope scaling and our own loss."""
 
     def __init__(
         self, *, shape: LanguageShape, pg_collection: ProcessGroupCollection, fused_loss: bool, **options: Any
@@ -34,8 +34,8 @@ class LanguageModel(GPTModel):
         rows_per_rank = -(-shape.vocab_size // num_ranks)
         super().__init__(vocab_size=rows_per_rank * num_ranks, pg_collection=pg_collection, **options)
         self.rotary_pos_emb.inv_freq = inverse_frequencies(shape, device=self.rotary_pos_emb.inv_freq.device)
-        turn(self.rotary_pos_emb, dtype=self.config.params_dtype)
-        self._num_words = min(max(shape.vocab_size - pg_collection.tp.rank() * rows_per_rank, 0), rows_per_rank)
+        cache_cos_sin(self.rotary_pos_emb, dtype=self.config.params_dtype)
+        self._num_vocab_rows = min(max(shape.vocab_size - pg_collection.tp.rank() * rows_per_rank, 0), rows_per_rank)
         """Real rows of the vocabulary on this rank; those behind them are padding."""
         self._fused_loss = FusedCrossEntropy(pg_collection.tp) if fused_loss else None
         for name, parameter in self.named_parameters():
@@ -55,8 +55,8 @@ class LanguageModel(GPTModel):
         Padded rows then have neither probability nor gradient, so any padding trains the same model.
         """
         logits = super()._scale_logits(logits)
-        if self._num_words < logits.shape[-1]:
-            logits[..., self._num_words :] = -torch.inf
+        if self._num_vocab_rows < logits.shape[-1]:
+            logits[..., self._num_vocab_rows :] = -torch.inf
         return logits
 
 
