@@ -5,13 +5,21 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from mimo_bench.layout import Grid
-from mimo_bench.models import PRESETS, stage_parameters
+import pytest
+
+from mimo_bench.layout import Grid, Settings
+from mimo_bench.models import PRESETS, ModelShape, stage_parameters
 from mimo_bench.models.parameters import parameters, unknown_encoders
+from mimo_bench.predict.activations import activation_bytes
+from mimo_bench.scenario import Training
 
 PACKAGE = Path(__file__).parents[2] / "mimo_bench"
+RECIPE = PACKAGE.parent / "docs" / "contributing" / "family.md"
 FAMILIES = {path.parent.name for path in (PACKAGE / "models").glob("*/shape.py")} | {"llava", "voxtral"}
 NAMED = re.compile(
     r"siglip|whisper|llama|mixtral|llava|voxtral|qwen2|mistral|CLIP\b|clip_vision|VisionShape|AudioShape"
@@ -78,3 +86,49 @@ def _size(dims: tuple[int, ...]) -> int:
     for dim in dims:
         size *= dim
     return size
+
+
+def test_the_recipe_makes_a_family_that_is_counted_predicted_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", RECIPE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "strip_shape.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    strip: Any = import_module("strip_shape").StripShape()
+    shape: ModelShape = replace(PRESETS["llava-tiny"], vision=strip)
+    assert unknown_encoders(shape) == ()
+
+    # Strips 64 x 32; a layer: two norms of 128, projections 12,480 and 4,160, MLP 8,320 and 8,256; projector 8,320.
+    assert _count(shape, Grid(), stage=0) == 2048 + 4 * 33_472 + 8320
+    # Half the layers, and of each half of all but norms and the biases of its two row-parallel products.
+    assert _count(shape, Grid(tp=2, pp=2), stage=0) == 2048 + 2 * (256 + 6240 + 2112 + 4160 + 4160)
+    # Forward and weights of the strips; forward and backward of the layers.
+    layers = 4 * (8 * 2 * (4 * 64**2 + 2 * 64 * 128) + 4 * 8**2 * 64)
+    assert strip.flops_per_item(is_trained=True) == 2 * (8 * 2 * 32 * 64) + 3 * layers
+    kept = _kept_bytes(shape)
+    # Math attention in fp32: a layer keeps 4h + 4h + 2f elements a position, and a score of each head and pair.
+    layer = 2 * 8 * (8 * 64 + 2 * 128) * 4 + 2 * 4 * 8 * 8 * 4
+    # Before the layers h; the projector its input, two products and output.
+    assert kept == 4 * layer + 2 * 8 * 64 * 4 + 2 * 8 * 4 * 64 * 4
+    names = {part.name for row in parameters(shape) for part in row.parts if part.component == "vision_tower"}
+    assert {"embed.weight", "layers.3.attn.q.bias", "layers.0.mlp.down.weight"} <= names
+
+
+def _count(shape: ModelShape, grid: Grid, *, stage: int) -> int:
+    return sum(one.num_elements for one in stage_parameters(shape, "vision", grid, stage=stage))
+
+
+def _kept_bytes(shape: ModelShape) -> int:
+    found = activation_bytes(
+        shape,
+        "vision",
+        Grid(),
+        stage=0,
+        num_items=2,
+        seq_length=64,
+        settings=Settings(attention="math"),
+        precision="fp32",
+        training=Training(),
+    )
+    assert found is not None
+    return found.kept
