@@ -14,7 +14,7 @@ DAWDLE_SECONDS = 0.2
 
 def bridge_bytes_doubled(context: FaultContext) -> None:
     """Everything that crosses the bridge between disjoint modules crosses it twice; every number stays right."""
-    for name in ("_send", "_receive", "_exchange", "_shared"):
+    for name in ("_send", "_receive", "_exchange", "_broadcast"):
         _twice(context, name)
 
 
