@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_bench.predict import predict_memory
-from mimo_bench.record.files import read_run, write_atomically
+from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import write_report
 from mimo_bench.report.history.expectations import Expectations
 from mimo_bench.report.history.store import History
 from mimo_bench.report.history.trend import render_trend
 from mimo_bench.scenario.scenario import Scenario
+from mimo_bench.util.files import write_atomically
 
 REPOSITORY = Path(__file__).parents[1]
 REPORTS = REPOSITORY / "reports"

@@ -11,7 +11,7 @@ from mimo_bench.bench.request import RunRequest
 from mimo_bench.bench.resume import read_earlier, sole_writer
 from mimo_bench.launch import Launcher
 from mimo_bench.predict import contradictions
-from mimo_bench.record import RunRecord, foreign_processes, sweep, write_series
+from mimo_bench.record import RunRecord, foreign_processes, write_series
 from mimo_bench.report import (
     History,
     LayoutEnded,
@@ -22,6 +22,7 @@ from mimo_bench.report import (
     write_report,
     write_trend,
 )
+from mimo_bench.util import sweep
 
 
 def run_matrix(request: RunRequest, *, on_event: OnEvent) -> RunRecord:

@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from mimo_bench.launch import DeviceKind, num_gpus, num_places, ranks_per_gpu
 from mimo_bench.models import MANIFEST, check_new, check_shape, read_manifest
 from mimo_bench.parity import Planting
-from mimo_bench.record import PLANTED, RUN_FILE, Mode, VariantName, is_temporary
+from mimo_bench.record import PLANTED, RUN_FILE, Mode, VariantName
 from mimo_bench.scenario import LayoutCase, Scenario, find_config, load_scenario
-from mimo_bench.util import CheckpointError, ScenarioError, UsageError, WeightsError, choices
+from mimo_bench.util import LOCK_FILE, CheckpointError, ScenarioError, UsageError, WeightsError, choices, is_temporary
 
 HANG_SECONDS = 300.0
 """Default silence of a rank that counts as a hang."""
@@ -379,7 +379,7 @@ def run_directories(out: Path | None, files: Sequence[Path], *, resume: bool = F
         raise UsageError(f"two of the scenarios {', '.join(map(str, files))} have the same name; run them one by one")
     for directory in {root, *directories}:
         check_usable(directory)
-        is_free = not directory.exists() or not any(directory.iterdir())
+        is_free = not directory.exists() or all(path.name == LOCK_FILE for path in directory.iterdir())
         if not is_free and not (resume and _can_resume(directory, directories)):
             remedy = "name a new directory, or remove what is in it"
             if (directory / RUN_FILE).exists():

@@ -8,18 +8,16 @@ timing mode alone the record has no losses that could show this: each layout sta
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mimo_bench.bench.request import RunRequest
 from mimo_bench.meters import hash_of_code, read_environment
 from mimo_bench.record import PLANTED, RUN_FILE, LayoutRecord, Mode, Resumption, RunRecord, differences, read_run
 from mimo_bench.scenario import Scenario, without_places
-from mimo_bench.util import UsageError, are_named, first_difference, relative
+from mimo_bench.util import UsageError, are_named, first_difference, locked, relative
 
 
 def read_earlier(request: RunRequest) -> RunRecord | None:
@@ -158,18 +156,15 @@ def _agree(now: tuple[float | None, ...], then: tuple[float | None, ...], bound:
 
 @contextmanager
 def sole_writer(directory: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `directory`; the kernel releases it when the process exits.
+    """Hold the lock on `directory`, which is made if it is missing.
 
     Raises:
         UsageError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(locked(directory))
+        except TimeoutError:
             raise UsageError(f"--out: another mimo-bench is running into {directory}; wait for it, or end it") from None
         yield
-    finally:
-        os.close(handle)

@@ -15,9 +15,9 @@ from typing import Any
 from mimo_bench.bench.attempt import environment_of
 from mimo_bench.bench.request import TrainRequest
 from mimo_bench.launch import Job, Launcher
-from mimo_bench.models import complete, new_directory
+from mimo_bench.models import complete
 from mimo_bench.trainer import METRICS, saved_in
-from mimo_bench.util import TrainingError
+from mimo_bench.util import TrainingError, new_directory
 
 WORKER = "mimo_bench.bench.ranks.train"
 POLL_SECONDS = 0.1

@@ -13,6 +13,8 @@ from pathlib import Path
 from signal import Signals
 from typing import Literal
 
+from mimo_bench.util import write_atomically
+
 LOST_CONNECTION = (
     "connection closed by peer",
     "connection reset by peer",
@@ -63,9 +65,7 @@ class Failure:
 
     def write(self, path: Path) -> None:
         """Leave word for the starter; readers never see half a file."""
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        unfinished.replace(path)
+        write_atomically(path, json.dumps(asdict(self)).encode(), synced=False)
 
     @classmethod
     def read(cls, path: Path) -> Failure | None:

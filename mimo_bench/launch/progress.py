@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mimo_bench.util import write_atomically
+
 VARIABLE = "MIMO_BENCH_PROGRESS_FILE"
 
 
@@ -21,9 +23,8 @@ def beat() -> None:
 
 def begin(path: Path) -> None:
     """The first sign of this process; from here on `beat` writes to `path`."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(f"{os.getpid()}\n")
-    unfinished.replace(path)  # never seen empty, which would mean the end
+    # Never seen empty, which would mean the end.
+    write_atomically(path, f"{os.getpid()}\n".encode(), synced=False)
     os.environ[VARIABLE] = str(path)
 
 

@@ -2,16 +2,7 @@ from .base import EncoderShape, KnownEncoder
 from .cost import mfu, model_flops
 from .hf.config import config_of, read_model_shape
 from .hf.convert import Converted, export_weights, import_weights
-from .hf.directory import (
-    MANIFEST,
-    Manifest,
-    StoredFile,
-    check_new,
-    check_shape,
-    new_directory,
-    read_manifest,
-    write_manifest,
-)
+from .hf.directory import MANIFEST, Manifest, StoredFile, check_new, check_shape, read_manifest, write_manifest
 from .hf.safetensors import CHUNK_BYTES, TensorSpec, TensorWriter, header_of
 from .hf.saving import complete
 from .kernels.linear import Replica, install_accumulation
@@ -80,7 +71,6 @@ __all__ = [
     "mfu",
     "missing_counterpart",
     "model_flops",
-    "new_directory",
     "read_manifest",
     "read_model_shape",
     "stage_parameters",

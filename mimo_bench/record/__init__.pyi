@@ -1,14 +1,4 @@
-from .files import (
-    RUN_FILE,
-    is_temporary,
-    read_rank,
-    read_run,
-    series_path,
-    sweep,
-    write_atomically,
-    write_rank,
-    write_run,
-)
+from .files import RUN_FILE, read_rank, read_run, series_path, write_rank, write_run
 from .merge import (
     MIN_ENERGY_WINDOW_SECONDS,
     Trained,
@@ -138,7 +128,6 @@ __all__ = [
     "foreign_processes",
     "imbalance",
     "incomparable",
-    "is_temporary",
     "last_step_at",
     "machine",
     "merge_account",
@@ -158,8 +147,6 @@ __all__ = [
     "read_series",
     "series_path",
     "slowest_rank_seconds",
-    "sweep",
-    "write_atomically",
     "write_rank",
     "write_run",
     "write_series",

@@ -7,8 +7,7 @@ whole or not at all: it is written under a temporary name beside its place and r
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from mimo_bench.record.pieces import pieces
 from mimo_bench.record.schema import SCHEMA_VERSION, LayoutRecord, RankRecord, RunRecord
-from mimo_bench.util import RecordError
+from mimo_bench.util import RecordError, write_atomically
 
 RUN_FILE = "run.json"
 
@@ -76,36 +75,6 @@ def read_rank(path: Path) -> RankRecord:
     except ValidationError as error:
         _check_json(path, text)
         raise RecordError("\n".join(_explain(path, error))) from None
-
-
-def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> Path:
-    """Put `content` at `path` in one move, on disk before it shows: a reader meets the old file or the whole new one.
-
-    Large content may come in parts. Folders on the way are made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, so the rename never crosses a file system; own process id, so two writers never share a name.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines((content,) if isinstance(content, bytes) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether `path` is what `write_atomically` leaves where it is killed half-way."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def sweep(directory: Path) -> None:
-    """Remove what writers that were killed left unfinished in and below `directory`."""
-    for path in directory.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def _text_of(record: RunRecord) -> Iterator[bytes]:

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimo_bench.record.files import series_path, write_atomically
+from mimo_bench.record.files import series_path
 from mimo_bench.record.schema import RankRecord
-from mimo_bench.util import RecordError
+from mimo_bench.util import RecordError, write_atomically
 
 
 def write_series(directory: Path, name: str, ranks: Sequence[RankRecord]) -> Path:

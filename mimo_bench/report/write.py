@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimo_bench.record import RunRecord, write_atomically
+from mimo_bench.record import RunRecord
 from mimo_bench.report.changes import Changes, changes_of
 from mimo_bench.report.html.page import render_html
 from mimo_bench.report.junit import render_junit
 from mimo_bench.report.markdown import render_markdown
+from mimo_bench.util import write_atomically
 
 HTML_FILE = "report.html"
 MARKDOWN_FILE = "report.md"

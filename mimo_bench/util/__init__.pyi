@@ -16,12 +16,14 @@ from .errors import (
 )
 from .explain import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table, explain
 from .field_docs import Described, descriptions
+from .files import LOCK_FILE, is_temporary, locked, new_directory, sweep, sync_directory, write_atomically
 from .rng import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, first_of, start_of
 from .text import choices, counted
 
 __all__ = [
     "GOLDEN",
     "LAST_SHIFT",
+    "LOCK_FILE",
     "MANTISSA_BITS",
     "METHODS",
     "MIX",
@@ -50,6 +52,12 @@ __all__ = [
     "explain",
     "first_difference",
     "first_of",
+    "is_temporary",
+    "locked",
+    "new_directory",
     "relative",
     "start_of",
+    "sweep",
+    "sync_directory",
+    "write_atomically",
 ]

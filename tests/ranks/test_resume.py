@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import subprocess
 import time
@@ -14,6 +12,7 @@ import pytest
 from mimo_bench.cli import app as cli
 from mimo_bench.predict.validate import validate
 from mimo_bench.record.files import read_run
+from mimo_bench.util.files import locked
 from tests.ranks.killing import SCENARIO, Matrix, kill_after
 
 THIRD = """
@@ -76,11 +75,7 @@ def test_two_commands_do_not_run_into_one_directory(tmp_path: Path, capsys: pyte
     scenario.write_text(SCENARIO, encoding="utf-8")
     out = tmp_path / "out"
     out.mkdir()
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(out):
         assert cli.main(["run", str(scenario), "--device", "cpu", "--out", str(out)]) == 2
-    finally:
-        os.close(handle)
     assert "another mimo-bench is running into" in capsys.readouterr().err
     assert list(out.iterdir()) == []

@@ -15,7 +15,7 @@ import pytest
 
 from mimo_bench.predict import items_by_step, predict_communication
 from mimo_bench.predict.validate import contradictions, validate
-from mimo_bench.record.files import read_rank, read_run, series_path, write_atomically, write_rank, write_run
+from mimo_bench.record.files import read_rank, read_run, series_path, write_rank, write_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
 from mimo_bench.scenario.load import load_scenario
@@ -106,13 +106,6 @@ def test_a_nan_is_never_written_and_the_old_file_survives(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_run(tmp_path, golden.record().model_copy(update={"overhead": {"timing": float("nan")}}))
     assert (tmp_path / "run.json").read_bytes() == before
-
-
-def test_writing_leaves_no_temporary_file_behind_even_when_it_fails(tmp_path: Path) -> None:
-    (tmp_path / "run.json").mkdir()
-    with pytest.raises(OSError, match=r"run\.json"):
-        write_atomically(tmp_path / "run.json", b"content")
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_fields_of_a_later_writer_are_passed_over(directory: Path) -> None:

@@ -19,12 +19,12 @@ from typing import Literal
 
 import numpy as np
 
-from mimo_bench.record.files import write_atomically
 from mimo_bench.report.history.changepoints import change_points
 from mimo_bench.report.history.expectations import Expectations
 from mimo_bench.report.history.judgement import hold
 from mimo_bench.report.history.nights import Night
 from mimo_bench.report.markdown import table
+from mimo_bench.util.files import write_atomically
 
 SEED = 20251103
 NUM_SERIES, NUM_NIGHTS, LAYOUTS_IN_A_MATRIX = 200, 90, 20

@@ -19,10 +19,10 @@ from mimo_bench.bench.request import HANG_SECONDS
 from mimo_bench.launch import RANKS_PER_GPU, DeviceKind, Launcher
 from mimo_bench.meters import hash_of_code, read_environment
 from mimo_bench.parity import Planting
-from mimo_bench.record import AsTimed, Difference, Environment, Mode, Parity, write_atomically
+from mimo_bench.record import AsTimed, Difference, Environment, Mode, Parity
 from mimo_bench.report import render_alarms
 from mimo_bench.scenario import Scenario
-from mimo_bench.util import UsageError, counted
+from mimo_bench.util import UsageError, counted, write_atomically
 
 ACCOUNT = "alarms.json"
 """The file that another run goes on from."""

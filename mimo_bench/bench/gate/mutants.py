@@ -15,10 +15,9 @@ from mimo_bench.bench.attempt import Attempts
 from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.launch import DeviceKind, Launcher
 from mimo_bench.parity import SURVEY, Call, Mutant, Planting, mutants_of
-from mimo_bench.record import write_atomically
 from mimo_bench.report import first_line, table
 from mimo_bench.scenario import Evaluation, Scenario
-from mimo_bench.util import UsageError
+from mimo_bench.util import UsageError, write_atomically
 
 ACCOUNT = "mutants.json"
 """The file that another run goes on from."""

@@ -16,9 +16,10 @@ from mimo_bench.bench.gate.reference import hold_baseline
 from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.launch import DeviceKind, Launcher
 from mimo_bench.parity import KNOWN, SLOW, Planting, Site, find_fault, known_faults
-from mimo_bench.record import Mode, write_atomically
+from mimo_bench.record import Mode
 from mimo_bench.report import Finding, HeldBaseline, Origin, Selftest, Trial, render
 from mimo_bench.scenario import Scenario, load_scenario
+from mimo_bench.util import write_atomically
 
 COMPANION = Path(__file__).with_name("companion.toml")
 """The scenario that shows every fault which another one may lack the layouts for."""

@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from mimo_bench.launch import beat
 from mimo_bench.meters import bus_bytes
-from mimo_bench.record import write_atomically
 from mimo_bench.trainer import RankDevice, join
+from mimo_bench.util import write_atomically
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send")
 NUM_WARMUP = 3

@@ -19,8 +19,8 @@ from mimo_bench.bench.ranks.setup import build, held_ready, open_dataset
 from mimo_bench.bench.request import OverheadRequest
 from mimo_bench.launch import beat
 from mimo_bench.meters import Allocator, ComputeSpans, Interceptor, PeakStep, PhaseClock, build_clock, phases
-from mimo_bench.record import write_atomically
 from mimo_bench.trainer import Trainer, join
+from mimo_bench.util import write_atomically
 
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

@@ -28,8 +28,9 @@ from mimo_bench.parity import (
     fingerprint,
     jitter_weights,
 )
-from mimo_bench.record import Comparing, EvaluationResult, RankRecord, write_atomically
+from mimo_bench.record import Comparing, EvaluationResult, RankRecord
 from mimo_bench.trainer import Trainer, shards
+from mimo_bench.util import write_atomically
 
 
 def run_parity(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, phases: Phases) -> RankRecord:

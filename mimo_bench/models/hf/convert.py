@@ -25,7 +25,7 @@ from mimo_bench.models.hf.directory import (
     COMPANIONS,
     Manifest,
     check_content,
-    new_directory,
+    check_new,
     read_manifest,
     tensors_of,
     write_manifest,
@@ -36,7 +36,7 @@ from mimo_bench.models.hf.streams import Stream, are_equal, as_it_is, stack, uns
 from mimo_bench.models.parameters import parameters
 from mimo_bench.models.shape import ModelShape
 from mimo_bench.models.table import EMBEDDING, Row
-from mimo_bench.util import WeightsError
+from mimo_bench.util import WeightsError, new_directory
 
 Tensors = Mapping[str, StoredTensor]
 
@@ -77,6 +77,7 @@ def import_weights(source: Path, target: Path) -> Converted:
         aside = _aside(tensors, rows, shape=shape, spelling=spelling)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
+    check_new(target)
     with new_directory(target) as temporary:
         files = {
             module: write(
@@ -109,6 +110,7 @@ def export_weights(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES
     aside = tensors_of(source, ASIDE).values() if ASIDE in manifest.files else ()
     streams = [*_unstack_all(source, manifest), *map(as_it_is, aside)]
     dealt = deal_out([stream.spec for stream in streams], shard_bytes=shard_bytes)
+    check_new(target)
     with new_directory(target) as temporary:
         for file, specs in dealt.items():
             names = {spec.name for spec in specs}

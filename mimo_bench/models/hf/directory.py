@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -17,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mimo_bench.models.hf.safetensors import StoredTensor, read_header
 from mimo_bench.models.hf.spelling import DEFAULT_SPELLING, Spelling
 from mimo_bench.models.shape import ModelShape
-from mimo_bench.util import WeightsError, first_difference
+from mimo_bench.util import WeightsError, first_difference, write_atomically
 
 MANIFEST = "weights.json"
 ASIDE = "aside"
@@ -129,10 +126,8 @@ def check_shape(directory: Path, manifest: Manifest, shape: ModelShape) -> None:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `weights.json`, which comes last: a directory without it is none."""
-    with (directory / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    content = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+    write_atomically(directory / MANIFEST, content.encode())
 
 
 def check_new(directory: Path) -> None:
@@ -148,25 +143,6 @@ def check_new(directory: Path) -> None:
     existing = next(parent for parent in directory.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise WeightsError(f"{directory}: cannot be made, {existing} is no writable directory; name another")
-
-
-@contextmanager
-def new_directory(directory: Path) -> Iterator[Path]:
-    """A temporary directory beside `directory` that takes its place in one move, if the block ends well.
-
-    Folders on the way are made.
-
-    Raises:
-        WeightsError: there is something in its place.
-    """
-    check_new(directory)
-    temporary = directory.absolute().with_name(f".{directory.absolute().name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.replace(directory.absolute())
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_size(path: Path, stored: StoredFile) -> None:

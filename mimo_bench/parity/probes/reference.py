@@ -20,9 +20,9 @@ from mimo_bench.parity.probes.referee import Pass, Samples, build_referee, devia
 from mimo_bench.parity.probes.stored import stream
 from mimo_bench.parity.probes.tensors import path_of
 from mimo_bench.parity.reference import MEASURED, Measured
-from mimo_bench.record import write_atomically
 from mimo_bench.scenario import Scenario
 from mimo_bench.trainer import RankDevice, build_model, build_topology, join, shards, start_of
+from mimo_bench.util import write_atomically
 
 _AT_ONCE = 2
 """Samples that go through the referee together: in float64 the activations of a long one fill a good part of a GPU."""

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.parity.probes.stored import chunks
-from mimo_bench.record import write_atomically
+from mimo_bench.util import write_atomically
 
 ROUNDING_SHARE = 1e-3
 """Where updates are compared, an element is left out whose gradients, root mean square over the steps, are below this

@@ -27,9 +27,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimo_bench.record import RUN_FILE, RunRecord, read_run, write_atomically
+from mimo_bench.record import RUN_FILE, RunRecord, read_run
 from mimo_bench.report.history.nights import Night, nights_of
-from mimo_bench.util import HistoryError, RecordError
+from mimo_bench.util import HistoryError, RecordError, write_atomically
 
 INDEX_FILE = "index.parquet"
 EXPECTATIONS_FILE = "expectations.toml"

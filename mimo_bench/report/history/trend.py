@@ -12,7 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from mimo_bench.record import Held, write_atomically
+from mimo_bench.record import Held
 from mimo_bench.report import words
 from mimo_bench.report.charts.nights import Dot, Shift, nights_chart, shifts
 from mimo_bench.report.history.expectations import Expectations, read_expectations
@@ -20,6 +20,7 @@ from mimo_bench.report.history.judgement import choose_reference, compare, hold,
 from mimo_bench.report.history.nights import Night, by_series
 from mimo_bench.report.history.store import TREND_FILE, History
 from mimo_bench.report.html.templating import template
+from mimo_bench.util import write_atomically
 
 ORDER = ("regressed", "suspect", "improved", "steady", "unknown")
 """Verdicts as they are listed: what wants a person first."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mimo_bench.models import StoredFile
-from mimo_bench.util import CheckpointError, first_difference
+from mimo_bench.util import CheckpointError, first_difference, write_atomically
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -154,19 +154,7 @@ def stored_file(path: Path) -> StoredFile:
 
 def write_json(path: Path, content: BaseModel) -> None:
     """Write `content` and force it onto the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content.model_dump(mode="json"), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Force the names in a directory onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(path, f"{json.dumps(content.model_dump(mode='json'), indent=2)}\n".encode())
 
 
 def _wrong_size(path: Path, stored: StoredFile) -> str | None:

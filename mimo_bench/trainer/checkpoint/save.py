@@ -27,7 +27,6 @@ from mimo_bench.trainer.checkpoint.files import (
     outdated_in,
     path_of,
     stored_file,
-    sync_directory,
     temporary_of,
     unfinished_in,
     write_json,
@@ -35,7 +34,7 @@ from mimo_bench.trainer.checkpoint.files import (
 from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, shards
-from mimo_bench.util import CheckpointError
+from mimo_bench.util import CheckpointError, sync_directory
 
 _Result = TypeVar("_Result")
 
