@@ -11,7 +11,7 @@ import pytest
 
 from mimo_bench.cli import app as cli
 from mimo_bench.predict.validate import validate
-from mimo_bench.record.files import read_run
+from mimo_bench.record.files import read_run, write_run
 from mimo_bench.util.files import locked
 from tests.ranks.killing import SCENARIO, Matrix, kill_after
 
@@ -67,7 +67,21 @@ def test_a_killed_matrix_is_readable_leaves_nothing_and_goes_on_without_redoing_
 
     # Nothing is left to do: no rank starts, and the end is the same.
     assert finish(matrix) == 0
-    assert read_run(matrix.out).resumptions[-1].kept == ("colocated", "disjoint", "tp2")
+    record = read_run(matrix.out)
+    assert record.resumptions[-1].kept == ("colocated", "disjoint", "tp2")
+
+    # A baseline that trains otherwise than it did is no reference for what was judged: every layout is trained again.
+    baseline, disjoint, tp2 = record.layouts
+    assert None not in baseline.losses
+    moved = baseline.model_copy(update={"losses": tuple(1.01 * loss for loss in baseline.losses if loss is not None)})
+    open_ = tp2.model_copy(update={"status": "not_run", "reason": "the run was stopped before it"})
+    write_run(matrix.out, record.model_copy(update={"layouts": (moved, disjoint, open_)}))
+    assert finish(matrix) == 0
+    record = read_run(matrix.out)
+    assert record.resumptions[-1].kept == ()
+    assert "came out different" in record.resumptions[-1].reason
+    assert log.stat().st_mtime_ns > written_at
+    assert record.layouts[0] != moved
 
 
 def test_two_commands_do_not_run_into_one_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
