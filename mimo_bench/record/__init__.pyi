@@ -19,56 +19,37 @@ from .merge import (
 )
 from .provenance import PLANTED, differences, incomparable, machine
 from .samples import imbalance, merge_loading
-from .schema import (
-    MEASURING_VERSION,
-    Account,
-    AsTimed,
-    Check,
-    Communication,
+from .schema.base import Mode, Status
+from .schema.communication import Account, Communication, LinkSpeed, RankAccount, RankCommunication
+from .schema.history import ExpectedFailure, Held, HeldAgainst, Quantity
+from .schema.layout import LayoutRecord, ModuleGrid, RankRecord
+from .schema.memory import (
     Comparing,
-    Device,
     DeviceProcess,
     DeviceState,
-    Difference,
     Energy,
-    Environment,
-    EvaluationResult,
-    ExpectedFailure,
-    Held,
-    HeldAgainst,
-    Interval,
-    Launch,
-    LayoutRecord,
-    LinkSpeed,
-    Loading,
     Memory,
     MemoryParts,
-    Mode,
-    ModuleGrid,
     ModuleMemory,
-    ModuleTiming,
+    RankEnergy,
+    RankMemory,
+    RankMemoryOf,
+)
+from .schema.parity import (
+    AsTimed,
+    Check,
+    Difference,
+    EvaluationResult,
     Noise,
     OptimizerDifferences,
     ParameterDifference,
     Parity,
-    PhaseSeconds,
-    Quantity,
-    RankAccount,
-    RankCommunication,
-    Ranked,
-    RankEnergy,
-    RankLoading,
-    RankMemory,
-    RankMemoryOf,
-    RankRecord,
     ReferenceVerdict,
-    Resumption,
-    RunRecord,
-    Status,
-    Timing,
     Tolerance,
     VariantName,
 )
+from .schema.run import MEASURING_VERSION, Device, Environment, Interval, Ranked, Resumption, RunRecord
+from .schema.timing import Launch, Loading, ModuleTiming, PhaseSeconds, RankLoading, Timing
 from .series import read_series, write_series
 
 __all__ = [

@@ -1,0 +1,33 @@
+"""Types and the base class that every part of the record shares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mimo_bench.util import Described
+
+SCHEMA_VERSION: Final = 1
+
+Status = Literal["passed", "parity_failed", "unjudged", "oom", "timeout", "crashed", "interrupted", "not_run"]
+Mode = Literal["parity", "timing", "comm"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+_GIVEN: Final[dict[frozenset[str], set[str]]] = {}
+"""Every set of fields that an entry was given."""
+
+
+class Entry(Described, BaseModel):
+    """Base of every part of the record: frozen, strict about types, open to fields of later writers."""
+
+    # A number that is unknown by mistake shows when it is written, instead of becoming null.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, ser_json_inf_nan="constants")
+
+    def model_post_init(self, context: Any) -> None:
+        """Share what equal entries have in common: a set for each of a million would take a gigabyte."""
+        given = self.__pydantic_fields_set__
+        # Frozen, so nobody adds to the shared one; a copy gets a set of its own.
+        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
