@@ -1,4 +1,4 @@
-"""The record of a run while it grows: written after every layout, so that whatever happens leaves what is known."""
+"""The record of a run while it grows: each layout's entry is on disk before the next layout begins."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mimo_bench.record import (
     Status,
     machine,
     read_run,
+    write_layout,
     write_run,
 )
 from mimo_bench.report import rank_layouts, write_report
@@ -29,7 +30,7 @@ from mimo_bench.util import UsageError
 
 
 class Ledger:
-    """Holds a `RunRecord` and keeps `run.json` equal to it."""
+    """Holds a `RunRecord` and keeps what `read_run` reads from the directory equal to it."""
 
     def __init__(self, request: RunRequest, *, earlier: RunRecord | None = None) -> None:
         """Open the record of a run, before any layout ran; `earlier` is the record that it resumes."""
@@ -57,6 +58,8 @@ class Ledger:
             ),
         )
         if earlier is not None:
+            # Whole, so that no layout.json of an earlier invocation counts instead of an entry of this one.
+            write_run(self._directory, earlier)
             self.record = resumed(self.record, earlier)
         write_run(self._directory, self.record)
 
@@ -73,9 +76,9 @@ class Ledger:
 
     def enter(self, layout: LayoutRecord) -> LayoutRecord:
         """Put what is now known of a layout in its place, and give it back."""
-        self._update(
-            layouts=tuple(layout if known.name == layout.name else known for known in self.record.layouts),
-        )
+        layouts = tuple(layout if known.name == layout.name else known for known in self.record.layouts)
+        self.record = self.record.model_copy(update={"layouts": layouts})
+        write_layout(self._directory, layout)
         return layout
 
     def compare_with_earlier(self, baseline: LayoutRecord) -> None:

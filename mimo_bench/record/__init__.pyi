@@ -1,4 +1,4 @@
-from .files import RUN_FILE, read_rank, read_run, series_path, write_rank, write_run
+from .files import RUN_FILE, read_rank, read_run, series_path, write_layout, write_rank, write_run
 from .merge import (
     MIN_ENERGY_WINDOW_SECONDS,
     Trained,
@@ -128,6 +128,7 @@ __all__ = [
     "read_series",
     "series_path",
     "slowest_rank_seconds",
+    "write_layout",
     "write_rank",
     "write_run",
     "write_series",

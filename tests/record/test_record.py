@@ -15,12 +15,13 @@ import pytest
 
 from mimo_bench.predict import items_by_step, predict_communication
 from mimo_bench.predict.validate import contradictions, validate
-from mimo_bench.record.files import read_rank, read_run, series_path, write_rank, write_run
+from mimo_bench.record.files import layout_path, read_rank, read_run, series_path, write_layout, write_rank, write_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.util.errors import RecordError
+from mimo_bench.util.files import write_atomically
 from tests.support import golden, synthetic
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,6 +92,46 @@ def test_a_large_record_is_written_and_read_without_its_text_at_once(tmp_path: P
     finally:
         tracemalloc.stop()
     assert again == record
+
+
+def test_entries_written_since_the_record_count_until_it_is_written_again(tmp_path: Path) -> None:
+    whole = golden.record()
+    bare = [layout.model_copy(update={"status": "not_run", "losses": ()}) for layout in whole.layouts]
+    running = whole.model_copy(update={"finished_at": None, "layouts": tuple(bare)})
+    write_run(tmp_path, running)
+    before = (tmp_path / "run.json").stat().st_mtime_ns
+    write_layout(tmp_path, whole.layouts[1])
+    assert read_run(tmp_path).layouts == (bare[0], whole.layouts[1], *bare[2:])
+    assert (tmp_path / "run.json").stat().st_mtime_ns == before
+    # As a kill between writing run.json and removing the entries leaves it.
+    left = layout_path(tmp_path, whole.layouts[1].name).read_bytes()
+    write_run(tmp_path, whole)
+    assert not list(tmp_path.glob("layouts/*/layout.json"))
+    write_atomically(layout_path(tmp_path, whole.layouts[0].name), left)
+    assert read_run(tmp_path) == whole
+
+
+def test_a_broken_entry_is_refused_with_its_path(tmp_path: Path) -> None:
+    record = golden.record().model_copy(update={"finished_at": None})
+    write_run(tmp_path, record)
+    write_atomically(layout_path(tmp_path, golden.WRONG), b'{"name": 1}')
+    with pytest.raises(RecordError, match=rf"{golden.WRONG}/layout\.json: name: 1: input should be a valid string"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("indent", [None, 0, 1, 2, 3, 4])
+def test_a_record_reads_the_same_in_any_lines(tmp_path: Path, indent: int | None) -> None:
+    content = golden.record().model_dump(mode="json")
+    (tmp_path / "run.json").write_text(json.dumps(content, indent=indent), encoding="utf-8")
+    assert read_run(tmp_path) == golden.record()
+    # Lines that look like those of layouts, and belong to the scenario.
+    content["scenario"] = {"layouts": [content["layouts"][0]]}
+    inner = json.dumps(content.pop("scenario"), indent=2)
+    text = f'{{"scenario": {inner},\n' + json.dumps(content, indent=indent).removeprefix("{")
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    read = read_run(tmp_path)
+    assert read.layouts == golden.record().layouts
+    assert json.dumps(read.scenario, indent=2) == inner
 
 
 def test_floats_keep_every_bit(tmp_path: Path) -> None:
@@ -175,7 +216,7 @@ def test_everything_invalid_is_named_in_and_around_layouts(directory: Path) -> N
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('{"rank": 0', r"not valid JSON: Expecting ',' or '}'"),
+        ('{"rank": 0', "not valid JSON: Expecting ',' delimiter: line 1"),
         ('{"rank": 0, "losses": [NaN]}', "holds NaN, which is not JSON"),
         ('{"rank": 0}', "mode: is missing"),
         ('{"rank": 0, "host": "NaN"}', "mode: is missing"),
@@ -189,7 +230,7 @@ def test_a_broken_rank_file_is_refused_with_its_path(tmp_path: Path, text: str, 
 
 
 def test_a_missing_rank_file_points_at_the_log(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"rank0\.json: no such file; .* log beside it"):
+    with pytest.raises(RecordError, match=r"rank0\.json: no such file; .* log next to it"):
         read_rank(tmp_path / "rank0.json")
 
 

@@ -16,8 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
-_GIVEN: Final[dict[frozenset[str], set[str]]] = {}
-"""Every set of fields that an entry was given."""
+_NOT_KEPT: Final = set[str]()
 
 
 class Entry(Described, BaseModel):
@@ -27,7 +26,5 @@ class Entry(Described, BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, ser_json_inf_nan="constants")
 
     def model_post_init(self, context: Any) -> None:
-        """Share what equal entries have in common: a set for each of a million would take a gigabyte."""
-        given = self.__pydantic_fields_set__
-        # Frozen, so nobody adds to the shared one; a copy gets a set of its own.
-        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
+        """Drop the set of given fields: nothing reads it, and one for each of a million entries takes a gigabyte."""
+        object.__setattr__(self, "__pydantic_fields_set__", _NOT_KEPT)
