@@ -1,6 +1,6 @@
 """Tonight against the nights before: what got slower, what got faster, and what only looks like it.
 
-A layout is held against the first comparable nights since its reference was last renewed, at most `MOST_NIGHTS`, none
+A layout is held against the first comparable nights since its reference was last renewed, at most `MAX_NIGHTS`, none
 of which stood out itself. So a slow drift ends up outside as a jump does, and a regression does not become the normal
 by being left alone: somebody has to mend it or to accept it.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from mimo_bench.record import Held, Quantity
 from mimo_bench.report.history.comparison import (
-    ENOUGH_LAUNCHES,
-    ENOUGH_NIGHTS,
+    MIN_LAUNCHES,
+    MIN_REFERENCE_NIGHTS,
     Finding,
     by_band,
     by_launches,
@@ -23,7 +23,7 @@ from mimo_bench.report.history.expectations import Expectations, Reference
 from mimo_bench.report.history.nights import Night
 from mimo_bench.util import counted
 
-MOST_NIGHTS = 20
+MAX_NIGHTS = 20
 """Nights that make a reference; more would let a drift in."""
 
 STANDS_OUT = 0.01
@@ -103,7 +103,7 @@ def choose_reference(comparable: Sequence[Night], quantity: Quantity) -> tuple[N
     """The first nights that did not stand out from those before them."""
     chosen: list[Night] = []
     for night in comparable:
-        if len(chosen) == MOST_NIGHTS:
+        if len(chosen) == MAX_NIGHTS:
             break
         finding = compare(chosen, night, quantity)
         if finding is None or not stands_out(finding):
@@ -119,10 +119,10 @@ def compare(reference: Sequence[Night], night: Night, quantity: Quantity) -> Fin
     if (value := night.value(quantity)) is None:
         return None
     old = tuple(known for each in reference if (known := each.value(quantity)) is not None)
-    band = by_band(old, value) if len(old) >= ENOUGH_NIGHTS else None
+    band = by_band(old, value) if len(old) >= MIN_REFERENCE_NIGHTS else None
     old_launches = tuple(launch for each in reference for launch in each.launches(quantity))
     launches = night.launches(quantity)
-    if min(len(old_launches), len(launches)) < ENOUGH_LAUNCHES:
+    if min(len(old_launches), len(launches)) < MIN_LAUNCHES:
         return band
     found = by_launches(old_launches, launches)
     return found if band is None else replace(found, p=max(found.p, band.p), spread=band.spread)
@@ -194,9 +194,9 @@ def _change(question: Question, ratio: float) -> str:
 def _too_little(question: Question) -> str:
     num = len(question.reference)
     launches = sum(len(night.launches(question.quantity)) for night in question.reference)
-    said = f"{counted(num, 'comparable run')} and {ENOUGH_NIGHTS} are needed"
+    said = f"{counted(num, 'comparable run')} and {MIN_REFERENCE_NIGHTS} are needed"
     if question.quantity == "step_seconds":
-        said += f"; or {ENOUGH_LAUNCHES} launches on either side (--launches), here {launches}"
+        said += f"; or {MIN_LAUNCHES} launches on either side (--launches), here {launches}"
         said += f" and {len(question.night.launch_medians)}"
     return said
 

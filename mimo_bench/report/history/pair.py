@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mimo_bench.record import RunRecord, Timing, differences, incomparable
 from mimo_bench.report import words
-from mimo_bench.report.history.comparison import ENOUGH_LAUNCHES, LEAST_EFFECT, by_launches, discoveries
+from mimo_bench.report.history.comparison import MIN_EFFECT, MIN_LAUNCHES, by_launches, discoveries
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.ranking.uncertainty import mean_step
 from mimo_bench.util import UsageError
@@ -66,7 +66,7 @@ def notes(old: RunRecord, new: RunRecord) -> Iterator[str]:
 
 
 def _has_launches(old: Night, new: Night) -> bool:
-    return min(len(old.launch_medians), len(new.launch_medians)) >= ENOUGH_LAUNCHES
+    return min(len(old.launch_medians), len(new.launch_medians)) >= MIN_LAUNCHES
 
 
 def _side(
@@ -106,7 +106,7 @@ def _verdict(ratio: float | None, noise: float | None, *, is_believed: bool | No
         return words.DASH
     change = "slower" if ratio > 1.0 else "faster"
     if is_believed is not None:
-        return change if is_believed and abs(ratio - 1.0) >= LEAST_EFFECT else "the same within the noise of launches"
+        return change if is_believed and abs(ratio - 1.0) >= MIN_EFFECT else "the same within the noise of launches"
     if noise is None:
         return "too few steps to tell"
     return change if abs(ratio - 1.0) > noise else "the same within the noise"
