@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerContext
@@ -27,7 +28,7 @@ from mimo_bench.report.history.held import hold_against, regressions, unexpected
 from mimo_bench.report.history.judgement import hold
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.history.pair import compare_runs
-from mimo_bench.report.history.store import INDEX_FILE, History
+from mimo_bench.report.history.store import LEFTOVER_SECONDS, NIGHTS_FILE, History
 from mimo_bench.report.history.trend import render_trend
 from mimo_bench.util.errors import HistoryError, UsageError
 from tests.support import golden
@@ -134,16 +135,47 @@ def test_a_writer_that_is_killed_leaves_no_half_run(forks: ForkServerContext, tm
     assert len({each.run for each in history.nights()}) == 1
     add_one(tmp_path / "history", tmp_path, 1)
     assert len({each.run for each in history.nights()}) == 2
-    assert not [path for path in (tmp_path / "history" / "runs").iterdir() if path.name.startswith(".")]
+    (left,) = (path for path in (tmp_path / "history" / "runs").iterdir() if path.name.startswith("."))
+    for path in (left, *left.rglob("*")):
+        os.utime(path, (time.time() - LEFTOVER_SECONDS - 1.0,) * 2)
+    add_one(tmp_path / "history", tmp_path, 1)
+    assert not left.exists()
+    assert len({each.run for each in history.nights()}) == 2
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 cut short"])
-def test_a_lost_or_broken_index_is_made_again_from_the_runs(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("num_written", [1, 2, 3])
+def test_a_writer_whose_copy_was_swept_keeps_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_written: int
+) -> None:
+    written: list[Path] = []
+
+    def sync_and_be_swept(descriptor: int) -> None:
+        fsync(descriptor)
+        written.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if len(written) == num_written:
+            written[0].parent.rename(tmp_path / "swept")
+
+    run = put(tmp_path / "run", record_of(0))
+    (run / "report.md").write_text("# Report", encoding="utf-8")
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", sync_and_be_swept)
+    with pytest.raises(FileNotFoundError):
+        History(tmp_path / "history").add(run)
+    assert [path.name for path in written] == ["run.json", "report.md", "nights.json"][:num_written]
+    assert list((tmp_path / "history" / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"version": 1, "nights": [', b'{"version": 0, "nights": []}'])
+def test_nights_that_are_missing_broken_or_of_another_version_are_made_again_from_the_run(
+    tmp_path: Path, content: bytes | None
+) -> None:
     add_one(tmp_path / "history", tmp_path, 0)
     before = History(tmp_path / "history").nights()
-    index = tmp_path / "history" / INDEX_FILE
-    index.unlink() if content is None else index.write_bytes(content)
+    (path,) = tmp_path.glob(f"history/runs/*/{NIGHTS_FILE}")
+    written = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
     assert History(tmp_path / "history").nights() == before
+    assert path.read_bytes() == written
 
 
 def test_a_run_that_cannot_be_read_is_named_and_does_not_stop_the_others(
@@ -175,7 +207,7 @@ def test_a_name_under_which_nothing_was_kept_is_bad_input_and_nothing_is_made_th
 
 def test_a_run_that_did_not_finish_is_not_kept(tmp_path: Path) -> None:
     run = put(tmp_path / "run", record_of(0).model_copy(update={"finished_at": None}))
-    with pytest.raises(HistoryError, match="the run did not finish; go on with it by run --resume"):
+    with pytest.raises(HistoryError, match="the run did not finish; resume it with run --resume"):
         History(tmp_path / "history").add(run)
 
 
