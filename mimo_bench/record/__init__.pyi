@@ -3,12 +3,14 @@ from .merge import (
     MIN_ENERGY_WINDOW_SECONDS,
     Trained,
     foreign_processes,
+    imbalance,
     last_step_at,
     merge_account,
     merge_communication,
     merge_comparing,
     merge_energy,
     merge_launch,
+    merge_loading,
     merge_memory,
     merge_modules,
     merge_timing,
@@ -18,7 +20,6 @@ from .merge import (
     slowest_rank_seconds,
 )
 from .provenance import PLANTED, differences, incomparable, machine
-from .samples import imbalance, merge_loading
 from .schema.base import Mode, Status
 from .schema.communication import Account, Communication, LinkSpeed, RankAccount, RankCommunication
 from .schema.history import ExpectedFailure, Held, HeldAgainst, Quantity

@@ -15,6 +15,7 @@ from mimo_bench.record.schema import (
     Energy,
     EvaluationResult,
     Launch,
+    Loading,
     Memory,
     MemoryParts,
     ModuleMemory,
@@ -245,6 +246,35 @@ def merge_energy(ranks: Sequence[RankRecord]) -> Energy | None:
     num_steps = len(ranks[0].step_seconds)
     watts = sum(device.joules / device.window_seconds for device in known if device.joules is not None)
     return Energy(joules_per_step=sum(joules) / num_steps, average_watts=watts, devices=tuple(known))
+
+
+def merge_loading(ranks: Sequence[RankRecord]) -> Loading | None:
+    """What loading cost the job: its slowest worker, and the rank that waited most; None where it was not watched."""
+    found = [rank.loading for rank in ranks if rank.loading is not None]
+    if not found:
+        return None
+    rates = [one.samples_per_second_per_worker for one in found if one.samples_per_second_per_worker is not None]
+    return Loading(
+        num_workers=found[0].num_workers,
+        samples_per_second_per_worker=min(rates, default=None),
+        stall_share=max(one.stall_share for one in found),
+    )
+
+
+def imbalance(ranks: Sequence[RankRecord]) -> dict[str, float]:
+    """By encoder, items of the busiest replica over the mean of all, summed over micro-batches; none without items.
+
+    A micro-batch is done when its busiest replica is. Ranks of one replica hold the same items, and every replica has
+    as many ranks, so ranks may stand for replicas.
+    """
+    found = {}
+    for module in dict.fromkeys(name for rank in ranks for name in rank.micro_batch_items):
+        by_rank = [rank.micro_batch_items[module] for rank in ranks if module in rank.micro_batch_items]
+        busiest = sum(max(items) for items in zip(*by_rank, strict=True))
+        mean = sum(map(sum, by_rank)) / len(by_rank)
+        if mean:
+            found[module] = busiest / mean
+    return found
 
 
 def foreign_processes(ranks: Sequence[RankRecord]) -> str | None:

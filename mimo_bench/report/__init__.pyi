@@ -4,13 +4,11 @@ from .check.rank_map import describe_layouts
 from .console import live
 from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
 from .frames import Run, load_run
-from .history.accepting import accept_since
-from .history.expectations import read_expectations
-from .history.held import hold_against, regressions, unexpected
-from .history.pair import compare_runs, notes
+from .history.expectations import accept_since, read_expectations
+from .history.judgement import hold_against, regressions, unexpected
+from .history.pair import compare_runs, notes, pair_table
 from .history.store import History
-from .history.tables import list_table, pair_table
-from .history.trend import write_trend
+from .history.trend import list_table, write_trend
 from .html.page import render_html
 from .junit import render_junit
 from .markdown import render_markdown, table

@@ -9,16 +9,18 @@ import pytest
 from mimo_bench.meters.memory import ExtraMemory
 from mimo_bench.meters.memory_watch import Allocator
 from mimo_bench.record.merge import (
+    imbalance,
     last_step_at,
     merge_communication,
     merge_comparing,
     merge_launch,
+    merge_loading,
     merge_memory,
     merge_timing,
     merge_training,
     quartiles,
 )
-from mimo_bench.record.schema import Comparing, EvaluationResult, RankCommunication, RankMemory, RankRecord
+from mimo_bench.record.schema import Comparing, EvaluationResult, RankCommunication, RankLoading, RankMemory, RankRecord
 
 EVALUATION = EvaluationResult(loss=2.5, answer_accuracy=0.5, num_samples=4)
 
@@ -263,3 +265,35 @@ def test_clocks_that_were_set_back_give_no_negative_times() -> None:
 def test_the_last_step_is_that_of_the_last_rank() -> None:
     assert last_step_at([rank(0, last_step_at=7.0), rank(1, last_step_at=None), rank(2, last_step_at=9.0)]) == 9.0
     assert last_step_at([rank(0, last_step_at=None)]) is None
+
+
+# Samples
+
+
+def test_the_busiest_replica_of_each_micro_batch_counts() -> None:
+    # The busiest have 3 and 4 items, the replicas 6 and 4 in all: 7 over a mean of 5.
+    ranks = [rank(micro_batch_items={"vision": (3, 3)}), rank(micro_batch_items={"vision": (0, 4)})]
+    assert imbalance(ranks) == {"vision": pytest.approx(7 / 5)}
+
+
+def test_replicas_with_as_many_items_are_even_and_ranks_of_one_replica_change_nothing() -> None:
+    even = [rank(micro_batch_items={"vision": (2, 1)})] * 2
+    assert imbalance(even) == {"vision": 1.0}
+    uneven = [rank(micro_batch_items={"vision": (3, 3)}), rank(micro_batch_items={"vision": (0, 4)})]
+    assert imbalance([*uneven, *uneven]) == imbalance(uneven)
+
+
+def test_a_rank_without_the_encoder_and_a_run_without_items_say_nothing() -> None:
+    assert imbalance([rank(micro_batch_items={}), rank(micro_batch_items={"vision": (0, 0)})]) == {}
+
+
+def test_the_slowest_worker_and_the_longest_wait_are_the_jobs() -> None:
+    ranks = [
+        rank(loading=RankLoading(num_workers=2, samples_per_second_per_worker=50.0, stall_share=0.25)),
+        rank(loading=RankLoading(num_workers=2, samples_per_second_per_worker=None, stall_share=0.5)),
+        rank(loading=RankLoading(num_workers=2, samples_per_second_per_worker=40.0, stall_share=0.0)),
+    ]
+    loading = merge_loading(ranks)
+    assert loading is not None
+    assert (loading.samples_per_second_per_worker, loading.stall_share) == (40.0, 0.5)
+    assert merge_loading([rank(loading=None)]) is None

@@ -24,8 +24,7 @@ from mimo_bench.record.schema import HASH_OF_MEASURING_VERSION_1, Held, RunRecor
 from mimo_bench.report import changes_of, render_html, render_markdown
 from mimo_bench.report.charts.nights import LEFT, RIGHT
 from mimo_bench.report.history.expectations import Accepted, Expectations, ExpectedFailure, Reference, read_expectations
-from mimo_bench.report.history.held import hold_against, regressions, unexpected
-from mimo_bench.report.history.judgement import hold
+from mimo_bench.report.history.judgement import hold, hold_against, regressions, unexpected
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.history.pair import compare_runs
 from mimo_bench.report.history.store import LEFTOVER_SECONDS, NIGHTS_FILE, History

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mimo_bench.record import RunRecord, Timing, differences, incomparable
 from mimo_bench.report import words
 from mimo_bench.report.history.comparison import MIN_EFFECT, MIN_LAUNCHES, by_launches, discoveries
 from mimo_bench.report.history.nights import Night, nights_of
+from mimo_bench.report.markdown import table
 from mimo_bench.report.ranking.uncertainty import mean_step
 from mimo_bench.util import UsageError
 
@@ -65,6 +66,12 @@ def notes(old: RunRecord, new: RunRecord) -> Iterator[str]:
         yield f"measuring code was edited; {new.measured_by} says that its numbers still mean the same"
 
 
+def pair_table(sides: Sequence[Side]) -> str:
+    """Two runs as a Markdown table."""
+    heads = ("layout", "old", "new", "old step", "new step", "change", "noise", "verdict")
+    return table(heads, (_row(side) for side in sides))
+
+
 def _has_launches(old: Night, new: Night) -> bool:
     return min(len(old.launch_medians), len(new.launch_medians)) >= MIN_LAUNCHES
 
@@ -110,3 +117,16 @@ def _verdict(ratio: float | None, noise: float | None, *, is_believed: bool | No
     if noise is None:
         return "too few steps to tell"
     return change if abs(ratio - 1.0) > noise else "the same within the noise"
+
+
+def _row(side: Side) -> tuple[str, ...]:
+    return (
+        side.layout,
+        side.old,
+        side.new,
+        words.seconds(side.old_seconds),
+        words.seconds(side.new_seconds),
+        words.DASH if side.ratio is None else f"{(side.ratio - 1.0) * 100.0:+.1f} %",
+        words.DASH if side.noise is None else f"{side.noise * 100.0:.1f} %",
+        side.verdict,
+    )

@@ -20,6 +20,7 @@ from mimo_bench.report.history.judgement import choose_reference, compare, hold,
 from mimo_bench.report.history.nights import Night, by_series
 from mimo_bench.report.history.store import TREND_FILE, History
 from mimo_bench.report.html.templating import template
+from mimo_bench.report.markdown import table
 from mimo_bench.util import write_atomically
 
 ORDER = ("regressed", "suspect", "improved", "steady", "unknown")
@@ -77,6 +78,26 @@ def render_trend(nights: Sequence[Night], expectations: Expectations) -> str:
     return template("trend.html.j2").render(
         groups=groups(nights, expectations), num_runs=len({night.run for night in nights}), words=words
     )
+
+
+def list_table(nights: Sequence[Night]) -> str:
+    """One row a series: what it is of, how many nights it has, and the last of them."""
+    heads = ("scenario", "layout", "machine", "nights", "last night", "status", "step", "measured by")
+    rows = [
+        (
+            last.scenario,
+            last.layout,
+            last.machine,
+            str(len(series)),
+            f"{last.started_at:%Y-%m-%d %H:%M}",
+            _status(last),
+            words.seconds(last.step_seconds),
+            last.measured_by[:12],
+        )
+        for series in by_series(nights).values()
+        for last in series[-1:]
+    ]
+    return table(heads, sorted(rows))
 
 
 def groups(nights: Sequence[Night], expectations: Expectations) -> list[Group]:
@@ -143,3 +164,8 @@ def _changed(timed: Sequence[Night]) -> Iterator[tuple[int, str]]:
     for index, (before, after) in enumerate(pairwise(timed), start=1):
         if before.software != after.software:
             yield index, f"{before.software} -> {after.software}"
+
+
+def _status(night: Night) -> str:
+    """How it ended, and why its numbers are no reference where they are none."""
+    return "; ".join(filter(None, (words.STATE_WORDS[night.status], night.tainted)))
