@@ -14,7 +14,7 @@ from mimo_bench.meters import hash_of_code, hash_of_measuring_code, read_environ
 from mimo_bench.record import (
     MEASURING_VERSION,
     RUN_FILE,
-    HeldAgainst,
+    HistoryComparison,
     LayoutRecord,
     ModuleGrid,
     RunRecord,
@@ -111,7 +111,7 @@ class Ledger:
         """Every layout has its end: rank those that passed."""
         self._update(ranking=rank_layouts(self.record.layouts), finished_at=datetime.now(UTC))
 
-    def note(self, held: HeldAgainst) -> None:
+    def note(self, held: HistoryComparison) -> None:
         """What the runs before say of this one."""
         self._update(history=held)
 

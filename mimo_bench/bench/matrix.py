@@ -18,7 +18,7 @@ from mimo_bench.report import (
     MatrixEnded,
     MatrixStarted,
     OnEvent,
-    hold_against,
+    compare_with_history,
     write_report,
     write_trend,
 )
@@ -53,7 +53,7 @@ def run_matrix(request: RunRequest, *, on_event: OnEvent) -> RunRecord:
             train_layouts(request, ledger, on_event)
             ledger.finish()
             if request.history is not None:
-                ledger.note(hold_against(ledger.record, request.history))
+                ledger.note(compare_with_history(ledger.record, request.history))
         except BaseException:
             ledger.interrupt()
             raise

@@ -22,7 +22,7 @@ from .merge import (
 from .provenance import PLANTED, differences, incomparable, machine
 from .schema.base import Mode, Status
 from .schema.communication import Account, Communication, LinkSpeed, RankAccount, RankCommunication
-from .schema.history import ExpectedFailure, Held, HeldAgainst, Quantity
+from .schema.history import Comparison, ExpectedFailure, HistoryComparison, Quantity
 from .schema.layout import LayoutRecord, ModuleGrid, RankRecord
 from .schema.memory import (
     Comparing,
@@ -63,6 +63,7 @@ __all__ = [
     "Check",
     "Communication",
     "Comparing",
+    "Comparison",
     "Device",
     "DeviceProcess",
     "DeviceState",
@@ -71,8 +72,7 @@ __all__ = [
     "Environment",
     "EvaluationResult",
     "ExpectedFailure",
-    "Held",
-    "HeldAgainst",
+    "HistoryComparison",
     "Interval",
     "Launch",
     "LayoutRecord",

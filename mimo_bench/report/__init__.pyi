@@ -5,7 +5,7 @@ from .console import live
 from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
 from .frames import Run, load_run
 from .history.expectations import accept_since, read_expectations
-from .history.judgement import hold_against, regressions, unexpected
+from .history.judgement import compare_with_history, regressions, unexpected
 from .history.pair import compare_runs, notes, pair_table
 from .history.store import History
 from .history.trend import list_table, write_trend
@@ -38,10 +38,10 @@ __all__ = [
     "accept_since",
     "changes_of",
     "compare_runs",
+    "compare_with_history",
     "describe_finding",
     "describe_layouts",
     "first_line",
-    "hold_against",
     "list_table",
     "live",
     "load_run",

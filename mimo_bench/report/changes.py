@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mimo_bench.record import ExpectedFailure, Held, HeldAgainst, RunRecord
+from mimo_bench.record import Comparison, ExpectedFailure, HistoryComparison, RunRecord
 
 Direction = Literal["better", "worse", "other"]
 
@@ -52,7 +52,7 @@ def changes_of(record: RunRecord) -> Changes | None:
     )
 
 
-def _too_little(held: HeldAgainst) -> str | None:
+def _too_little(held: HistoryComparison) -> str | None:
     """Why no number of this run has a verdict, though there are runs to compare with; None if any has one."""
     if not held.held:
         return "no layout has a step time or a peak of memory to compare"
@@ -62,7 +62,7 @@ def _too_little(held: HeldAgainst) -> str | None:
     return f"{first.layout}: {first.reason}"
 
 
-def _moved(held: Held) -> Change:
+def _moved(held: Comparison) -> Change:
     direction: Direction = "better" if held.verdict == "improved" else "worse"
     what = {"step_seconds": "step time", "peak_allocated_bytes": "peak memory"}[held.quantity]
     said = f"{held.verdict}: {what} {held.reason}"

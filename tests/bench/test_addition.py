@@ -11,7 +11,7 @@ from mimo_bench.bench.ledger import add_to_record, check_record
 from mimo_bench.cli import app as cli
 from mimo_bench.meters.environment import read_environment
 from mimo_bench.record.files import read_run, write_run
-from mimo_bench.record.schema import Communication, Held, HeldAgainst, LinkSpeed
+from mimo_bench.record.schema import Communication, Comparison, HistoryComparison, LinkSpeed
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE
 from mimo_bench.report.links import share_of_links
 from mimo_bench.scenario.load import load_scenario
@@ -111,10 +111,10 @@ def test_another_machine_or_scenario_is_refused_before_anything_is_measured(
 
 
 def test_rendering_again_keeps_what_changed_since_earlier_runs(tmp_path: Path) -> None:
-    slower = Held(
+    slower = Comparison(
         layout=golden.BASELINE, quantity="step_seconds", verdict="regressed", reason="205 ms -> 251 ms", value=0.251
     )
-    held = HeldAgainst(directory="history", num_runs=5, since="2026-11-21 02:00 UTC", held=(slower,))
+    held = HistoryComparison(directory="history", num_runs=5, since="2026-11-21 02:00 UTC", held=(slower,))
     write_run(tmp_path, golden.record().model_copy(update={"history": held}))
     assert cli.main(["report", str(tmp_path)]) == 0
     for name in (HTML_FILE, MARKDOWN_FILE):

@@ -20,11 +20,11 @@ from mimo_bench.cli import app as cli
 from mimo_bench.cli.exits import BAD_INPUT, exit_status
 from mimo_bench.record.files import write_run
 from mimo_bench.record.provenance import machine
-from mimo_bench.record.schema import HASH_OF_MEASURING_VERSION_1, Held, RunRecord
+from mimo_bench.record.schema import HASH_OF_MEASURING_VERSION_1, Comparison, RunRecord
 from mimo_bench.report import changes_of, render_html, render_markdown
 from mimo_bench.report.charts.nights import LEFT, RIGHT
 from mimo_bench.report.history.expectations import Accepted, Expectations, ExpectedFailure, Reference, read_expectations
-from mimo_bench.report.history.judgement import hold, hold_against, regressions, unexpected
+from mimo_bench.report.history.judgement import compare_with_history, judge_nights, regressions, unexpected
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.history.pair import compare_runs
 from mimo_bench.report.history.store import LEFTOVER_SECONDS, NIGHTS_FILE, History
@@ -57,8 +57,8 @@ def noisy(num: int, *, level: float = 1.0, seed: int = 0) -> list[float]:
     return [level * draw.gauss(1.0, 0.01) for _ in range(num)]
 
 
-def of_steps(tonight: Night, before: Sequence[Night], expectations: Expectations = Expectations()) -> Held:  # noqa: B008
-    (found,) = hold([tonight], before, expectations)
+def of_steps(tonight: Night, before: Sequence[Night], expectations: Expectations = Expectations()) -> Comparison:  # noqa: B008
+    (found,) = judge_nights([tonight], before, expectations)
     return found
 
 
@@ -294,7 +294,7 @@ def test_a_run_is_held_against_its_history_and_page_summary_and_status_say_so(tm
     history = tmp_path / "history"
     History(history).add(put(tmp_path / "run", record_of(0, num_launches=5)))
     tonight = record_of(1, ratio=1.5, num_launches=5)
-    held = hold_against(tonight, history)
+    held = compare_with_history(tonight, history)
     assert regressions(held) == [golden.BASELINE, golden.DISJOINT]
     assert held.since == "2025-11-03 02:00 UTC, commit 0123456"
     tonight = tonight.model_copy(
@@ -317,7 +317,7 @@ def test_an_expected_failure_does_not_count_and_one_that_passes_asks_to_be_taken
     )
     record = record_of(0)
     assert exit_status([record]) == 3
-    record = record.model_copy(update={"history": hold_against(record, tmp_path)})
+    record = record.model_copy(update={"history": compare_with_history(record, tmp_path)})
     assert [layout.name for layout in unexpected(record.layouts, record.history)] == [golden.BASELINE, golden.DISJOINT]
     assert exit_status([record]) == 0
     changes = changes_of(record)
@@ -328,11 +328,11 @@ def test_an_expected_failure_does_not_count_and_one_that_passes_asks_to_be_taken
 
 
 def test_why_there_is_nothing_to_hold_against_is_said(tmp_path: Path) -> None:
-    empty = hold_against(record_of(0), tmp_path / "history")
+    empty = compare_with_history(record_of(0), tmp_path / "history")
     assert empty.not_compared == "the history holds no earlier run of this scenario"
     other = record_of(0).model_copy(update={"code_hash": "f" * 64})
     History(tmp_path / "history").add(put(tmp_path / "run", other))
-    found = hold_against(record_of(1), tmp_path / "history")
+    found = compare_with_history(record_of(1), tmp_path / "history")
     assert found.not_compared is not None
     assert "the measuring code differs: measured_by was ffffffffffff and is c0dec0dec0de" in found.not_compared
 

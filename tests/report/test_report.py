@@ -16,10 +16,10 @@ import pytest
 from mimo_bench.record.schema import (
     Account,
     Communication,
+    Comparison,
     DeviceState,
     Energy,
-    Held,
-    HeldAgainst,
+    HistoryComparison,
     Loading,
     Memory,
     ModuleGrid,
@@ -490,8 +490,8 @@ def test_no_change_says_whether_it_was_looked_for(changes: Changes, said: str) -
     assert said in render_markdown(golden.record(), changes=changes)
 
 
-def held(layout: str, verdict: str, reason: str) -> Held:
-    return Held.model_validate(
+def held(layout: str, verdict: str, reason: str) -> Comparison:
+    return Comparison.model_validate(
         {"layout": layout, "quantity": "step_seconds", "verdict": verdict, "reason": reason, "value": 0.2}
     )
 
@@ -510,8 +510,10 @@ def held(layout: str, verdict: str, reason: str) -> Held:
         ),
     ],
 )
-def test_a_run_with_too_little_to_hold_it_against_is_not_said_to_be_steady(found: tuple[Held, ...], said: str) -> None:
-    against = HeldAgainst(directory="history", num_runs=1, since="2025-11-03", held=found)
+def test_a_run_with_too_little_to_hold_it_against_is_not_said_to_be_steady(
+    found: tuple[Comparison, ...], said: str
+) -> None:
+    against = HistoryComparison(directory="history", num_runs=1, since="2025-11-03", held=found)
     record = golden.record().model_copy(update={"history": against})
     assert said in Page(render_html(record, changes=changes_of(record))).text
     assert said in render_markdown(record, changes=changes_of(record))

@@ -21,7 +21,7 @@ import numpy as np
 
 from mimo_bench.report.history.changepoints import change_points
 from mimo_bench.report.history.expectations import Expectations
-from mimo_bench.report.history.judgement import hold
+from mimo_bench.report.history.judgement import judge_nights
 from mimo_bench.report.history.nights import Night
 from mimo_bench.report.markdown import table
 from mimo_bench.util.files import write_atomically
@@ -137,7 +137,7 @@ def judge(matrix: Sequence[Made]) -> list[Outcome]:
     called: dict[str, set[int]] = {f"layout {index}": set() for index in range(len(matrix))}
     before: list[Night] = []
     for number, tonight in enumerate(nights):
-        for held in hold(tonight, before, Expectations()):
+        for held in judge_nights(tonight, before, Expectations()):
             if held.verdict in ("regressed", "improved"):
                 called[held.layout].add(number)
         before += tonight

@@ -15,7 +15,7 @@ from mimo_bench.record.schema.communication import (
     RankAccountOf,
     RankCommunication,
 )
-from mimo_bench.record.schema.history import ExpectedFailure, Held, HeldAgainst, Quantity
+from mimo_bench.record.schema.history import Comparison, ExpectedFailure, HistoryComparison, Quantity
 from mimo_bench.record.schema.layout import LayoutRecord, ModuleGrid, RankRecord
 from mimo_bench.record.schema.memory import (
     Comparing,
@@ -63,6 +63,7 @@ __all__ = [
     "Check",
     "Communication",
     "Comparing",
+    "Comparison",
     "Count",
     "Device",
     "DeviceProcess",
@@ -73,8 +74,7 @@ __all__ = [
     "EvaluationResult",
     "ExpectedFailure",
     "Finite",
-    "Held",
-    "HeldAgainst",
+    "HistoryComparison",
     "Interval",
     "Launch",
     "LayoutRecord",

@@ -10,7 +10,7 @@ Quantity = Literal["step_seconds", "peak_allocated_bytes"]
 """What is followed from run to run; of both, less is better."""
 
 
-class Held(Entry):
+class Comparison(Entry):
     """One quantity of one layout held against the runs before."""
 
     layout: str
@@ -40,7 +40,7 @@ class ExpectedFailure(Entry):
     link: str
 
 
-class HeldAgainst(Entry):
+class HistoryComparison(Entry):
     """This run held against a history of runs (`run --history`)."""
 
     directory: str
@@ -50,5 +50,5 @@ class HeldAgainst(Entry):
     """The last of them in a few words."""
     not_compared: str | None = None
     """Why there is none, if there is none."""
-    held: tuple[Held, ...] = ()
+    held: tuple[Comparison, ...] = ()
     expected_failures: tuple[ExpectedFailure, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mimo_bench.record.schema.base import SCHEMA_VERSION, Count, Entry, Finite, Mode
 from mimo_bench.record.schema.communication import LinkSpeed
-from mimo_bench.record.schema.history import HeldAgainst
+from mimo_bench.record.schema.history import HistoryComparison
 from mimo_bench.record.schema.layout import LayoutRecord
 
 
@@ -119,7 +119,7 @@ class RunRecord(Entry):
     baseline: str
     layouts: tuple[LayoutRecord, ...]
     ranking: tuple[Ranked, ...] = ()
-    history: HeldAgainst | None = None
+    history: HistoryComparison | None = None
     """Null where the run was not held against a history."""
 
     @property

@@ -1,8 +1,8 @@
-"""Tonight against the nights before: what got slower, what got faster, and what only looks like it.
+"""Judgement of a run by the nights before it: what got slower, what got faster, and what is noise.
 
-A layout is held against the first comparable nights since its reference was last renewed, at most `MAX_NIGHTS`, none
-of which stood out itself. So a slow drift ends up outside as a jump does, and a regression does not become the normal
-by being left alone: somebody has to mend it or to accept it.
+A layout is compared with its first comparable nights since its reference was last renewed, at most `MAX_NIGHTS`, without
+those that stood out. A slow drift therefore ends up outside as a jump does, and a regression stays one until it is mended
+or accepted.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from mimo_bench.record import (
     PLANTED,
+    Comparison,
     ExpectedFailure,
-    Held,
-    HeldAgainst,
+    HistoryComparison,
     LayoutRecord,
     Quantity,
     RunRecord,
@@ -36,21 +36,21 @@ from mimo_bench.report.history.store import History
 from mimo_bench.util import RecordError, counted
 
 MAX_NIGHTS = 20
-"""Nights that make a reference; more would let a drift in."""
+"""Nights in a reference; more would follow a drift."""
 
 STANDS_OUT = 0.01
-"""p below which a night is no part of the reference."""
+"""p-value from which a night is left out of the reference."""
 
 QUANTITIES: dict[Quantity, tuple[str, str]] = {
     "step_seconds": ("slower", "faster"),
     "peak_allocated_bytes": ("larger", "smaller"),
 }
-"""What is followed, with the words for more and less of it."""
+"""Quantities that are followed, with the words for more and less of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One quantity of one layout tonight, with what there is to hold it against."""
+    """One quantity of one layout tonight, with its reference and the result of the test."""
 
     night: Night
     quantity: Quantity
@@ -58,11 +58,11 @@ class Question:
     reference: tuple[Night, ...]
     finding: Finding | None
     is_confirmed: bool
-    """Whether the night before stood out in the same direction; a band alone is not believed at once."""
+    """True if the night before stood out in the same direction; a band alone is believed only then."""
 
 
-def hold_against(record: RunRecord, directory: Path) -> HeldAgainst:
-    """What the history in `directory` says of a finished run that is not part of it yet.
+def compare_with_history(record: RunRecord, directory: Path) -> HistoryComparison:
+    """Return the comparison of a finished run with the history in `directory`, which does not contain it yet.
 
     Raises:
         HistoryError: the file of expectations cannot be read.
@@ -74,59 +74,62 @@ def hold_against(record: RunRecord, directory: Path) -> HeldAgainst:
     series = {night.series for night in tonight}
     comparable = [night for night in before if night.series in series and night.tainted is None]
     is_clean = record.tainted is None or record.tainted.endswith(PLANTED)
-    return HeldAgainst(
+    return HistoryComparison(
         directory=str(directory),
         num_runs=len({night.run for night in comparable}) if is_clean else 0,
         since=in_words(comparable[-1]) if comparable and is_clean else None,
         not_compared=None if comparable and is_clean else _why_not(record, before, history),
-        held=hold(tonight, before, expectations),
+        held=judge_nights(tonight, before, expectations),
         expected_failures=tuple(_expected_failures(record, tonight, expectations)),
     )
 
 
 def in_words(night: Night) -> str:
-    """A run as a person refers to it: `2026-11-21 02:00 UTC, commit a11b01e`."""
+    """Return a run in words: `2026-11-21 02:00 UTC, commit a11b01e`."""
     return f"{night.started_at:%Y-%m-%d %H:%M} UTC" + (f", commit {night.commit[:7]}" if night.commit else "")
 
 
-def regressions(held: HeldAgainst | None) -> list[str]:
-    """Layouts that got slower or larger and were not expected to."""
-    found = held.held if held is not None else ()
+def regressions(comparison: HistoryComparison | None) -> list[str]:
+    """Return the layouts that got slower or larger and were not expected to."""
+    found = comparison.held if comparison is not None else ()
     return [each.layout for each in found if each.verdict == "regressed" and each.expected is None]
 
 
-def unexpected(layouts: Iterable[LayoutRecord], held: HeldAgainst | None) -> list[LayoutRecord]:
-    """The layouts whose status counts: all but those that were known to end as they did."""
-    known = {each.layout for each in held.expected_failures if each.has_failed} if held is not None else set()
+def unexpected(layouts: Iterable[LayoutRecord], comparison: HistoryComparison | None) -> list[LayoutRecord]:
+    """Return the layouts whose status counts: all but those that were expected to end as they did."""
+    failures = comparison.expected_failures if comparison is not None else ()
+    known = {each.layout for each in failures if each.has_failed}
     return [layout for layout in layouts if layout.name not in known]
 
 
-def hold(tonight: Sequence[Night], before: Sequence[Night], expectations: Expectations) -> tuple[Held, ...]:
-    """Every quantity of every layout of one run against earlier nights.
+def judge_nights(
+    tonight: Sequence[Night], before: Sequence[Night], expectations: Expectations
+) -> tuple[Comparison, ...]:
+    """Compare every quantity of every layout of one run with earlier nights.
 
     Args:
         tonight: the layouts of one run.
-        before: nights of earlier runs, oldest first; those that are not comparable are passed over.
-        expectations: references and known failures.
+        before: nights of earlier runs, oldest first; those that are not comparable are skipped.
+        expectations: references and expected failures.
     """
     questions = [
         question
         for night in tonight
         if night.is_judged
         for quantity in QUANTITIES
-        if (question := ask(night, quantity, before, expectations)) is not None
+        if (question := _question(night, quantity, before, expectations)) is not None
     ]
-    # Only what is held against noise shares out the error; a written reference is a decision.
-    tested = [index for index, each in enumerate(questions) if each.finding is not None]
-    believed = dict(zip(tested, discoveries([_p(questions[index]) for index in tested]), strict=True))
+    # Written references are decisions: only tests share the error rate.
+    ps = {index: each.finding.p for index, each in enumerate(questions) if each.finding is not None}
+    believed = dict(zip(ps, discoveries(list(ps.values())), strict=True))
     return tuple(
-        _expected(_answer(question, expectations, is_believed=believed.get(index, False)), question.night, expectations)
+        _marked(_compared(question, expectations, is_believed=believed.get(index, False)), question.night, expectations)
         for index, question in enumerate(questions)
     )
 
 
-def ask(night: Night, quantity: Quantity, before: Sequence[Night], expectations: Expectations) -> Question | None:
-    """What is to be decided about one quantity; None where it was not measured."""
+def _question(night: Night, quantity: Quantity, before: Sequence[Night], expectations: Expectations) -> Question | None:
+    """Return what is to be decided about one quantity; None if it was not measured."""
     if (value := night.value(quantity)) is None:
         return None
     since = expectations.accepted_since(night)
@@ -152,7 +155,7 @@ def ask(night: Night, quantity: Quantity, before: Sequence[Night], expectations:
 
 
 def choose_reference(comparable: Sequence[Night], quantity: Quantity) -> tuple[Night, ...]:
-    """The first nights that did not stand out from those before them."""
+    """Return the first nights that did not stand out from those before them."""
     chosen: list[Night] = []
     for night in comparable:
         if len(chosen) == MAX_NIGHTS:
@@ -164,9 +167,9 @@ def choose_reference(comparable: Sequence[Night], quantity: Quantity) -> tuple[N
 
 
 def compare(reference: Sequence[Night], night: Night, quantity: Quantity) -> Finding | None:
-    """The night against its reference: by launches where there are enough, else by the band; None without either.
+    """Compare a night with its reference, by launches if there are enough, else by the band; None without either.
 
-    With both, both must find it: launches of one night share its temperature and its neighbours.
+    With both, both must find a change: launches of one night share its temperature and its neighbours.
     """
     if (value := night.value(quantity)) is None:
         return None
@@ -181,50 +184,49 @@ def compare(reference: Sequence[Night], night: Night, quantity: Quantity) -> Fin
 
 
 def stands_out(finding: Finding) -> bool:
-    """Whether a night is left out of a reference."""
+    """Return whether a night is left out of a reference."""
     return finding.p <= STANDS_OUT and finding.is_large
 
 
-def _p(question: Question) -> float:
-    assert question.finding is not None
-    return question.finding.p
-
-
-def _answer(question: Question, expectations: Expectations, *, is_believed: bool) -> Held:
+def _compared(question: Question, expectations: Expectations, *, is_believed: bool) -> Comparison:
     written = expectations.reference_of(question.night, question.quantity)
     if written is not None:
         return _by_reference(question, written)
     finding = question.finding
     if finding is None:
-        return _held(question, "unknown", _too_little(question), level=None)
+        return _comparison(question, "unknown", _too_little(question), level=None)
     level = question.value / finding.ratio
-    said = f"{_change(question, finding.ratio)} ({finding.method}, p = {finding.p:.2g}"
-    said += f", nights spread by {finding.spread:.1%})" if finding.spread is not None else ")"
+    change = f"{_change_in_words(question, finding.ratio)} ({finding.method}, p = {finding.p:.2g}"
+    change += f", nights spread by {finding.spread:.1%})" if finding.spread is not None else ")"
     if not (is_believed and finding.is_large):
-        return _held(question, "steady", f"within the noise: {said}", level=level, p=finding.p)
+        return _comparison(question, "steady", f"within the noise: {change}", level=level, p=finding.p)
     if finding.method.startswith("band") and not question.is_confirmed:
-        reason = f"{said}; once is not enough where nights had too few launches: the next run decides"
-        return _held(question, "suspect", reason, level=level, p=finding.p)
-    return _decided(question, finding.ratio, said, level=level, p=finding.p)
+        reason = f"{change}; once is not enough where nights had too few launches: the next run decides"
+        return _comparison(question, "suspect", reason, level=level, p=finding.p)
+    return _decided(question, finding.ratio, change, level=level, p=finding.p)
 
 
-def _by_reference(question: Question, written: Reference) -> Held:
+def _by_reference(question: Question, written: Reference) -> Comparison:
     ratio = question.value / written.value
     allowed = f"+{written.slower:.0%} -{written.faster:.0%}"
-    said = f"{_change(question, ratio)} than the written reference, which allows {allowed}"
+    change = f"{_change_in_words(question, ratio)} than the written reference, which allows {allowed}"
     if 1.0 - written.faster <= ratio <= 1.0 + written.slower:
-        return _held(question, "steady", said, level=written.value)
-    return _decided(question, ratio, said, level=written.value)
+        return _comparison(question, "steady", change, level=written.value)
+    return _decided(question, ratio, change, level=written.value)
 
 
-def _decided(question: Question, ratio: float, said: str, *, level: float, p: float | None = None) -> Held:
+def _decided(question: Question, ratio: float, change: str, *, level: float, p: float | None = None) -> Comparison:
     if ratio > 1.0:
-        return _held(question, "regressed", said, level=level, p=p)
-    return _held(question, "improved", f"{said}; renew the reference: mimo-bench history accept", level=level, p=p)
+        return _comparison(question, "regressed", change, level=level, p=p)
+    return _comparison(
+        question, "improved", f"{change}; renew the reference: mimo-bench history accept", level=level, p=p
+    )
 
 
-def _held(question: Question, verdict: str, reason: str, *, level: float | None, p: float | None = None) -> Held:
-    return Held.model_validate(
+def _comparison(
+    question: Question, verdict: str, reason: str, *, level: float | None, p: float | None = None
+) -> Comparison:
+    return Comparison.model_validate(
         {
             "layout": question.night.layout,
             "quantity": question.quantity,
@@ -238,7 +240,7 @@ def _held(question: Question, verdict: str, reason: str, *, level: float | None,
     )
 
 
-def _change(question: Question, ratio: float) -> str:
+def _change_in_words(question: Question, ratio: float) -> str:
     more, less = QUANTITIES[question.quantity]
     return f"{abs(ratio - 1.0):.1%} {more if ratio >= 1.0 else less}"
 
@@ -246,18 +248,20 @@ def _change(question: Question, ratio: float) -> str:
 def _too_little(question: Question) -> str:
     num = len(question.reference)
     launches = sum(len(night.launches(question.quantity)) for night in question.reference)
-    said = f"{counted(num, 'comparable run')} and {MIN_REFERENCE_NIGHTS} are needed"
+    change = f"{counted(num, 'comparable run')} and {MIN_REFERENCE_NIGHTS} are needed"
     if question.quantity == "step_seconds":
-        said += f"; or {MIN_LAUNCHES} launches on either side (--launches), here {launches}"
-        said += f" and {len(question.night.launch_medians)}"
-    return said
+        change += f"; or {MIN_LAUNCHES} launches on either side (--launches), here {launches}"
+        change += f" and {len(question.night.launch_medians)}"
+    return change
 
 
-def _expected(held: Held, night: Night, expectations: Expectations) -> Held:
-    if held.verdict != "regressed":
-        return held
+def _marked(comparison: Comparison, night: Night, expectations: Expectations) -> Comparison:
+    """Return the comparison, marked if its regression was expected."""
+    if comparison.verdict != "regressed":
+        return comparison
     known = next((each for each in expectations.failure_of(night) if each.status == "regressed"), None)
-    return held if known is None else held.model_copy(update={"expected": f"{known.reason} ({known.link})"})
+    expected = None if known is None else f"{known.reason} ({known.link})"
+    return comparison.model_copy(update={"expected": expected})
 
 
 def _why_not(record: RunRecord, before: Sequence[Night], history: History) -> str:
@@ -280,7 +284,7 @@ def _expected_failures(
     status = {layout.name: layout.status for layout in record.layouts}
     for night in tonight:
         for known in expectations.failure_of(night):
-            # Whether a layout regressed is told where it was held against the nights before.
+            # A regression that was expected is marked in its comparison.
             if known.status != "regressed":
                 yield ExpectedFailure(
                     layout=night.layout,

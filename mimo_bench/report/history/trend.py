@@ -12,11 +12,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from mimo_bench.record import Held
+from mimo_bench.record import Comparison
 from mimo_bench.report import words
 from mimo_bench.report.charts.nights import Dot, Shift, nights_chart, shifts
 from mimo_bench.report.history.expectations import Expectations, read_expectations
-from mimo_bench.report.history.judgement import choose_reference, compare, hold, stands_out
+from mimo_bench.report.history.judgement import choose_reference, compare, judge_nights, stands_out
 from mimo_bench.report.history.nights import Night, by_series
 from mimo_bench.report.history.store import TREND_FILE, History
 from mimo_bench.report.html.templating import template
@@ -33,7 +33,7 @@ class Line:
 
     layout: str
     last: Night
-    held: Held | None
+    held: Comparison | None
     """The last night's step time against its reference; None where the last night was not timed."""
     chart: Markup
     shifts: tuple[Shift, ...]
@@ -49,11 +49,11 @@ class Group:
     measured_by: str
     last: Night
     lines: tuple[Line, ...]
-    held: tuple[Held, ...]
+    held: tuple[Comparison, ...]
     """All that the last run was held against, worst first."""
 
     @property
-    def news(self) -> list[Held]:
+    def news(self) -> list[Comparison]:
         """What wants to be looked at."""
         return [each for each in self.held if each.verdict in ("regressed", "suspect", "improved")]
 
@@ -115,7 +115,7 @@ def _group(nights: list[Night], expectations: Expectations) -> Group:
     last = nights[-1]
     tonight = [night for night in nights if night.run == last.run]
     before = [night for night in nights if night.run != last.run]
-    held = hold(tonight, before, expectations)
+    held = judge_nights(tonight, before, expectations)
     steps = {each.layout: each for each in held if each.quantity == "step_seconds"}
     lines = [_line(series, steps.get(series[-1].layout), expectations) for series in by_series(nights).values()]
     return Group(
@@ -128,7 +128,7 @@ def _group(nights: list[Night], expectations: Expectations) -> Group:
     )
 
 
-def _line(series: Sequence[Night], held: Held | None, expectations: Expectations) -> Line | None:
+def _line(series: Sequence[Night], held: Comparison | None, expectations: Expectations) -> Line | None:
     timed = [night for night in series if night.counts and night.step_seconds]
     if not timed:
         return None
