@@ -57,6 +57,6 @@ def history_accept(
         datetime | None, typer.Option(metavar="TIME", help="UTC.", show_default="the last run's start")
     ] = None,
 ) -> None:
-    """Begin anew: runs are held only against those from the last one on. Written into expectations.toml."""
+    """Accept what is measured since the last run as the new reference; written into expectations.toml."""
     entry = accept_since(History.existing(history), scenario=scenario, layout=layout, since=since, reason=reason)
     print(f"{history}: {scenario}: accepted since {entry.since:%Y-%m-%d %H:%M} UTC")

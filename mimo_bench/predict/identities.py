@@ -1,6 +1,6 @@
-"""What holds inside one layout's record whatever was measured: its shape, its verdict, numbers that follow from others.
+"""Identities within one layout's record: its shape, its verdict, numbers that follow from others.
 
-Each function yields one sentence per contradiction; `predict/validate.py` gathers them for a whole run.
+Each function yields one sentence per contradiction; `predict/validate.py` collects them for a whole run.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from mimo_bench.record import (
 from mimo_bench.scenario import Scenario
 
 REL_TOLERANCE = 1e-9
-"""Room for another order of summation, and for nothing else."""
+"""Tolerance for another order of summation only."""
 ACCOUNT_TOLERANCE = 0.01
-"""Between the parts of a step, by intervals, and the step, by its own clock."""
+"""Tolerance between the parts of a step, from intervals, and the step by its own clock."""
 PARTS_TOLERANCE = 0.02
-"""Between what memory was held in one step and the peak of the timed window."""
+"""Tolerance between the parts of memory in one step and the peak of the timed window."""
 COMPARING_CHUNKS_BYTES = 12 * 8 * 2**22
-"""Copies in float64, and places, of the 4 million elements that are compared at a time."""
+"""Float64 copies and indices of the 4 million elements that are compared at a time."""
 
 STATUSES_OF_VERDICT = {
-    # A layout that was judged can still crash in a later launch; it is then neither passed nor failed.
+    # A layout with a verdict can still crash in a later launch: it has then neither passed nor failed.
     "passed": {"passed", "oom", "timeout", "crashed", "interrupted"},
     "baseline": {"passed", "oom", "timeout", "crashed", "interrupted"},
     "failed": {"parity_failed", "oom", "timeout", "crashed", "interrupted"},
@@ -46,7 +46,7 @@ STATUSES_OF_VERDICT = {
 
 
 def layout_contradictions(layout: LayoutRecord, scenario: Scenario, *, modes: Sequence[Mode]) -> Iterator[str]:
-    """Everything in one layout's record that contradicts the scenario or itself."""
+    """Yield everything in one layout's record that contradicts the scenario or itself."""
     yield from _placement(layout)
     yield from _declared(layout, scenario)
     yield from _status(layout)
@@ -92,7 +92,7 @@ def _declared(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
 
 def _status(layout: LayoutRecord) -> Iterator[str]:
     verdict = layout.parity.verdict if layout.parity else None
-    # What passed parity and was timed beside a baseline that was not stays open: nothing proves its times.
+    # A layout that passed parity stays open if the baseline was not timed: its timed steps are not proven.
     is_open = verdict == "passed" and layout.status == "unjudged" and layout.timing and not _as_timed(layout)
     if layout.status not in STATUSES_OF_VERDICT[verdict] and not is_open:
         yield f"status is {layout.status}, but the parity verdict is {verdict or 'null'}"
@@ -109,7 +109,7 @@ def _as_timed(layout: LayoutRecord) -> AsTimed | None:
 
 
 def _proof(layout: LayoutRecord) -> Iterator[str]:
-    """What is timed is what was proven: the settings as timed have a verdict of their own."""
+    """Yield contradictions of the verdict as timed: timed settings need their own."""
     as_timed = _as_timed(layout)
     if as_timed is None:
         if layout.status == "passed" and layout.timing:
@@ -125,7 +125,7 @@ def _proof(layout: LayoutRecord) -> Iterator[str]:
 
 
 def _memory(memory: Memory) -> Iterator[str]:
-    """A module's memory is that of the worst rank that hosts it."""
+    """Yield contradictions of memory: a module has that of its worst rank, and parts add up to the peak."""
     for name, module in memory.modules.items():
         for field in ("peak_allocated_bytes", "peak_reserved_bytes"):
             worst = max((getattr(rank, field) for rank in memory.ranks if name in rank.modules), default=None)
@@ -144,14 +144,14 @@ def _memory(memory: Memory) -> Iterator[str]:
 
 
 def _comparing(comparing: Comparing) -> Iterator[str]:
-    """Full tensors are compared one parameter at a time: two of them at once, a bit for each element, and chunks."""
+    """Yield an excess of the comparison's memory: two full tensors, a bit for each element, and chunks."""
     full = comparing.largest_tensor_bytes
     if comparing.extra_bytes > (most := 2 * full + full // 32 + COMPARING_CHUNKS_BYTES):
         yield f"comparing.extra_bytes = {comparing.extra_bytes}, but two tensors of {full} bytes and chunks take {most}"
 
 
 def _account(account: Account) -> Iterator[str]:
-    """Every rank's step is spent on something, and nothing is spent twice."""
+    """Yield contradictions of time budgets: the parts of a rank's step add up to it."""
     for rank in account.ranks:
         spent = rank.compute_seconds + rank.exposed_communication_seconds + rank.idle_seconds
         if not math.isclose(spent, rank.step_seconds, rel_tol=ACCOUNT_TOLERANCE):
@@ -164,7 +164,7 @@ def _account(account: Account) -> Iterator[str]:
 
 
 def _communication(communication: Sequence[Communication]) -> Iterator[str]:
-    """Transfer and wait make up a call; what is exposed is a part of it."""
+    """Yield contradictions of communication: transfer and wait add up to a call, of which exposed time is a part."""
     for row in communication:
         where, seconds = f"communication: {row.role} {row.collective}", row.seconds_per_step
         if seconds is None:
@@ -178,8 +178,8 @@ def _communication(communication: Sequence[Communication]) -> Iterator[str]:
 
 
 def _calls(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
-    """What was counted is what follows from shapes, to the byte; a fault that adds calls shows here too."""
-    # Records of before groups had a size also hold calls of ranks to themselves.
+    """Yield counted calls and bytes that do not follow from shapes, to the byte."""
+    # Records without group sizes are older, and also count groups of a single rank.
     if layout.name not in scenario.names or not all(row.group_size for row in layout.communication):
         return
     counted: dict[tuple[str, str], tuple[float, float]] = {}
@@ -189,7 +189,7 @@ def _calls(layout: LayoutRecord, scenario: Scenario) -> Iterator[str]:
     if not counted:
         return
     predicted = predict_communication(scenario, layout.name, items=items_by_step(scenario))
-    # Where steps differ, both are means over them, and only rounding may part the sum of the ranks' means from theirs.
+    # If steps differ, both are means over them, and the sum of the ranks' means differs by rounding.
     room = 1e-12 if scenario.data.counts_vary else 0.0
     expected = {(row.role, row.collective): (row.num_calls, row.num_bytes) for row in predicted.rows}
     for role, collective in sorted({*counted, *expected} if predicted.is_closed else expected):
@@ -237,7 +237,7 @@ def _parity(parity: Parity, *, num_steps: int) -> Iterator[str]:
 def _beyond(
     loss_rel: float | None, grad_norm_rel: Mapping[str, float | None], tolerance: Tolerance | None
 ) -> str | None:
-    """The first quantity beyond its bound, as a key and a comparison."""
+    """Return the first quantity beyond its bound as a key and a comparison; None if all are within."""
     if tolerance is None:
         return None
     bounds = {"loss_rel_max": (loss_rel, tolerance.loss_rel)} | {
@@ -256,7 +256,7 @@ def _timing(timing: Timing, *, world_size: int, scenario: Scenario) -> Iterator[
     if not steps or not sum(steps):
         yield "timing.step_seconds adds up to no time, so no rate follows from it; leave timing null"
         return
-    # Every rate is a total over a total: what the window consumed over the time that it took.
+    # Every rate is a total over a total: consumption of the window over its time.
     tokens_per_second = timing.tokens_per_step * len(steps) / sum(steps)
     low, high = quartiles(steps)
     expected: dict[str, float] = {

@@ -1,7 +1,4 @@
-"""Does a record agree with its schema and with itself?
-
-`mimo-bench validate DIR` and the tests of everything that writes records end here.
-"""
+"""Validation of a record against its schema and its own identities: `mimo-bench validate DIR`."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from mimo_bench.util import RecordError, ScenarioError
 
 
 def validate(directory: Path) -> None:
-    """Hold the record in `directory` against its schema and its own identities.
+    """Compare the record in `directory` with its schema and its own identities.
 
     Raises:
         RecordError: the record cannot be read, or contradicts itself; the message lists every contradiction.
@@ -33,13 +30,13 @@ def validate(directory: Path) -> None:
 
 
 def contradictions(record: RunRecord) -> Iterator[str]:
-    """Everything in `record` that contradicts the scenario or itself, one sentence each."""
+    """Yield everything in `record` that contradicts the scenario or itself, one sentence each."""
     try:
-        # As JSON: a model's shape may be one of its own, whose parts are lists and numbers here.
+        # As JSON: the shape of a user's model consists of lists and numbers here.
         scenario = Scenario.model_validate_json(json.dumps(record.scenario))
         scenario.check()
     except (ValidationError, ScenarioError) as error:
-        # Nothing else can be held against a scenario that is none.
+        # Nothing else can be compared with an invalid scenario.
         yield f"scenario: is not a valid scenario: {error}"
         return
     yield from _run(record, scenario)
@@ -51,8 +48,8 @@ def contradictions(record: RunRecord) -> Iterator[str]:
 
 
 def _run(record: RunRecord, scenario: Scenario) -> Iterator[str]:
-    # The hash of what was recorded, not of what today's Scenario makes of it: a field that is added later, with a
-    # default, must not contradict an older record.
+    # The hash of the recorded scenario, not of the validated one: a field that was added later, with a default, must
+    # not contradict an older record.
     if record.scenario_hash != (expected := hash_of_content(record.scenario)):
         yield f"scenario_hash = {record.scenario_hash!r}, but the scenario's is {expected!r}"
     if record.question != scenario.question:
@@ -70,7 +67,7 @@ def _run(record: RunRecord, scenario: Scenario) -> Iterator[str]:
 
 
 def _baseline(record: RunRecord) -> Iterator[str]:
-    """A run may leave layouts out, the baseline too; then nothing can have been judged."""
+    """Yield contradictions of verdicts with the baseline; without it in the run, no layout has one."""
     present = any(layout.name == record.baseline for layout in record.layouts)
     for layout in record.layouts:
         verdict = layout.parity.verdict if layout.parity else None
@@ -95,7 +92,7 @@ def _ranking(record: RunRecord) -> Iterator[str]:
 
 
 def _series(directory: Path, record: RunRecord) -> Iterator[str]:
-    """What is wrong with the files of steps beside `run.json`."""
+    """Yield missing and damaged step series."""
     for layout in record.layouts:
         path = series_path(directory, layout.name)
         if path.is_file():

@@ -62,7 +62,7 @@ def read_run(directory: Path) -> RunRecord:
         if record.finished_at is None:
             entries = (_newer(directory, layout) for layout in record.layouts)
             record = record.model_copy(update={"layouts": tuple(entries)})
-        # Whoever writes run.json removes each layout.json: the entries may have been gone before they were read.
+        # A writer of run.json removes each layout.json: an entry may have been gone before it was read.
         if _version_on_disk(path) == before:
             return record
 

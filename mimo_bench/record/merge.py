@@ -1,4 +1,4 @@
-"""Many ranks, one account: what the ranks of a launch wrote becomes what the record says of the layout."""
+"""Merging: the records of all ranks of a launch become the parts of a layout's record."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from mimo_bench.record.schema import (
 )
 
 MIN_ENERGY_WINDOW_SECONDS = 10.0
-"""The driver's energy counter moves in steps that a shorter window would mostly consist of."""
+"""Shortest window for energy: the steps of the driver's counter are too coarse for less."""
 SETTLED_RATIO = 1.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """One layout's training in parity mode, over all its ranks."""
+    """Training of one layout in parity mode, over all its ranks."""
 
     losses: tuple[float | None, ...]
     grad_norms: dict[str, tuple[float | None, ...]]
     num_learning_steps: int
-    """Steps beyond those that are compared."""
+    """Steps after those that are compared."""
     evaluation: EvaluationResult | None
     weights_match_at_start: bool | None
     samples_match: bool | None
     mismatch: str | None
     disagreement: str | None
-    """Where ranks report different numbers for one job, which they all should know."""
+    """First number that ranks report differently, although all should know the same; None if they agree."""
     gradients: tuple[ParameterDifference, ...] | None = None
-    """Of the first parity step; None for the baseline and outside parity mode."""
+    """Gradients of the first parity step; None for the baseline and outside parity mode."""
     scored_tokens: int | None = None
-    """Answer tokens of the first parity step's global batch; None outside parity mode."""
+    """Answer tokens in the global batch of the first parity step; None outside parity mode."""
     optimizer: OptimizerDifferences | None = None
-    """After the second step; None for the baseline and outside parity mode."""
+    """State after the second step; None for the baseline and outside parity mode."""
 
 
 def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Trained:
-    """The training that `ranks` report; every rank should report the same."""
+    """Return the training that `ranks` report; every rank should report the same."""
     first, *others = ranks
     return Trained(
         losses=first.losses,
@@ -76,7 +76,7 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
 
 
 def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timing:
-    """The job's timing: each step takes as long as on its slowest rank."""
+    """Return the job's timing: each step takes as long as on its slowest rank."""
     world_size = len(ranks)
     step_seconds = slowest_rank_seconds(ranks)
     num_timed = len(step_seconds)
@@ -101,19 +101,19 @@ def merge_timing(ranks: Sequence[RankRecord], *, global_batch_size: int) -> Timi
 
 
 def slowest_rank_seconds(ranks: Sequence[RankRecord]) -> tuple[float, ...]:
-    """Each step of the timed window on its slowest rank, which is how long the job took for it."""
+    """Return the time of each step of the timed window on its slowest rank."""
     return tuple(max(times) for times in zip(*(rank.step_seconds for rank in ranks), strict=True))
 
 
 def _settled(ranks: Sequence[RankRecord], warmup: Sequence[float], timed: Sequence[float]) -> int | None:
-    """Where the last rank settled."""
+    """Return the steps after which the last rank settled; None if one never did."""
     found = [settled_after(warmup, rank.reserved_bytes, timed) for rank in ranks]
     known = [steps for steps in found if steps is not None]
     return max(known) if len(known) == len(found) else None
 
 
 def merge_memory(ranks: Sequence[RankRecord], predicted_peak_bytes: Mapping[int, int] | None = None) -> Memory | None:
-    """Peaks of every rank, and of the worst rank that hosts each module; None on CPU ranks."""
+    """Return the peaks of every rank, and of the worst rank that hosts each module; None on CPU ranks."""
     expected = predicted_peak_bytes or {}
     known = [
         RankMemoryOf(
@@ -135,7 +135,7 @@ def merge_memory(ranks: Sequence[RankRecord], predicted_peak_bytes: Mapping[int,
 
 
 def merge_comparing(ranks: Sequence[RankRecord]) -> Comparing | None:
-    """What the rank took that took most beside the model; None where no rank says."""
+    """Return the memory of the rank that took most besides the model; None if no rank reports it."""
     known = [rank.comparing for rank in ranks if rank.comparing is not None]
     return max(known, key=lambda one: one.extra_bytes, default=None)
 
@@ -150,7 +150,7 @@ def _module_memory(module: str, hosts: Sequence[RankMemoryOf]) -> ModuleMemory:
 
 
 def merge_communication(ranks: Sequence[RankRecord]) -> tuple[Communication, ...]:
-    """Totals by group role and collective over all ranks, with the times of the rank that spends most."""
+    """Return totals by group role and collective over all ranks, with the times of the rank that spends most."""
     parts: dict[tuple[str, str, bool], list[RankCommunication]] = {}
     for part in (part for rank in ranks for part in rank.communication):
         parts.setdefault((part.role, part.collective, part.spans_hosts), []).append(part)
@@ -176,7 +176,7 @@ def _communication(parts: Sequence[RankCommunication]) -> Communication:
 
 
 def merge_account(ranks: Sequence[RankRecord]) -> Account | None:
-    """Where every rank's step goes; None unless all of them know."""
+    """Return the time budget of every rank; None unless all report it."""
     if not ranks or any(rank.account is None for rank in ranks):
         return None
     return Account(
@@ -197,7 +197,7 @@ def merge_account(ranks: Sequence[RankRecord]) -> Account | None:
 def merge_modules(
     timed: Sequence[RankRecord], account: Account | None, flops: Mapping[str, float]
 ) -> dict[str, ModuleTiming]:
-    """Where each module's ranks spend the step.
+    """Return the step time of each module's ranks by phase.
 
     Args:
         timed: the ranks of timing mode.
@@ -223,7 +223,7 @@ def _module_timing(
 
 
 def merge_unmeasured(ranks: Sequence[RankRecord]) -> dict[str, str]:
-    """What meters could not tell, by meter: the first rank's reason, and how many ranks had one."""
+    """Return the meters without a result: the first rank's reason, and the number of ranks that had one."""
     found: dict[str, list[str]] = {}
     for rank in ranks:
         for meter, reason in rank.unmeasured.items():
@@ -232,7 +232,7 @@ def merge_unmeasured(ranks: Sequence[RankRecord]) -> dict[str, str]:
 
 
 def merge_energy(ranks: Sequence[RankRecord]) -> Energy | None:
-    """What all devices used over the timed window; None on CPU ranks."""
+    """Return the energy that all devices used over the timed window; None on CPU ranks."""
     known = [rank.energy for rank in ranks if rank.energy is not None]
     if not known:
         return None
@@ -249,7 +249,7 @@ def merge_energy(ranks: Sequence[RankRecord]) -> Energy | None:
 
 
 def merge_loading(ranks: Sequence[RankRecord]) -> Loading | None:
-    """What loading cost the job: its slowest worker, and the rank that waited most; None where it was not watched."""
+    """Return the job's slowest loading worker and the rank that waited most; None if no rank reports it."""
     found = [rank.loading for rank in ranks if rank.loading is not None]
     if not found:
         return None
@@ -262,10 +262,10 @@ def merge_loading(ranks: Sequence[RankRecord]) -> Loading | None:
 
 
 def imbalance(ranks: Sequence[RankRecord]) -> dict[str, float]:
-    """By encoder, items of the busiest replica over the mean of all, summed over micro-batches; none without items.
+    """Return by encoder the items of the busiest replica over the mean of all, summed over micro-batches.
 
-    A micro-batch is done when its busiest replica is. Ranks of one replica hold the same items, and every replica has
-    as many ranks, so ranks may stand for replicas.
+    A micro-batch is done when its busiest replica is. Ranks of one replica read the same items, and all replicas have
+    the same number of ranks: ranks count as replicas. An encoder without items is left out.
     """
     found = {}
     for module in dict.fromkeys(name for rank in ranks for name in rank.micro_batch_items):
@@ -278,10 +278,10 @@ def imbalance(ranks: Sequence[RankRecord]) -> dict[str, float]:
 
 
 def foreign_processes(ranks: Sequence[RankRecord]) -> str | None:
-    """Who else held memory of the devices, in words; None where nobody did.
+    """Return in words which foreign processes held memory of the devices; None if none did.
 
-    A driver may number processes otherwise than we do, as outside of a container: then ours are not among those of
-    their device, and what tells is that there are more of them than ranks.
+    A driver may number processes differently, as outside of a container. None of ours is then among those of the
+    device, and there are foreign ones if the device has more processes than ranks.
     """
     by_device: dict[tuple[str, str], list[RankRecord]] = {}
     for rank in ranks:
@@ -296,7 +296,7 @@ def foreign_processes(ranks: Sequence[RankRecord]) -> str | None:
 
 
 def _strangers(device: str, processes: Mapping[int, DeviceProcess], ours: Set[int], num_ranks: int) -> str:
-    """Who of the processes on one device is none of our ranks; empty where nobody is."""
+    """Return in words which processes on one device are none of our ranks; empty if all are."""
     if ours & processes.keys():
         others = [process for pid, process in sorted(processes.items()) if pid not in ours]
         return "; ".join(f"process {one.pid} holds {_held(one)} of {device}" for one in others)
@@ -313,13 +313,13 @@ def _held(process: DeviceProcess) -> str:
 
 
 def settled_after(warmup_seconds: Sequence[float], reserved_bytes: Sequence[int], timed: Sequence[float]) -> int | None:
-    """Steps after which nothing changed any more: see `Timing.settled_after`."""
+    """Return the steps after which nothing changed any more: see `Timing.settled_after`."""
     steps = [*warmup_seconds, *timed]
     if not timed:
         return None
     bound = SETTLED_RATIO * median(timed)
     by_time = next((k for k in range(len(steps)) if max(steps[k:]) <= bound), None)
-    # What was reserved behind each warm-up step, and at the end of the window.
+    # Memory reserved after each warm-up step, and at the end of the window.
     by_memory = next((k + 1 for k, size in enumerate(reserved_bytes) if size == reserved_bytes[-1]), 0)
     if by_memory == len(reserved_bytes) > 0:
         by_memory = len(steps)
@@ -331,7 +331,7 @@ def _modules(ranks: Sequence[RankRecord]) -> tuple[str, ...]:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """First and third quartile, interpolated linearly between values; of a single value, that value twice."""
+    """Return the first and third quartile, interpolated linearly between values; a single value counts as both."""
     if len(values) == 1:
         return values[0], values[0]
     low, _, high = quantiles(values, n=4, method="inclusive")
@@ -339,11 +339,11 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def merge_launch(ranks: Sequence[RankRecord], *, asked_at: float, previous_last_step_at: float | None) -> Launch:
-    """What starting these ranks cost.
+    """Return the cost of starting these ranks.
 
     Args:
         ranks: of one launch.
-        asked_at: Unix time when the ranks were asked for.
+        asked_at: Unix time of the request for ranks.
         previous_last_step_at: Unix time of the last step of the launch before; None for the first.
     """
     started_at = max(rank.started_at for rank in ranks)
@@ -360,12 +360,12 @@ def merge_launch(ranks: Sequence[RankRecord], *, asked_at: float, previous_last_
 
 
 def last_step_at(ranks: Sequence[RankRecord]) -> float | None:
-    """Unix time when the last rank ended its last step; None if no step was taken."""
+    """Return the Unix time when the last rank ended its last step; None if no step was taken."""
     return max((rank.last_step_at for rank in ranks if rank.last_step_at is not None), default=None)
 
 
 def _disagreements(first: RankRecord, other: RankRecord) -> list[str]:
-    """What two ranks of one job report differently."""
+    """Return what two ranks of one job report differently."""
     names = ("losses", "grad_norms", "tokens", "items", "evaluation", "mismatch", "gradients", "optimizer", "replicas")
     return [
         f"rank {other.rank} reports other {name} than rank {first.rank}"

@@ -1,7 +1,7 @@
-"""What makes two runs comparable: the same experiment, measured by the same code, on the same kind of machine.
+"""Comparability of runs: the same experiment, measured by the same code, on the same machine type.
 
-A nightly moves from host to host of one kind, and watches drivers and libraries change: neither parts two runs. Other
-GPUs, another number of them or other processors do.
+Hosts of one type, drivers and libraries may differ: those are what a nightly is for. GPUs, their number and processors
+may not.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mimo_bench.record.schema import Environment, RunRecord
 from mimo_bench.util import first_difference
 
 PLANTED = "was planted on purpose"
-"""How the reason ends for which such a run is tainted: its numbers are no reference, but they may be judged."""
+"""End of the reason for which a run with a planted fault is tainted: it is judged, and no reference for others."""
 
 SOFTWARE = ("driver", "cuda", "nccl", "python", "torch", "megatron_core", "transformers")
 
 
 def machine(environment: Environment) -> str:
-    """The kind of machine in words, equal for machines whose times may be compared: `4 x NVIDIA H200, <processor>`."""
+    """Return the machine type in words, equal for machines with comparable times: `4 x NVIDIA H200, <processor>`."""
     processor = environment.cpu or "unknown processor"
     if environment.device_kind == "cpu":
         return f"{environment.num_cpus} x {processor}"
@@ -29,7 +29,7 @@ def machine(environment: Environment) -> str:
 
 
 def differences(before: Environment, now: Environment) -> Iterator[tuple[str, str, str]]:
-    """The kind of machine and every version of what runs on it that differ: name, before, now."""
+    """Yield what differs of machine type and software versions: name, before, now."""
     if machine(before) != machine(now):
         yield "machine", machine(before), machine(now)
     for name in SOFTWARE:
@@ -38,7 +38,7 @@ def differences(before: Environment, now: Environment) -> Iterator[tuple[str, st
 
 
 def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
-    """Why the numbers of two runs may not be held against each other, one sentence each; empty where they may."""
+    """Return the reasons why two runs are not comparable, one sentence each; empty if they are."""
     pairs = {
         "the scenario": (before.scenario_hash, now.scenario_hash, "scenario_hash"),
         "the measuring code": (before.measured_by, now.measured_by, "measured_by"),
@@ -50,7 +50,7 @@ def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
         if was != is_now
     ]
     if (parted := first_difference(*map(_fingerprint, (before, now)))) is not None:
-        found.append(f"the data differs: {parted.key} was {_said(parted.before)} and is {_said(parted.now)}")
+        found.append(f"the data differs: {parted.key} was {_in_words(parted.before)} and is {_in_words(parted.now)}")
     for when, record in (("old", before), ("new", now)):
         if record.tainted is not None:
             found.append(f"the {when} run is tainted: {record.tainted}")
@@ -58,19 +58,19 @@ def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
 
 
 def _fingerprint(record: RunRecord) -> dict[str, Any]:
-    """What the samples of a run were made from, as a table of its own; nothing where they came from no files."""
+    """Return the fingerprint of the files that samples were made from; empty if there are none."""
     data = record.scenario.get("data")
     fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
     return {} if fingerprint is None else {"data": {"fingerprint": fingerprint}}
 
 
-def _said(value: object) -> str:
-    """A value of the data as a message says it; of what one side lacks, and of tables, only whether it is there."""
+def _in_words(value: object) -> str:
+    """Return a value of the data for a message; of tables, only that they are there."""
     if value is None:
         return "not there"
     return "there" if isinstance(value, dict) else _short(str(value))
 
 
 def _short(value: str) -> str:
-    """A hash cut to what people compare; anything else whole."""
+    """Return the first 12 digits of a hash; anything else whole."""
     return value[:12] if len(value) == 64 and value.isalnum() else value

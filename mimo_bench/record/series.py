@@ -1,6 +1,6 @@
-"""Raw series beside a record: `layouts/<name>/steps.parquet`, one row per mode, rank and step.
+"""Step series of a record: `layouts/<name>/steps.parquet`, one row per mode, rank and step.
 
-The only room of the record that needs pyarrow; ranks import `record/files.py` and never this one.
+Only this module of the record needs pyarrow. Ranks import `record/files.py` and never this one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def write_series(directory: Path, name: str, ranks: Sequence[RankRecord]) -> Pat
 
 
 def read_series(directory: Path, name: str) -> pa.Table:
-    """The step series of the layout called `name`, as an Arrow table.
+    """Return the step series of the layout called `name`, as an Arrow table.
 
     Raises:
         RecordError: it is missing, or no whole Parquet file.
@@ -37,15 +37,15 @@ def read_series(directory: Path, name: str) -> pa.Table:
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file; restore it or run again") from None
     except (pa.ArrowException, OSError) as error:
-        # Arrow tells a damaged footer and a damaged page by errors of different kinds.
+        # Arrow raises errors of different kinds for a damaged footer and a damaged page.
         reason = str(error).partition("\n")[0].rstrip(".")
         raise RecordError(f"{path}: no whole Parquet file: {reason}; restore the file or run again") from None
 
 
 def steps_table(ranks: Sequence[RankRecord]) -> pa.Table:
-    """Tidy rows: mode, rank, step (from 0), loss, step_seconds, tokens, images, grad_norm_<module> for every module.
+    """Return tidy rows: mode, rank, step (from 0), loss, step_seconds, tokens, images, grad_norm_<module>.
 
-    `step_seconds` is null outside the timed window; a loss or a norm is null where it was not finite.
+    `step_seconds` is null outside the timed window; a loss or a norm is null if it was not finite.
     """
     modules = sorted({module for rank in ranks for module in rank.grad_norms})
     schema = pa.schema(

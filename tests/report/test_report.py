@@ -510,9 +510,7 @@ def held(layout: str, verdict: str, reason: str) -> Comparison:
         ),
     ],
 )
-def test_a_run_with_too_little_to_hold_it_against_is_not_said_to_be_steady(
-    found: tuple[Comparison, ...], said: str
-) -> None:
+def test_a_run_with_too_little_to_compare_with_is_not_called_steady(found: tuple[Comparison, ...], said: str) -> None:
     against = HistoryComparison(directory="history", num_runs=1, since="2025-11-03", held=found)
     record = golden.record().model_copy(update={"history": against})
     assert said in Page(render_html(record, changes=changes_of(record))).text

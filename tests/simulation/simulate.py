@@ -1,6 +1,4 @@
-"""How often a judgement is wrong, on histories that were made up: false alarms, detections, and how late they come.
-
-record -> [history] -> report
+"""Simulated histories: false alarms and detections of the judgement, and its delay.
 
     python -m tests.simulation.simulate docs/simulated-history.md
 
@@ -48,18 +46,18 @@ OUTLIERS = 0.03
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """One made-up series: its nights, and when what happened in it happened."""
+    """One simulated series: its nights, and the night on which it changes."""
 
     kind: Kind
     launches: tuple[tuple[float, ...], ...]
     changes_at: int | None
-    """The first night of the change; None where nothing lasting happens."""
+    """First night of the change; None if nothing lasting happens."""
     outliers: frozenset[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What was said about one series."""
+    """Judgement of one series."""
 
     made: Made
     called: frozenset[int]
@@ -75,7 +73,7 @@ def main() -> None:
 
 
 def report(num_series: int = NUM_SERIES) -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page as Markdown."""
     sections = [simulate(num_launches, num_series) for num_launches in (1, 5)]
     parts = ["# How often the judgement of a history is wrong", HEAD.format(num_series=num_series)]
     for num_launches, outcomes in zip((1, 5), sections, strict=True):
@@ -102,7 +100,7 @@ EXPLAINED = """- *False calls*: nights called slower or faster although nothing 
 
 
 def simulate(num_launches: int, num_series: int) -> list[Outcome]:
-    """Every series judged night by night."""
+    """Judge every series night by night."""
     draw = np.random.default_rng(SEED)
     made = [make(KINDS[index % len(KINDS)], num_launches, draw) for index in range(num_series)]
     matrices = [made[start : start + LAYOUTS_IN_A_MATRIX] for start in range(0, num_series, LAYOUTS_IN_A_MATRIX)]
@@ -110,7 +108,7 @@ def simulate(num_launches: int, num_series: int) -> list[Outcome]:
 
 
 def make(kind: Kind, num_launches: int, draw: np.random.Generator) -> Made:
-    """One series of `kind`."""
+    """Return one series of `kind`."""
     nights = np.arange(NUM_NIGHTS)
     level = np.full(NUM_NIGHTS, float(draw.uniform(0.1, 2.0)))
     at = int(draw.integers(30, 61)) if kind not in ("steady", "outliers") else None
@@ -130,16 +128,16 @@ def make(kind: Kind, num_launches: int, draw: np.random.Generator) -> Made:
 
 
 def judge(matrix: Sequence[Made]) -> list[Outcome]:
-    """What would have been said, night by night, about the layouts of one matrix."""
+    """Judge the layouts of one matrix night by night."""
     nights = [
         [_night(f"layout {index}", night, each) for index, each in enumerate(matrix)] for night in range(NUM_NIGHTS)
     ]
     called: dict[str, set[int]] = {f"layout {index}": set() for index in range(len(matrix))}
     before: list[Night] = []
     for number, tonight in enumerate(nights):
-        for held in judge_nights(tonight, before, Expectations()):
-            if held.verdict in ("regressed", "improved"):
-                called[held.layout].add(number)
+        for comparison in judge_nights(tonight, before, Expectations()):
+            if comparison.verdict in ("regressed", "improved"):
+                called[comparison.layout].add(number)
         before += tonight
     return [
         Outcome(
@@ -152,7 +150,7 @@ def judge(matrix: Sequence[Made]) -> list[Outcome]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """A row a kind of series."""
+    """Return a row a kind of series."""
     heads = ("series", "number", "false calls", "outliers called", "called", "after", "change points", "elsewhere")
     return table(heads, [_row(kind, [each for each in outcomes if each.made.kind == kind]) for kind in KINDS])
 
@@ -186,7 +184,7 @@ def _is_near(cut: int, outcome: Outcome) -> bool:
 
 
 def _delay(outcome: Outcome) -> int | None:
-    """Nights from the change to the first call after it; None where it was not called in time."""
+    """Return the nights from the change to the first call after it; None if it was not called in time."""
     at = outcome.made.changes_at
     if at is None:
         return None

@@ -15,32 +15,32 @@ class Communication(Entry):
     spans_hosts: bool = False
     """Whether data goes between hosts: a message by its two ends, a collective if its group is on more than one."""
     calls_per_step: Finite
-    """Over all ranks: a collective of a group of four counts four times."""
+    """Number of calls over all ranks: a collective of a group of four counts four times."""
     bytes_per_step: Finite
-    """Of the tensors put in, over all ranks."""
+    """Size of the input tensors, over all ranks."""
     seconds_per_step: Seconds | None = None
-    """On the rank that spends most in it, waiting for late peers included."""
+    """Time on the rank that spends most in it, waiting for late peers included."""
     transfer_seconds: Seconds | None = None
-    """Of these, what the rank of the group that waited least spent, call by call."""
+    """Part of seconds_per_step: call by call, the time of the rank in the group that waited least."""
     wait_seconds: Seconds | None = None
-    """The rest: waiting for peers that came later."""
+    """Rest of seconds_per_step: waiting for peers that came later."""
     exposed_seconds: Seconds | None = None
-    """Of these, the time in which the rank computed nothing; the rest was hidden behind computation."""
+    """Part of seconds_per_step in which the rank computed nothing; the rest overlapped with computation."""
     bus_bytes_per_second: Finite | None = None
-    """What each link carried during the transfer, by the convention of NCCL's tests and the size of the group."""
+    """Bus bandwidth during the transfer, by the convention of NCCL's tests for the size of the group."""
 
 
 class LinkSpeed(Entry):
-    """One collective among ranks of this machine when nothing else goes on (`linkspeed --record`)."""
+    """One collective among ranks of this machine without other load (`linkspeed --record`)."""
 
     collective: str
     num_ranks: Count
     num_bytes: Count
-    """That each rank put in."""
+    """Input of each rank."""
     seconds: Seconds
-    """Of one call, on the slowest rank."""
+    """Time of one call, on the slowest rank."""
     bus_bytes_per_second: Finite | None
-    """By the convention of NCCL's tests; null for what has none."""
+    """Bus bandwidth by the convention of NCCL's tests; null for a collective without one."""
 
 
 class RankCommunication(Entry):
@@ -52,33 +52,33 @@ class RankCommunication(Entry):
     spans_hosts: bool = False
     calls_per_step: Finite
     bytes_per_step: Finite
-    """Of the tensors that this rank put in."""
+    """Size of the input tensors of this rank."""
     seconds_per_step: Seconds
-    """On the device, waiting for late peers included; on CPU ranks by the wall clock, while blocked in it."""
+    """Time on the device, waiting for late peers included; on CPU ranks wall time blocked in the call."""
     transfer_seconds: Seconds | None = None
     exposed_seconds: Seconds | None = None
     bus_bytes_per_second: Finite | None = None
 
 
 class RankAccount(Entry):
-    """Where a rank's step goes, mean over the steps that were looked at in comm mode."""
+    """Time budget of one rank's step, mean over the steps watched in comm mode."""
 
     num_steps: Count
     step_seconds: Seconds
-    """By the clock of the timed steps, which knows nothing of the parts below."""
+    """Step time by the clock of the timed steps, independent of the parts below."""
     compute_seconds: Seconds
-    """Time in which anything was computed."""
+    """Time in which the rank computed."""
     exposed_communication_seconds: Seconds
-    """Time of transfers in which nothing was computed."""
+    """Time of transfers in which the rank did not compute."""
     idle_seconds: Seconds
-    """Time with neither; waiting for a peer inside a call is idleness."""
+    """Time with neither; waiting for a peer inside a call is idle time."""
     wait_seconds: Seconds
-    """Of the idle time, what was spent waiting inside a call."""
+    """Part of the idle time spent waiting inside a call."""
     compute_seconds_by_module: dict[str, Seconds] = {}
 
 
 class RankAccountOf(RankAccount):
-    """The same, with the rank it belongs to."""
+    """Time budget with the rank that it belongs to."""
 
     rank: int
     host: str
@@ -87,6 +87,6 @@ class RankAccountOf(RankAccount):
 
 
 class Account(Entry):
-    """Where every rank's step goes; compute, exposed communication and idle add up to the step within 1 %."""
+    """Time budget of every rank; compute, exposed communication and idle add up to the step within 1 %."""
 
     ranks: tuple[RankAccountOf, ...]

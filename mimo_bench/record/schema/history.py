@@ -7,31 +7,32 @@ from typing import Literal
 from mimo_bench.record.schema.base import Count, Entry, Finite
 
 Quantity = Literal["step_seconds", "peak_allocated_bytes"]
-"""What is followed from run to run; of both, less is better."""
+"""Quantities followed from run to run; less is better for both."""
 
 
 class Comparison(Entry):
-    """One quantity of one layout held against the runs before."""
+    """One quantity of one layout compared with earlier runs."""
 
     layout: str
     quantity: Quantity
     verdict: Literal["regressed", "improved", "suspect", "steady", "unknown"]
-    """`suspect`: out of the band for the first time, which one more run will confirm or not; `unknown`: there is not
-    enough to hold it against."""
+    """`suspect`: out of the band for the first time, and the next run decides; `unknown`: there are too few runs to
+    compare with."""
     reason: str
     value: Finite | None
     reference: Finite | None = None
-    """The level it was held against."""
+    """Reference level."""
     ratio: Finite | None = None
     """Value over reference."""
     p: Finite | None = None
-    """Of a difference at least as large, in either direction, where there is none; null against a written reference."""
+    """Probability of a difference at least as large, in either direction, if there is none; null with a written
+    reference."""
     expected: str | None = None
-    """Why it was expected to regress, with a link; it then does not count."""
+    """Reason why a regression was expected, with a link; it then does not count."""
 
 
 class ExpectedFailure(Entry):
-    """A layout that was expected to fail, and did or did not."""
+    """A layout that was expected to fail, and whether it did."""
 
     layout: str
     expected_status: str
@@ -41,14 +42,14 @@ class ExpectedFailure(Entry):
 
 
 class HistoryComparison(Entry):
-    """This run held against a history of runs (`run --history`)."""
+    """This run compared with a history of runs (`run --history`)."""
 
     directory: str
     num_runs: Count
-    """Comparable ones, over all layouts."""
+    """Comparable runs, over all layouts."""
     since: str | None = None
-    """The last of them in a few words."""
+    """The last comparable run in words."""
     not_compared: str | None = None
-    """Why there is none, if there is none."""
+    """Reason why no run is comparable; null if one is."""
     held: tuple[Comparison, ...] = ()
     expected_failures: tuple[ExpectedFailure, ...] = ()

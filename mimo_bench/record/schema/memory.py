@@ -6,17 +6,17 @@ from mimo_bench.record.schema.base import Count, Entry, Finite, Seconds
 
 
 class MemoryParts(Entry):
-    """What device memory holds; the parts of a rank add up to its peak within 2 %."""
+    """Contents of device memory; the parts of a rank add up to its peak within 2 %."""
 
     parameters_bytes: Count
     gradients_bytes: Count
-    """The buffers in which gradients are summed and reduced."""
+    """Buffers in which gradients are summed and reduced."""
     optimizer_bytes: Count
-    """Moments, and fp32 copies of the weights where those are bf16."""
+    """Moments, and fp32 copies of bf16 weights."""
     activations_bytes: Count
-    """What forward passes left for backward passes."""
+    """Tensors that forward passes saved for backward passes."""
     workspace_bytes: Count
-    """Everything else: temporaries of the busiest moment, and the batches that wait on the device."""
+    """Everything else: temporaries at the peak, and batches that wait on the device."""
 
 
 class RankMemory(Entry):
@@ -26,24 +26,24 @@ class RankMemory(Entry):
     peak_allocated_bytes: Count
     peak_reserved_bytes: Count
     device_used_bytes: Count
-    """All of the device that is in use at the end, by NVML: context, NCCL and other processes included."""
+    """Memory of the device in use at the end, by NVML: context, NCCL and other processes included."""
     fragmentation_bytes: Count | None = None
-    """Reserved and not allocated, at the peak of what was reserved."""
+    """Reserved and not allocated memory, at the peak of the reserved memory."""
     parts: MemoryParts | None = None
-    """At the busiest moment of the step that held the peak, taken again after the timed window."""
+    """Parts at the peak, measured in a repetition of the peak's step after the timed window."""
     busiest: str | None = None
-    """What was going on then: `language backward`."""
+    """Phase at the peak: `language backward`."""
     modules_parts: dict[str, MemoryParts] = {}
-    """By module, each at its own busiest moment, so they need not add up."""
+    """By module, each at its own peak: they need not add up."""
 
 
 class RankMemoryOf(RankMemory):
-    """The same, with the rank it belongs to."""
+    """Device memory with the rank that it belongs to."""
 
     rank: int
     modules: tuple[str, ...]
     predicted_peak_bytes: Count | None = None
-    """What `mimo-bench check` expects of peak_allocated_bytes, from shapes alone."""
+    """Prediction of peak_allocated_bytes by `mimo-bench check`, from shapes alone."""
 
 
 class ModuleMemory(Entry):
@@ -55,46 +55,46 @@ class ModuleMemory(Entry):
     gradients_bytes: Count | None = None
     optimizer_bytes: Count | None = None
     activations_bytes: Count | None = None
-    """What the module's forward passes left for its backward passes, at most."""
+    """Most that the module's forward passes saved for its backward passes."""
     workspace_bytes: Count | None = None
-    """Temporaries of the module's own busiest moment."""
+    """Temporaries at the module's own peak."""
 
 
 class DeviceState(Entry):
-    """What the driver says of a device at one moment."""
+    """State of a device at one moment, by the driver."""
 
     temperature_celsius: Count | None = None
     sm_clock_mhz: Count | None = None
     memory_clock_mhz: Count | None = None
     power_watts: Finite | None = None
     throttle_reasons: tuple[str, ...] | None = None
-    """Why clocks are below what was asked for, but for idleness and settings; null where the driver does not say."""
+    """Reasons for reduced clocks, except idleness and settings; null if the driver does not report them."""
 
 
 class RankEnergy(Entry):
-    """What one rank's device used over the timed window."""
+    """Energy that one rank's device used over the timed window."""
 
     device_uuid: str
     window_seconds: Seconds
     joules: Finite | None
-    """By the driver's counter; null over less than 10 s, which its steps are too coarse for."""
+    """Energy by the driver's counter; null for less than 10 s, as the counter's steps are too coarse."""
     before: DeviceState
     after: DeviceState
 
 
 class Energy(Entry):
-    """What all devices of the layout used over the timed window."""
+    """Energy that all devices of the layout used over the timed window."""
 
     joules_per_step: Finite | None
     average_watts: Finite | None
-    """Of all devices together."""
+    """Sum over all devices."""
     reason: str | None = None
-    """Why there is no figure, where there is none."""
+    """Reason why there is no figure; null if there is one."""
     devices: tuple[RankEnergy, ...] = ()
 
 
 class DeviceProcess(Entry):
-    """A process that holds memory of a device, as the driver tells it."""
+    """A process that holds memory of a device, by the driver."""
 
     device_uuid: str
     pid: int
@@ -109,9 +109,9 @@ class Memory(Entry):
 
 
 class Comparing(Entry):
-    """Device memory that parity mode takes beside the model, where full tensors are held against the baseline's."""
+    """Device memory that parity mode takes besides the model, to compare full tensors with the baseline's."""
 
     extra_bytes: Count
-    """Most at a time beyond what lay on the device when comparing began, on the rank that took most."""
+    """Peak beyond what was allocated when the comparison began, on the rank that took most."""
     largest_tensor_bytes: Count
-    """The largest full tensor of a parameter that this rank holds a part of, in fp32."""
+    """Size in fp32 of the largest full parameter of which this rank holds a part."""

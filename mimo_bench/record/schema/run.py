@@ -17,11 +17,11 @@ class Device(Entry):
     name: str
     uuid: str
     total_bytes: Count | None = None
-    """Its memory, by the driver."""
+    """Memory of the device, by the driver."""
 
 
 class Environment(Entry):
-    """On what the run was measured."""
+    """Machine and software that the run was measured on."""
 
     git_commit: str | None
     git_dirty: bool | None
@@ -39,47 +39,47 @@ class Environment(Entry):
     transformers: str | None
     platform: str
     topology: dict[str, str] = {}
-    """How each pair of devices is connected: NVLink, or where their paths meet. Keys such as `0-1` number `devices`."""
+    """Connection of each pair of devices: NVLink, or where their paths meet. Keys such as `0-1` number `devices`."""
     variables: dict[str, str] = {}
-    """Of the environment, those that may change a measurement; secrets never."""
+    """Environment variables that may change a measurement; never secrets."""
 
 
 class Interval(Entry):
-    """Where a quantity lies with 95 % confidence."""
+    """Interval that contains a quantity with 95 % confidence."""
 
     low: Finite
     high: Finite
 
 
 class Resumption(Entry):
-    """An invocation that went on where an earlier one had stopped (`run --resume`)."""
+    """An invocation that resumed an earlier one (`run --resume`)."""
 
     resumed_at: datetime
     command: tuple[str, ...]
     kept: tuple[str, ...]
-    """Layouts whose entries come from before; every other layout was trained by this invocation."""
+    """Layouts that keep their earlier entries; this invocation trained every other layout."""
     reason: str
-    """Why these were kept, or why none was."""
+    """Reason why these were kept, or none."""
 
 
 class Ranked(Entry):
-    """A place in the ranking, with what put it there."""
+    """A place in the ranking, with its reason."""
 
     name: str
     reason: str
     tokens_per_second_per_gpu: Finite | None = None
-    """What layouts are ranked by; padding left out, idle ranks counted."""
+    """Layouts are ranked by it; padding does not count, idle ranks do."""
     interval: Interval | None = None
-    """Of it, by Student's t on the steps of the timed window, fewer where steps resemble their neighbours; what differs
-    from launch to launch is not in it. Null of fewer than three steps."""
+    """Interval by Student's t on the steps of the timed window; steps that resemble their neighbours count as fewer.
+    Differences from launch to launch are not in it. Null for fewer than three steps."""
     tied_with_best: bool | None = None
-    """Whether the steps leave open that it is as fast as the first, at 5 % over all places; null for the first."""
+    """True if it is not significantly slower than the best layout (5 %, family-wise); null for the best."""
     peak_allocated_bytes: Count | None = None
-    """Of its fullest rank."""
+    """Largest over its ranks."""
 
 
 MEASURING_VERSION = 1
-"""Raise it with every change after which a recorded number means something else, or is measured in another way."""
+"""Raise it with every change after which a recorded number means something else or is measured differently."""
 
 HASH_OF_MEASURING_VERSION_1 = "9a7b4a54f21d2f0727bea7a6f0ed35b926a5e05acd44ffee0584cc108b1699ba"
 """`measuring_hash` of the last records without a version, which hashed file names and docstrings too."""
@@ -93,10 +93,10 @@ class RunRecord(Entry):
     scenario_file: str
     scenario_hash: str
     code_hash: str
-    """SHA-256 over the package's source: a run is resumed only by the code that began it."""
+    """SHA-256 over the package's source; a run is resumed only by the code that began it."""
     measuring_version: int | None = None
-    """Version of what the numbers mean, raised by hand (`MEASURING_VERSION`): runs compare only when it is the same.
-    Null in records that are older than it; these compare by `measuring_hash`."""
+    """Version of the numbers' meaning, raised by hand (`MEASURING_VERSION`); only runs with equal versions compare.
+    Null in older records, which compare by `measuring_hash`."""
     measuring_hash: str | None = None
     """SHA-256 over the statements of the measuring code, without docstrings, imports and file names."""
     question: str
@@ -106,21 +106,21 @@ class RunRecord(Entry):
     command: tuple[str, ...]
     modes: tuple[Mode, ...]
     resumptions: tuple[Resumption, ...] = ()
-    """Empty for a run of one piece."""
+    """Empty if the run was never resumed."""
     tainted: str | None = None
-    """Why the numbers should not be compared, if they should not."""
+    """Reason why the numbers should not be compared; null if they may."""
     overhead: dict[str, Finite] = {}
-    """Cost of each mode's instruments against bare training in the baseline, as a share of the step; empty where it was
-    not measured (`overhead --record`)."""
+    """Cost of each mode's instruments compared with bare training of the baseline, as a share of the step; empty unless
+    measured (`overhead --record`)."""
     links: tuple[LinkSpeed, ...] = ()
-    """What the machine's links carry by themselves, by collective, number of ranks and size; empty where it was not
+    """Bandwidth of the machine's links without other load, by collective, number of ranks and size; empty unless
     measured (`linkspeed --record`)."""
     environment: Environment
     baseline: str
     layouts: tuple[LayoutRecord, ...]
     ranking: tuple[Ranked, ...] = ()
     history: HistoryComparison | None = None
-    """Null where the run was not held against a history."""
+    """Null if the run was not compared with a history."""
 
     @property
     def measured_by(self) -> str:

@@ -1,6 +1,6 @@
-"""One layout over the nights as inline SVG: a dot a night, its level between change points, what stood out marked.
+"""One layout over the nights as inline SVG: a dot a night, levels between change points, outliers as triangles.
 
-Every text goes through markupsafe, every colour is a class of the report's style sheet.
+markupsafe escapes every text; every colour is a class of the report's style sheet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 560, 150
 LEFT, RIGHT, TOP, BOTTOM = 60, 552, 10, 124
 
 STOOD_OUT = "M0-5L5 4H-5z"
-"""A triangle, so that colour is not needed to see it."""
+"""Path of a triangle: an outlier is visible without colour."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +30,8 @@ class Dot:
     at: datetime
     value: float
     stands_out: bool
-    said: str
-    """What is shown when it is pointed at."""
+    label: str
+    """Text of the tooltip."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class Shift:
 
 
 def shifts(dots: Sequence[Dot]) -> list[Shift]:
-    """Where the level changed, oldest first."""
+    """Return the changes of level, oldest first."""
     values = [dot.value for dot in dots]
     cuts = change_points(values)
     edges = [0, *cuts, len(values)]
@@ -57,15 +57,15 @@ def shifts(dots: Sequence[Dot]) -> list[Shift]:
 
 
 def nights_chart(dots: Sequence[Dot], *, changed: Sequence[tuple[int, str]], label: str) -> Markup:
-    """The nights of one layout.
+    """Draw the nights of one layout.
 
     Args:
-        dots: oldest first; nights stand at equal distances, whatever the calendar did.
-        changed: nights from which on something else was different, by index, with what it was.
-        label: what the chart shows, for those who cannot see it.
+        dots: oldest first; drawn at equal distances.
+        changed: index of each night from which the software was different, with the change in words.
+        label: description of the chart for screen readers.
     """
     values = [dot.value for dot in dots]
-    # Every night has a slot of its own, so a single one stands in the middle and no level leaves the chart.
+    # Every night has a slot: a single one is in the middle, and no level leaves the chart.
     x = Linear(low=-0.5, high=len(dots) - 0.5, start=LEFT, stop=RIGHT)
     y = Linear.over(values, start=BOTTOM, stop=TOP)
     parts = [
@@ -73,7 +73,7 @@ def nights_chart(dots: Sequence[Dot], *, changed: Sequence[tuple[int, str]], lab
             WIDTH, HEIGHT, label
         ),
         *_axes(dots, x, y),
-        *(_change(x(index - 0.5), said) for index, said in changed),
+        *(_change(x(index - 0.5), change) for index, change in changed),
         *_levels(values, x, y),
         *(_dot(dot, x(index), y(dot.value)) for index, dot in enumerate(dots)),
         Markup("</svg>"),
@@ -87,15 +87,15 @@ def _axes(dots: Sequence[Dot], x: Linear, y: Linear) -> Iterator[Markup]:
             '<path class="grid" d="M{0} {1:.1f}H{2}"/><text class="tick y" x="{3}" y="{1:.1f}">{4}</text>'
         ).format(LEFT, place, RIGHT, LEFT - 7, number)
     yield Markup('<path class="axis" d="M{0} {1}V{2}H{3}"/>').format(LEFT, TOP, BOTTOM, RIGHT)
-    # First, middle and last night are named; fewer where they are the same.
+    # First, middle and last night have a date.
     for index in sorted({0, len(dots) // 2, len(dots) - 1}):
         yield Markup('<text class="tick x" x="{:.1f}" y="{}">{}</text>').format(
             x(index), BOTTOM + 16, f"{dots[index].at:%m-%d}"
         )
 
 
-def _change(place: float, said: str) -> Markup:
-    return Markup('<path class="changed" d="M{:.1f} {}V{}"><title>{}</title></path>').format(place, TOP, BOTTOM, said)
+def _change(place: float, change: str) -> Markup:
+    return Markup('<path class="changed" d="M{:.1f} {}V{}"><title>{}</title></path>').format(place, TOP, BOTTOM, change)
 
 
 def _levels(values: Sequence[float], x: Linear, y: Linear) -> Iterator[Markup]:
@@ -110,7 +110,7 @@ def _dot(dot: Dot, x: float, y: float) -> Markup:
     if dot.stands_out:
         return Markup(
             '<path class="outside" d="{}" transform="translate({:.1f} {:.1f})"><title>{}</title></path>'
-        ).format(STOOD_OUT, x, y, dot.said)
+        ).format(STOOD_OUT, x, y, dot.label)
     return Markup('<circle class="night" cx="{:.1f}" cy="{:.1f}" r="3.2"><title>{}</title></circle>').format(
-        x, y, dot.said
+        x, y, dot.label
     )

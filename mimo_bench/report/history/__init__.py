@@ -1,13 +1,11 @@
-"""Runs over time: kept, held against each other, and judged without taking noise for news.
+"""Runs over time: kept, compared and judged.
 
-record -> [history] -> report
-
-    store.py         one directory a run, never changed; an index in Parquet
-    points.py        the few numbers of a layout that are followed from night to night
-    comparison.py    what a test says: exact Mann-Whitney, robust band, Benjamini-Hochberg
-    changepoints.py  where a series of nights changed its level
-    expectations.py  references and expected failures, written down by people
-    judgement.py     tonight against the nights before
-    pair.py          two runs side by side
-    simulation.py    how often all this is wrong, on histories that were made up
+store.py         the history's directory: one directory a run, written once
+nights.py        the numbers of a layout that are followed from night to night
+comparison.py    statistical tests: exact Mann-Whitney, robust band, false discovery rate
+changepoints.py  nights on which a series changed its level
+expectations.py  references and expected failures, written by the user
+judgement.py     a run compared with the nights before it
+pair.py          two runs side by side
+trend.py         the page over all nights, and the list
 """

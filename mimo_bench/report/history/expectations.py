@@ -1,6 +1,6 @@
-"""What people expect, written down beside a history: references with bounds, failures that are known, new beginnings.
+"""Expectations of a history, written by the user: references with bounds, expected failures, accepted changes.
 
-`HISTORY/expectations.toml`, read with every judgement.
+Every judgement reads `HISTORY/expectations.toml`.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ class _Table(BaseModel):
 
 
 class Reference(_Table):
-    """A number to hold against on one kind of machine, with how far either way is still the same."""
+    """Reference value for one machine type, with the tolerated change in each direction."""
 
     machine: Text
-    """As `mimo-bench history list` prints it."""
+    """Machine type as `mimo-bench history list` prints it."""
     scenario: Text
-    """The scenario file's name, without `.toml`."""
+    """Name of the scenario file, without `.toml`."""
     layout: Text
     quantity: Quantity = "step_seconds"
     value: Share
     slower: Share
-    """Share by which it may be exceeded; beyond, the layout has regressed."""
+    """Tolerated increase, as a share; beyond it the layout has regressed."""
     faster: Share
-    """Share by which it may be undercut; beyond, this reference wants to be renewed."""
+    """Tolerated decrease, as a share; beyond it the layout has improved, and the reference should be renewed."""
 
 
 class ExpectedFailure(_Table):
-    """A layout that is known to fail: it is reported, and does not count."""
+    """A layout that is expected to fail: it is reported and does not count for the exit status."""
 
     scenario: Text
     layout: Text
     status: Status | Literal["regressed"]
-    """How it fails."""
+    """Status that is expected."""
     reason: Text
     link: Text
-    """Where it is being followed."""
+    """Link to the issue that tracks it."""
     machine: str | None = None
-    """Only on this kind of machine; everywhere where it is not given."""
+    """Machine type; None for all."""
 
 
 class Accepted(_Table):
-    """From this moment on, what is measured is the new normal."""
+    """A moment from which what is measured is the new reference."""
 
     since: AwareDatetime
-    """Runs that began earlier are no longer held against."""
+    """Start of the first run that later runs are compared with."""
     scenario: Text
     layout: str | None = None
-    """Every layout where it is not given."""
+    """Layout; None for all."""
     reason: Text
 
 
 class Expectations(_Table):
-    """The whole file; without one, nothing is expected."""
+    """Content of the file; without a file nothing is expected."""
 
     reference: tuple[Reference, ...] = ()
     expected_failure: tuple[ExpectedFailure, ...] = ()
     accepted: tuple[Accepted, ...] = ()
 
     def reference_of(self, night: Night, quantity: Quantity) -> Reference | None:
-        """What is written down for the night's layout on its machine, the last entry if there are several."""
+        """Return the reference of the night's layout on its machine; of several entries the last counts."""
         return next(
             (
                 each
@@ -87,7 +87,7 @@ class Expectations(_Table):
         )
 
     def failure_of(self, night: Night) -> tuple[ExpectedFailure, ...]:
-        """The failures that are known of the night's layout."""
+        """Return the expected failures of the night's layout."""
         return tuple(
             each
             for each in self.expected_failure
@@ -95,7 +95,7 @@ class Expectations(_Table):
         )
 
     def accepted_since(self, night: Night) -> datetime | None:
-        """When what the night's layout is held against began anew."""
+        """Return the start of the first run that the night's layout is compared with; None for all runs."""
         return max(
             (
                 each.since
@@ -107,7 +107,7 @@ class Expectations(_Table):
 
 
 def read_expectations(path: Path) -> Expectations:
-    """What the file at `path` says; nothing is expected where there is none.
+    """Return the expectations in the file at `path`; nothing is expected if there is none.
 
     Raises:
         HistoryError: with file, key, value and remedy.
@@ -133,7 +133,7 @@ def read_expectations(path: Path) -> Expectations:
 def accept_since(
     history: History, *, scenario: str, layout: str | None, since: datetime | None, reason: str
 ) -> Accepted:
-    """Write the entry into the history's expectations and return it; it holds from the last run on unless told.
+    """Accept what is measured since `since`, or since the last run: write the entry into the expectations.
 
     Raises:
         UsageError: the history holds no such scenario or layout, or there is no reason.
@@ -145,16 +145,16 @@ def accept_since(
     if layout is not None and layout not in (known := sorted({night.layout for night in nights})):
         raise UsageError(f"--layout: {scenario} has no layout {layout!r}; {choices(layout, known)}")
     if not reason.strip():
-        raise UsageError("--reason: is empty; say why, for whoever reads the trend next year")
+        raise UsageError("--reason: is empty; give the reason, for those who read the trend later")
     moment = nights[-1].started_at if since is None else since.replace(tzinfo=UTC)
-    # Seconds are what the file keeps, and the run that is accepted must not be the one that is left out.
+    # The file keeps whole seconds; rounded down, so that the accepted run itself counts.
     entry = Accepted(since=moment.replace(microsecond=0), scenario=scenario, layout=layout, reason=reason)
     accept(history.expectations_file, entry)
     return entry
 
 
 def accept(path: Path, entry: Accepted) -> None:
-    """Write `entry` at the end of the file at `path`, which stays as people wrote it.
+    """Append `entry` to the file at `path`, whose text is kept.
 
     Raises:
         HistoryError: the file cannot be read as it is.
@@ -170,5 +170,5 @@ def accept(path: Path, entry: Accepted) -> None:
 
 
 def _toml(value: str) -> str:
-    """A basic TOML string; JSON's escapes are among TOML's."""
+    """Return a basic TOML string; JSON's escapes are among TOML's."""
     return json.dumps(value)

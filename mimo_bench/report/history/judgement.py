@@ -1,8 +1,8 @@
 """Judgement of a run by the nights before it: what got slower, what got faster, and what is noise.
 
-A layout is compared with its first comparable nights since its reference was last renewed, at most `MAX_NIGHTS`, without
-those that stood out. A slow drift therefore ends up outside as a jump does, and a regression stays one until it is mended
-or accepted.
+A layout is compared with its first comparable nights since its reference was last renewed. At most `MAX_NIGHTS` make a
+reference, and none that stood out. A slow drift therefore ends up outside as a jump does. A regression stays one until
+it is mended or accepted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What is followed from night to night: one `Night` is one layout in one run, with the few numbers that matter.
-
-A night holds what a row of the index holds, and nothing else of the run.
-"""
+"""The numbers that a history follows: one `Night` is one layout in one run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
@@ -16,7 +13,7 @@ from mimo_bench.record import PLANTED, Quantity, RunRecord, Status, machine
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """What nights must share to be one series."""
+    """Facts that nights must share to be one series."""
 
     scenario_hash: str
     measured_by: str
@@ -29,7 +26,7 @@ class Night:
     """One layout in one run."""
 
     run: str
-    """The run's directory in the history."""
+    """Name of the run's directory in the history."""
     started_at: datetime
     scenario: str
     """The scenario file's name without its ending, for people."""
@@ -41,45 +38,45 @@ class Night:
     tainted: str | None
     commit: str | None
     software: str
-    """Versions that may change from night to night, for people: `torch 2.11.0, megatron-core 0.19.2, ...`."""
+    """Versions that may change from night to night, in words: `torch 2.11.0, megatron-core 0.19.2, ...`."""
     step_seconds: float | None
     """Median of the launches' medians."""
     launch_medians: tuple[float, ...]
     tokens_per_second_per_gpu: float | None
     peak_allocated_bytes: float | None
-    """Of the fullest rank."""
+    """Largest over all ranks."""
 
     @property
     def series(self) -> Series:
-        """Where it belongs."""
+        """Series that the night belongs to."""
         return Series(
             scenario_hash=self.scenario_hash, measured_by=self.measured_by, machine=self.machine, layout=self.layout
         )
 
     @property
     def counts(self) -> bool:
-        """Whether its numbers are those of a layout that trained the right model undisturbed."""
+        """Return whether the layout trained the right model, undisturbed."""
         return self.status in ("passed", "unjudged") and self.tainted is None
 
     @property
     def is_judged(self) -> bool:
-        """Whether it is held against others: also with a fault that was planted, which is how the gate is tried out."""
+        """Return whether the night is compared with others; a planted fault does not prevent it, to test the gate."""
         return self.counts or (
             self.status in ("passed", "unjudged") and self.tainted is not None and self.tainted.endswith(PLANTED)
         )
 
     def value(self, quantity: Quantity) -> float | None:
-        """The number that is followed, if it is known and above zero, which a ratio needs."""
+        """Return the number that is followed; None if it is unknown or zero, as a ratio needs more."""
         found = self.step_seconds if quantity == "step_seconds" else self.peak_allocated_bytes
         return found or None
 
     def launches(self, quantity: Quantity) -> tuple[float, ...]:
-        """The same of every launch; memory is the same in each."""
+        """Return the number of every launch; none for memory, which does not change from launch to launch."""
         return self.launch_medians if quantity == "step_seconds" else ()
 
 
 def nights_of(record: RunRecord, *, run: str) -> Iterator[Night]:
-    """Every layout of a run as a night; `run` is where the history keeps it."""
+    """Yield every layout of a run as a night; `run` is the name of its directory in the history."""
     environment = record.environment
     versions = {
         "torch": environment.torch,
@@ -102,7 +99,7 @@ def nights_of(record: RunRecord, *, run: str) -> Iterator[Night]:
             tainted=record.tainted,
             commit=environment.git_commit,
             software=", ".join(f"{name} {version}" for name, version in versions.items() if version is not None),
-            step_seconds=_middle(medians),
+            step_seconds=median(medians) if medians else None,
             launch_medians=medians,
             tokens_per_second_per_gpu=timing.tokens_per_second_per_gpu if timing else None,
             peak_allocated_bytes=max((rank.peak_allocated_bytes for rank in layout.memory.ranks), default=None)
@@ -112,12 +109,8 @@ def nights_of(record: RunRecord, *, run: str) -> Iterator[Night]:
 
 
 def by_series(nights: Iterable[Night]) -> dict[Series, list[Night]]:
-    """Nights of each series, oldest first."""
+    """Return the nights of each series, oldest first."""
     found: dict[Series, list[Night]] = {}
     for night in sorted(nights, key=lambda night: (night.started_at, night.run)):
         found.setdefault(night.series, []).append(night)
     return found
-
-
-def _middle(values: Sequence[float]) -> float | None:
-    return median(values) if values else None

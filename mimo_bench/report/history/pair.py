@@ -14,7 +14,7 @@ from mimo_bench.report.ranking.uncertainty import mean_step
 from mimo_bench.util import UsageError
 
 LAUNCHES_MAY_DIFFER = 0.05
-"""What one launch of each may differ by for no reason but where its ranks and buffers came to lie."""
+"""Change that one launch of each may show by chance, through the placement of ranks and buffers, as a share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,28 +23,28 @@ class Side:
 
     layout: str
     old: str
-    """Status in the old run, or a dash where it was not there."""
+    """Status in the old run; a dash if the layout was not in it."""
     new: str
     old_seconds: float | None
     new_seconds: float | None
     ratio: float | None
     noise: float | None
-    """Share within which a change may be noise; null where launches were tested."""
+    """Share within which a change may be noise; None if launches were tested."""
     verdict: str
 
 
 def compare_runs(old: RunRecord, new: RunRecord) -> tuple[Side, ...]:
-    """Every layout of either run.
+    """Compare every layout of either run.
 
     Raises:
-        UsageError: the two may not be held against each other; the message says everything that differs.
+        UsageError: the two are not comparable; the message names everything that differs.
     """
     if reasons := incomparable(old, new):
         raise UsageError("the runs cannot be compared: " + "; ".join(reasons))
     before = {night.layout: night for night in nights_of(old, run="old")}
     after = {night.layout: night for night in nights_of(new, run="new")}
     timings = {(record is new, layout.name): layout.timing for record in (old, new) for layout in record.layouts}
-    # Chance is shared out over all layouts that launches decide about.
+    # All layouts that launches decide about share the error rate.
     tested = [name for name in before if name in after and _has_launches(before[name], after[name])]
     ps = [by_launches(before[name].launch_medians, after[name].launch_medians).p for name in tested]
     believed = dict(zip(tested, discoveries(ps), strict=True))
@@ -55,7 +55,7 @@ def compare_runs(old: RunRecord, new: RunRecord) -> tuple[Side, ...]:
 
 
 def notes(old: RunRecord, new: RunRecord) -> Iterator[str]:
-    """What else is different between two runs that may be compared: versions, commits, the trainer's code."""
+    """Yield what else differs between two comparable runs: versions, commits, code."""
     for name, was, now in differences(old.environment, new.environment):
         yield f"{name}: {was} -> {now}"
     if old.environment.git_commit != new.environment.git_commit:
@@ -67,7 +67,7 @@ def notes(old: RunRecord, new: RunRecord) -> Iterator[str]:
 
 
 def pair_table(sides: Sequence[Side]) -> str:
-    """Two runs as a Markdown table."""
+    """Return two runs as a Markdown table."""
     heads = ("layout", "old", "new", "old step", "new step", "change", "noise", "verdict")
     return table(heads, (_row(side) for side in sides))
 
@@ -100,7 +100,7 @@ def _side(
 
 
 def _noise(old: Timing | None, new: Timing | None) -> float | None:
-    """What two windows of steps leave open, and what two launches may differ by anyway."""
+    """Return the change that may be noise: of two windows of steps, and at least of two launches."""
     means = [mean_step(timing.step_seconds) if timing else None for timing in (old, new)]
     errors = [mean.error_share for mean in means if mean is not None]
     if len(errors) < 2:

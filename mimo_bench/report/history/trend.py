@@ -1,6 +1,6 @@
-"""The page over all nights: what the last run of every scenario did, and every layout from night to night.
+"""The page over all nights: the last run of every scenario, and every layout from night to night.
 
-One file that needs nothing else, in the style of the report's page.
+One file without dependencies, in the style of the report's page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mimo_bench.report.markdown import table
 from mimo_bench.util import write_atomically
 
 ORDER = ("regressed", "suspect", "improved", "steady", "unknown")
-"""Verdicts as they are listed: what wants a person first."""
+"""Verdicts in the order in which they are listed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Line:
     layout: str
     last: Night
     held: Comparison | None
-    """The last night's step time against its reference; None where the last night was not timed."""
+    """Step time of the last night compared with its reference; None if the last night was not timed."""
     chart: Markup
     shifts: tuple[Shift, ...]
     num_nights: int
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """What can be compared with each other: one scenario, measured by one code, on one kind of machine."""
+    """Comparable runs: one scenario, one measuring version, one machine type."""
 
     scenario: str
     machine: str
@@ -50,16 +50,16 @@ class Group:
     last: Night
     lines: tuple[Line, ...]
     held: tuple[Comparison, ...]
-    """All that the last run was held against, worst first."""
+    """Comparisons of the last run, worst first."""
 
     @property
     def news(self) -> list[Comparison]:
-        """What wants to be looked at."""
+        """Return the comparisons to look at."""
         return [each for each in self.held if each.verdict in ("regressed", "suspect", "improved")]
 
     @property
     def is_judged(self) -> bool:
-        """Whether there is enough to hold the last run against."""
+        """Return whether there are enough runs to judge the last one."""
         return any(each.verdict != "unknown" for each in self.held)
 
 
@@ -74,14 +74,14 @@ def write_trend(history: History) -> Path:
 
 
 def render_trend(nights: Sequence[Night], expectations: Expectations) -> str:
-    """The whole page."""
+    """Return the whole page."""
     return template("trend.html.j2").render(
         groups=groups(nights, expectations), num_runs=len({night.run for night in nights}), words=words
     )
 
 
 def list_table(nights: Sequence[Night]) -> str:
-    """One row a series: what it is of, how many nights it has, and the last of them."""
+    """Return one row a series as a Markdown table: its facts, its number of nights, and the last of them."""
     heads = ("scenario", "layout", "machine", "nights", "last night", "status", "step", "measured by")
     rows = [
         (
@@ -101,7 +101,7 @@ def list_table(nights: Sequence[Night]) -> str:
 
 
 def groups(nights: Sequence[Night], expectations: Expectations) -> list[Group]:
-    """Everything that is followed, the group with the latest run first."""
+    """Return everything that is followed; the group with the latest run comes first."""
 
     def key(night: Night) -> tuple[str, str, str, str]:
         return (night.scenario, night.machine, night.scenario_hash, night.measured_by)
@@ -150,22 +150,22 @@ def _dots(timed: Sequence[Night], expectations: Expectations) -> Iterator[Dot]:
     for night in timed:
         found = None if night in reference else compare(reference, night, "step_seconds")
         assert night.step_seconds is not None
-        said = f"{night.started_at:%Y-%m-%d %H:%M}: {words.seconds(night.step_seconds)}"
+        label = f"{night.started_at:%Y-%m-%d %H:%M}: {words.seconds(night.step_seconds)}"
         yield Dot(
             at=night.started_at,
             value=night.step_seconds,
             stands_out=found is not None and stands_out(found) and (not since or night.started_at >= since),
-            said=f"{said}, commit {night.commit[:7]}" if night.commit else said,
+            label=f"{label}, commit {night.commit[:7]}" if night.commit else label,
         )
 
 
 def _changed(timed: Sequence[Night]) -> Iterator[tuple[int, str]]:
-    """Nights from which on other software was used; a new commit every night would hide them."""
+    """Yield the nights from which other software was used; commits are left out, as they may change every night."""
     for index, (before, after) in enumerate(pairwise(timed), start=1):
         if before.software != after.software:
             yield index, f"{before.software} -> {after.software}"
 
 
 def _status(night: Night) -> str:
-    """How it ended, and why its numbers are no reference where they are none."""
+    """Return the status in words, with the reason if the night is tainted."""
     return "; ".join(filter(None, (words.STATE_WORDS[night.status], night.tainted)))
