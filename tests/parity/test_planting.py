@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mimo_bench.parity.faults import catalogue as planting
-from mimo_bench.parity.faults.catalogue import Planting, find_fault, known_faults
+from mimo_bench.parity.faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
 from mimo_bench.util.errors import FaultError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,6 +36,23 @@ def test_every_known_fault_is_a_function_where_its_place_says() -> None:
         file = REPOSITORY.joinpath(*module.split(".")).with_suffix(".py")
         body = ast.parse(file.read_text(encoding="utf-8")).body
         assert function in {part.name for part in body if isinstance(part, ast.FunctionDef)}
+
+
+def test_a_fault_is_declared_above_its_function_and_nowhere_else() -> None:
+    declared = {
+        part.name.replace("_", "-")
+        for file in (REPOSITORY / "mimo_bench" / "parity" / "faults").glob("*.py")
+        for part in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(part, ast.FunctionDef) and "@fault(" in "".join(f"@{ast.unparse(d)}" for d in part.decorator_list)
+    }
+    assert declared == {*KNOWN, *SLOW}
+    elsewhere = [
+        str(file)
+        for room in ("bench", "parity", "report")
+        for file in (REPOSITORY / "mimo_bench" / room).rglob("*.py")
+        if any(name in file.read_text(encoding="utf-8") for name in declared)
+    ]
+    assert elsewhere == []
 
 
 def test_a_fault_lies_where_its_name_says() -> None:
@@ -87,6 +104,6 @@ def test_the_fault_before_the_layout_must_be_known() -> None:
         Planting.of("kill@a")
 
 
-def test_a_layout_left_out_behind_the_at_is_refused_and_not_taken_for_all() -> None:
-    with pytest.raises(FaultError, match="'kill-rank@' names no layout behind the @"):
+def test_a_layout_left_out_after_the_at_is_refused_and_not_taken_for_all() -> None:
+    with pytest.raises(FaultError, match="'kill-rank@' names no layout after the @"):
         Planting.of("kill-rank@")

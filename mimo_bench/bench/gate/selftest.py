@@ -172,7 +172,7 @@ def _trial(part: Part, fault: str | None, layout: str, account: LayoutResult) ->
         scenario=part.origin,
         fault=fault,
         layout=layout,
-        expected="passed" if fault is None else KNOWN[fault].caught_by,
+        expected=(None if fault is None else KNOWN[fault].caught_by) or "passed",
         found=failed or account.status,
         reason=account.reason,
     )

@@ -1,10 +1,12 @@
-"""Which faults can be planted, by name; the faults themselves are in `faults`, or in another package. No torch."""
+"""Names of the faults that can be planted, with their checks, read from the decorators in this folder. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Literal
 
 from mimo_bench.parity.faults.sites import Site
@@ -14,150 +16,66 @@ from mimo_bench.util import FaultError
 GROUP = "mimo_bench.faults"
 """Entry points of this group add faults: name -> callable `plant(context)`."""
 
-_OURS = "mimo_bench.parity.faults"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KnownFault:
-    """A fault, the check that must catch it, and the layouts in which it shows at all."""
+class fault:  # noqa: N801  # a decorator, in lower case as those of `contextlib`
+    """Declare the function below as a fault; its name with dashes is the fault's.
 
-    breaks: Literal["samples", "weights", "passes", "scales", "reductions", "optimizer", "ends"]
-    """The file of `faults` that it lies in."""
-    caught_by: Check | Literal["oom", "timeout", "crashed"]
+    Commands must not import torch, and faults do. So `KNOWN` evaluates the decorator from the source of the file: its
+    arguments may use no name of the file's.
+    """
+
+    caught_by: Check | Literal["oom", "timeout", "crashed"] | None
+    """Check that must catch it; None for a fault of speed, which leaves every number right."""
     modes: tuple[Mode, ...] = ("parity",)
-    """In which it shows, the last of them: parity mode overlaps nothing, so what breaks an overlap shows as timed."""
+    """Modes to run, the last of which shows it: parity mode overlaps nothing, so a broken overlap shows as timed."""
     shows_in: Callable[[Site], bool] = lambda _: True
+    """Return True for a layout in which the fault changes anything."""
+    alone: bool = False
+    """True if it ends ranks or makes process groups, so that no other fault may share its launch."""
+
+    def __call__[**P](self, plant: Callable[P, None]) -> Callable[P, None]:
+        """Return the function as it is."""
+        return plant
 
 
-KNOWN: dict[str, KnownFault] = {
-    # What is read, and what training starts from.
-    "encoder-fed-other-samples": KnownFault(breaks="samples", caught_by="static"),
-    "encoder-reads-other-pixels": KnownFault(breaks="samples", caught_by="static"),
-    "loss-mask-shifted": KnownFault(breaks="samples", caught_by="static"),
-    "shards-overlap": KnownFault(
-        breaks="samples",
-        caught_by="static",
-        # With one sample each, replicas that begin one behind the other meet no sample twice.
-        shows_in=lambda site: any(
-            grid.dp > 1 and site.plan.micro_batch_size[name] > 1 for name, grid in site.layout.modules.items()
-        ),
-    ),
-    "weights-drawn-by-shard": KnownFault(breaks="weights", caught_by="static", shows_in=lambda site: site.has(tp=2)),
-    "weights-of-another-seed": KnownFault(breaks="weights", caught_by="static"),
-    # A pass through the model.
-    "bridge-gradient-doubled": KnownFault(breaks="passes", caught_by="gradients"),
-    "bridge-gradient-dropped": KnownFault(breaks="passes", caught_by="gradients"),
-    "encoder-rests-without-images": KnownFault(
-        breaks="passes",
-        caught_by="crashed",
-        modes=("parity", "timing"),
-        # Under the distributed optimizer ranks wait for each other, until the hang limit, before one can complain.
-        shows_in=lambda site: (
-            site.meets_empty_replica
-            and site.settings.overlap_grad_reduce
-            and site.layout.placement == "colocated"
-            and not site.is_sharded
-        ),
-    ),
-    "encoder-stages-skipped": KnownFault(
-        breaks="passes",
-        caught_by="gradients",
-        shows_in=lambda site: any(grid.pp > 1 for grid in site.layout.encoders.values()),
-    ),
-    "image-patches-dealt-to-other-samples": KnownFault(
-        breaks="passes",
-        caught_by="gradients",
-        # Between stages of an encoder, transposed activations have a shape that the next stage refuses.
-        shows_in=lambda site: all(grid.pp == 1 for grid in site.layout.encoders.values()),
-    ),
-    "uneven-rows-split-evenly": KnownFault(
-        breaks="passes",
-        caught_by="gradients",
-        shows_in=lambda site: site.has_uneven_items and site.encoder_dp != site.layout.language.dp,
-    ),
-    "vision-layer-skipped": KnownFault(breaks="passes", caught_by="gradients"),
-    # The scale of gradients.
-    "encoder-gradient-averaged-over-replicas": KnownFault(
-        breaks="scales", caught_by="gradients", shows_in=lambda site: site.encoder_dp > 1
-    ),
-    "encoder-gradient-not-normalised": KnownFault(breaks="scales", caught_by="gradients"),
-    "encoder-gradient-scaled-by-dp-ratio": KnownFault(
-        breaks="scales", caught_by="gradients", shows_in=lambda site: site.encoder_dp != site.layout.language.dp
-    ),
-    "gradient-of-one-slice-lost": KnownFault(
-        breaks="scales",
-        caught_by="gradients",
-        shows_in=lambda site: site.layout.language.tp > 1 and not site.is_sharded,
-    ),
-    "gradient-of-one-stage-doubled": KnownFault(
-        breaks="scales",
-        caught_by="gradients",
-        shows_in=lambda site: site.layout.language.pp > 1 and not site.is_sharded,
-    ),
-    "local-token-count": KnownFault(
-        breaks="scales",
-        caught_by="replicas",
-        shows_in=lambda site: (
-            site.layout.language.dp > 1
-            and site.layout.language.tp == site.layout.language.pp == 1
-            and not site.is_sharded
-        ),
-    ),
-    "micro-batches-averaged": KnownFault(
-        breaks="scales", caught_by="gradients", shows_in=lambda site: site.plan.num_micro_batches > 1
-    ),
-    # Sums over ranks.
-    "layer-norm-gradients-not-reduced": KnownFault(
-        breaks="reductions",
-        caught_by="replicas",
-        shows_in=lambda site: site.settings.sequence_parallel and site.layout.language.tp > 1,
-    ),
-    "process-groups-crossed": KnownFault(
-        breaks="reductions",
-        caught_by="replicas",
-        shows_in=lambda site: site.has(tp=2, dp=2) and not site.is_sharded,
-    ),
-    "replica-reduction-skipped": KnownFault(
-        breaks="reductions", caught_by="replicas", shows_in=lambda site: site.encoder_dp > 1 and not site.is_sharded
-    ),
-    "tied-embedding-gradients-not-reduced": KnownFault(
-        breaks="reductions",
-        caught_by="replicas",
-        shows_in=lambda site: site.ties_embeddings and site.layout.language.pp > 1,
-    ),
-    # The optimizer's step.
-    "clipped-by-own-norm": KnownFault(
-        breaks="optimizer", caught_by="optimizer", shows_in=lambda site: site.training.clip_grad_norm > 0
-    ),
-    "encoder-epsilon-of-another-optimizer": KnownFault(breaks="optimizer", caught_by="optimizer"),
-    "encoder-learning-rate-doubled": KnownFault(breaks="optimizer", caught_by="optimizer"),
-    "encoder-weights-not-decayed": KnownFault(
-        breaks="optimizer", caught_by="optimizer", shows_in=lambda site: site.training.weight_decay > 0
-    ),
-    # What ends a layout.
-    "exhaust-memory": KnownFault(breaks="ends", caught_by="oom"),
-    "hang-rank": KnownFault(breaks="ends", caught_by="timeout"),
-    "kill-rank": KnownFault(breaks="ends", caught_by="crashed"),
-}
-"""Our own faults of correctness; those of other packages can be planted, but what must catch them only their authors
-know."""
+def _declared() -> Iterator[tuple[str, str, fault]]:
+    """Yield the name of each fault in this folder, its place as `module:function`, and what its decorator declares."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        for part in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(part, ast.FunctionDef):
+                place = f"{__package__}.{file.stem}:{part.name}"
+                yield from ((part.name.replace("_", "-"), place, found) for found in _decorators(part, file))
 
-SLOW = ("bridge-bytes-doubled", "slow-rank")
-"""Our own faults of speed: no verdict of parity sees them, meters and `run --gate-performance` must."""
+
+def _decorators(function: ast.FunctionDef, file: Path) -> Iterator[fault]:
+    for call in function.decorator_list:
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == fault.__name__:
+            declared: fault = eval(compile(ast.Expression(call), file, "eval"), {fault.__name__: fault})
+            yield declared
+
+
+_DECLARED = list(_declared())
+
+_PLACES = {name: place for name, place, _ in _DECLARED}
+
+KNOWN = {name: declared for name, _, declared in _DECLARED if declared.caught_by is not None}
+"""Built-in faults of correctness. Faults of other packages can be planted, but only their authors know the check."""
+
+SLOW = tuple(name for name, _, declared in _DECLARED if declared.caught_by is None)
+"""Built-in faults of speed: no check of parity sees them; meters and `run --gate-performance` must."""
 
 
 def known_faults() -> dict[str, str]:
-    """Every fault that can be planted: its name and where its function lies, as `module:function`."""
-    files = {**{name: fault.breaks for name, fault in KNOWN.items()}, **dict.fromkeys(SLOW, "speed")}
-    ours = {name: f"{_OURS}.{file}:{name.replace('-', '_')}" for name, file in files.items()}
-    return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **ours}
+    """Return every fault that can be planted: its name and its function, as `module:function`."""
+    return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **_PLACES}
 
 
 def find_fault(name: str) -> str:
-    """Where the function of the fault called `name` lies.
+    """Return the function of the fault called `name`, as `module:function`.
 
     Raises:
-        FaultError: there is none.
+        FaultError: there is no such fault.
     """
     faults = known_faults()
     if name not in faults:
@@ -167,27 +85,27 @@ def find_fault(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planting:
-    """What is planted where; nothing in a normal run."""
+    """A fault and the layouts to plant it in; neither in a normal run."""
 
     fault: str | None
     """As `module:function`."""
     layout: str | None
-    """The one layout to plant in; None for every layout but the baseline."""
+    """The only layout to plant in; None for every layout but the baseline."""
 
     @classmethod
     def of(cls, words: str | None) -> Planting:
         """Read `FAULT` or `FAULT@LAYOUT`.
 
         Raises:
-            FaultError: no such fault, or no layout behind the @.
+            FaultError: there is no such fault, or no layout after the @.
         """
         if words is None:
             return cls(fault=None, layout=None)
         name, at, layout = words.partition("@")
         if at and not layout:
-            raise FaultError(f"{words!r} names no layout behind the @; leave the @ out to plant in every layout")
+            raise FaultError(f"{words!r} names no layout after the @; leave the @ out to plant in every layout")
         return cls(fault=find_fault(name), layout=layout or None)
 
     def in_layout(self, name: str) -> str | None:
-        """The fault of the layout called `name`."""
+        """Return the fault of the layout called `name`, if any."""
         return self.fault if self.layout in (None, name) else None

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import torch
 
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext
 from mimo_bench.trainer import hosted_modules, unwrap
 
 _MORE_THAN_ANY_DEVICE = 1 << 50
 
 
+@fault(caught_by="oom", alone=True)
 def exhaust_memory(context: FaultContext) -> None:
     """The last rank asks for more memory than any device has when it runs its first module."""
 
@@ -27,6 +29,7 @@ def exhaust_memory(context: FaultContext) -> None:
     _on_first_forward(context, allocate)
 
 
+@fault(caught_by="timeout", alone=True)
 def hang_rank(context: FaultContext) -> None:
     """The last rank stops for good when it runs its first module, and all others wait for it."""
 
@@ -37,6 +40,7 @@ def hang_rank(context: FaultContext) -> None:
     _on_first_forward(context, sleep)
 
 
+@fault(caught_by="crashed", alone=True)
 def kill_rank(context: FaultContext) -> None:
     """The last rank dies without a word when it runs its first module, as under the kernel's out-of-memory killer."""
     _on_first_forward(context, lambda: os.kill(os.getpid(), signal.SIGKILL))

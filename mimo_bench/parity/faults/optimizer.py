@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
 from mimo_bench.trainer import hosted_modules
 
 
+@fault(caught_by="optimizer", shows_in=lambda site: site.training.clip_grad_norm > 0)
 def clipped_by_own_norm(context: FaultContext) -> None:
     """Each rank clips by the gradient norm of its first module instead of the whole model's; Adam hardly shows it."""
     optimizer = context.trainer.optimizer
@@ -18,11 +20,13 @@ def clipped_by_own_norm(context: FaultContext) -> None:
         replace_attribute(context, optimizer, "_clip", lambda _: clip(optimizer._norms[own[0]]))
 
 
+@fault(caught_by="optimizer")
 def encoder_epsilon_of_another_optimizer(context: FaultContext) -> None:
     """The encoder's Adam divides by a root with 1e-5 beside it, a hundred to a thousand times what was asked for."""
     _on_encoder_optimizer(context, lambda group: group.update(eps=1e-5))
 
 
+@fault(caught_by="optimizer")
 def encoder_learning_rate_doubled(context: FaultContext) -> None:
     """The encoder learns twice as fast as it was told."""
     optimizer = context.trainer.optimizer
@@ -35,6 +39,7 @@ def encoder_learning_rate_doubled(context: FaultContext) -> None:
     replace_attribute(context, optimizer, "_set_rates", double)
 
 
+@fault(caught_by="optimizer", shows_in=lambda site: site.training.weight_decay > 0)
 def encoder_weights_not_decayed(context: FaultContext) -> None:
     """The encoder's optimizer never heard of weight decay."""
     _on_encoder_optimizer(context, lambda group: group.update(weight_decay=0.0))

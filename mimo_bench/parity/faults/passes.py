@@ -9,20 +9,35 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
 from mimo_bench.trainer import GatherReplicas, MicroBatch, ModelForward, SplitReplica, UnevenBridge, unwrap
 
 
+@fault(caught_by="gradients")
 def bridge_gradient_doubled(context: FaultContext) -> None:
     """The gradient that comes back over the bridge reaches the encoder twice as large; the loss hardly shows it."""
     _on_encoder_gradient(context, lambda gradient: gradient * 2)
 
 
+@fault(caught_by="gradients")
 def bridge_gradient_dropped(context: FaultContext) -> None:
     """No gradient comes back over the bridge: the encoder stands still and the loss falls anyway."""
     _on_encoder_gradient(context, lambda gradient: gradient * 0)
 
 
+@fault(
+    caught_by="crashed",
+    modes=("parity", "timing"),
+    # Under the distributed optimizer ranks wait for each other, until the hang limit, before one can complain.
+    shows_in=lambda site: (
+        site.meets_empty_replica
+        and site.settings.overlap_grad_reduce
+        and site.layout.placement == "colocated"
+        and not site.is_sharded
+    ),
+    alone=True,
+)
 def encoder_rests_without_images(context: FaultContext) -> None:
     """An encoder replica whose samples have no image does not run, so its gradient hooks never fire."""
     forward = ModelForward.__call__
@@ -34,6 +49,10 @@ def encoder_rests_without_images(context: FaultContext) -> None:
     replace_attribute(context, ModelForward, "__call__", without_blank)
 
 
+@fault(
+    caught_by="gradients",
+    shows_in=lambda site: any(grid.pp > 1 for grid in site.layout.encoders.values()),
+)
 def encoder_stages_skipped(context: FaultContext) -> None:
     """Stages of an encoder behind its first hand on what they get, past their layers, as in megatron-core 0.19."""
     for name, module in encoders(context):
@@ -43,6 +62,11 @@ def encoder_stages_skipped(context: FaultContext) -> None:
                     _skip(context, layer)
 
 
+@fault(
+    caught_by="gradients",
+    # Between stages of an encoder, transposed activations have a shape that the next stage refuses.
+    shows_in=lambda site: all(grid.pp == 1 for grid in site.layout.encoders.values()),
+)
 def image_patches_dealt_to_other_samples(context: FaultContext) -> None:
     """The encoder gives [patches, images, h] where [images, patches, h] is flattened; the loss is off by 3e-4."""
 
@@ -55,6 +79,10 @@ def image_patches_dealt_to_other_samples(context: FaultContext) -> None:
             context.undo.callback(encoder.register_forward_hook(transpose).remove)
 
 
+@fault(
+    caught_by="gradients",
+    shows_in=lambda site: site.has_uneven_items and site.encoder_dp != site.layout.language.dp,
+)
 def uneven_rows_split_evenly(context: FaultContext) -> None:
     """What crosses the bridge between unequal replicas is cut into equal shares, however many rows each of them has.
 
@@ -77,6 +105,7 @@ def uneven_rows_split_evenly(context: FaultContext) -> None:
     replace_attribute(context, GatherReplicas, "backward", staticmethod(join_evenly))
 
 
+@fault(caught_by="gradients")
 def vision_layer_skipped(context: FaultContext) -> None:
     """The encoder's last layer never runs."""
     for _, module in encoders(context):

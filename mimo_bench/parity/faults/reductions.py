@@ -7,15 +7,21 @@ from importlib import import_module
 import torch.distributed as dist
 
 from mimo_bench.layout import Grid
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
 from mimo_bench.trainer import hosted_modules
 
 
+@fault(
+    caught_by="replicas",
+    shows_in=lambda site: site.settings.sequence_parallel and site.layout.language.tp > 1,
+)
 def layer_norm_gradients_not_reduced(context: FaultContext) -> None:
     """Under sequence parallelism each rank keeps the norm gradients of its own part of the sequence."""
     _leave_out(context, "_allreduce_non_tensor_model_parallel_grads")
 
 
+@fault(caught_by="replicas", shows_in=lambda site: site.has(tp=2, dp=2) and not site.is_sharded, alone=True)
 def process_groups_crossed(context: FaultContext) -> None:
     """Half of the ranks make the groups of a module's replicas in the other order, so sums cross over between groups.
 
@@ -35,12 +41,17 @@ def process_groups_crossed(context: FaultContext) -> None:
                         replace_attribute(context, buckets, "data_parallel_group", made)
 
 
+@fault(caught_by="replicas", shows_in=lambda site: site.encoder_dp > 1 and not site.is_sharded)
 def replica_reduction_skipped(context: FaultContext) -> None:
     """The encoder's replicas never sum their gradients, and drift apart."""
     for _, module in encoders(context):
         replace_attribute(context, module, "finish_grad_sync", lambda **_: None)
 
 
+@fault(
+    caught_by="replicas",
+    shows_in=lambda site: site.ties_embeddings and site.layout.language.pp > 1,
+)
 def tied_embedding_gradients_not_reduced(context: FaultContext) -> None:
     """The first and the last stage keep each its own gradient of the word embedding that they share."""
     _leave_out(context, "_allreduce_word_embedding_grads")

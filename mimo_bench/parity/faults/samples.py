@@ -12,9 +12,11 @@ import torch
 
 from mimo_bench.data import Split, Text
 from mimo_bench.layout import LANGUAGE
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
 
 
+@fault(caught_by="static")
 def encoder_fed_other_samples(context: FaultContext) -> None:
     """The encoder's loader is one sample ahead of the language model's."""
     right = context.trainer.loader.plan.sample_ids
@@ -26,6 +28,7 @@ def encoder_fed_other_samples(context: FaultContext) -> None:
     _deal_out(context, ahead)
 
 
+@fault(caught_by="static")
 def encoder_reads_other_pixels(context: FaultContext) -> None:
     """Sample ids are right everywhere, and what encoders read for them is the next sample's that has as many items."""
     dataset = context.trainer.loader.dataset
@@ -38,6 +41,7 @@ def encoder_reads_other_pixels(context: FaultContext) -> None:
     _replace_dataset(context, encoder_inputs=behind)
 
 
+@fault(caught_by="static")
 def loss_mask_shifted(context: FaultContext) -> None:
     """The loss scores each answer one position too early: labels are shifted twice."""
     dataset = context.trainer.loader.dataset
@@ -49,6 +53,13 @@ def loss_mask_shifted(context: FaultContext) -> None:
     _replace_dataset(context, text=text)
 
 
+@fault(
+    caught_by="static",
+    # With one sample each, replicas that begin one behind the other meet no sample twice.
+    shows_in=lambda site: any(
+        grid.dp > 1 and site.plan.micro_batch_size[name] > 1 for name, grid in site.layout.modules.items()
+    ),
+)
 def shards_overlap(context: FaultContext) -> None:
     """Each replica reads one stream of samples from an offset of its own rank, so neighbours read the same ones."""
     right = context.trainer.loader.plan.sample_ids

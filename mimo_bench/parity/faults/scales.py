@@ -8,28 +8,36 @@ from typing import Any
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.models import WORD_EMBEDDING
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, encoders, replace_attribute
 from mimo_bench.trainer import Shard, hosted_modules, shards
 
 
+@fault(caught_by="gradients", shows_in=lambda site: site.encoder_dp > 1)
 def encoder_gradient_averaged_over_replicas(context: FaultContext) -> None:
     """The encoder's replicas take a mean where the language model's sum: of four replicas, 1 instead of 4."""
     for name, module in encoders(context):
         _scale_further(context, module, 1 / context.layout.modules[name].dp)
 
 
+@fault(caught_by="gradients", shows_in=lambda site: site.encoder_dp != site.layout.language.dp)
 def encoder_gradient_scaled_by_dp_ratio(context: FaultContext) -> None:
     """Each module takes a mean over its own replicas, so the encoder's gradient is off by the ratio of degrees."""
     for name, module in encoders(context):
         _scale_further(context, module, context.layout.language.dp / context.layout.modules[name].dp)
 
 
+@fault(caught_by="gradients")
 def encoder_gradient_not_normalised(context: FaultContext) -> None:
     """The encoder's gradient stays a sum over answer tokens while the language model's becomes a mean."""
     for _, module in encoders(context):
         replace_attribute(context, module, "scale_gradients", lambda _: None)
 
 
+@fault(
+    caught_by="gradients",
+    shows_in=lambda site: site.layout.language.tp > 1 and not site.is_sharded,
+)
 def gradient_of_one_slice_lost(context: FaultContext) -> None:
     """The last tensor-parallel rank of the language model never gets a gradient for what it alone holds."""
 
@@ -40,6 +48,10 @@ def gradient_of_one_slice_lost(context: FaultContext) -> None:
     _on_finished_gradients(context, LANGUAGE, drop)
 
 
+@fault(
+    caught_by="gradients",
+    shows_in=lambda site: site.layout.language.pp > 1 and not site.is_sharded,
+)
 def gradient_of_one_stage_doubled(context: FaultContext) -> None:
     """The first stage of the language model's pipeline counts each micro-batch twice, in what it alone holds."""
     ties_embeddings = context.trainer.config.shape.language.tied_embeddings
@@ -52,6 +64,12 @@ def gradient_of_one_stage_doubled(context: FaultContext) -> None:
     _on_finished_gradients(context, LANGUAGE, double)
 
 
+@fault(
+    caught_by="replicas",
+    shows_in=lambda site: (
+        site.layout.language.dp > 1 and site.layout.language.tp == site.layout.language.pp == 1 and not site.is_sharded
+    ),
+)
 def local_token_count(context: FaultContext) -> None:
     """Each language replica divides by its own number of answer tokens, times the number of replicas."""
     totals, replicas = context.trainer.totals, context.layout.language.dp
@@ -69,6 +87,7 @@ def local_token_count(context: FaultContext) -> None:
         replace_attribute(context, module, "scale_gradients", lambda by: scale(1 / own[0] if own[0] else by))
 
 
+@fault(caught_by="gradients", shows_in=lambda site: site.plan.num_micro_batches > 1)
 def micro_batches_averaged(context: FaultContext) -> None:
     """The encoder's gradient is a mean over micro-batches, the language model's a sum."""
     for _, module in encoders(context):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
 from mimo_bench.trainer import UnevenBridge, hosted_modules, unwrap
 
@@ -12,12 +13,14 @@ DAWDLE_SECONDS = 0.2
 """What a slow rank loses in each micro-batch."""
 
 
+@fault(caught_by=None)
 def bridge_bytes_doubled(context: FaultContext) -> None:
     """Everything that crosses the bridge between disjoint modules crosses it twice; every number stays right."""
     for name in ("_send", "_receive", "_exchange", "_broadcast"):
         _twice(context, name)
 
 
+@fault(caught_by=None)
 def slow_rank(context: FaultContext) -> None:
     """The last rank dawdles before every forward pass: every number stays right, only the step takes longer."""
     if context.rank == context.layout.world_size - 1:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import torch
 
 from mimo_bench.models import CHUNK
+from mimo_bench.parity.faults.catalogue import fault
 from mimo_bench.parity.faults.context import FaultContext, replace_attribute
 from mimo_bench.trainer import Shard, draw_weights
 
 
+@fault(caught_by="static", shows_in=lambda site: site.has(tp=2))
 def weights_drawn_by_shard(context: FaultContext) -> None:
     """Every tensor-parallel rank draws its slice as if it were the whole tensor."""
 
@@ -21,6 +23,7 @@ def weights_drawn_by_shard(context: FaultContext) -> None:
     _draw(context, seed=context.trainer.config.seed)
 
 
+@fault(caught_by="static")
 def weights_of_another_seed(context: FaultContext) -> None:
     """The seed that was declared is not the one that is used."""
     _draw(context, seed=context.trainer.config.seed + 1)
