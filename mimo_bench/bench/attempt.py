@@ -1,11 +1,9 @@
-"""One launch: one layout in one mode goes out to ranks, and their records or a reason come back.
-
-Matrix and worker meet here, through files.
-"""
+"""Launches of layouts: requests go out to ranks, and their records or a reason come back, through files."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from mimo_bench.util import LaunchError, RecordError
 WORKER = "mimo_bench.bench.ranks.worker:main"
 
 BASELINE = "baseline"
-"""The folder of a run's directory where the baseline leaves what others are held against."""
+"""Folder of a run's directory with the baseline's results that others are compared with."""
 
 _GPU_ENVIRONMENT: dict[Mode, dict[str, str]] = {
     # One algorithm and fixed workspaces, so sums keep their order.
@@ -40,7 +38,7 @@ _GPU_ENVIRONMENT: dict[Mode, dict[str, str]] = {
 
 
 def environment_of(mode: Mode, device_kind: DeviceKind) -> dict[str, str]:
-    """What has to be set in a rank before its first CUDA or NCCL call."""
+    """Return the variables that a rank needs before its first CUDA or NCCL call."""
     return _GPU_ENVIRONMENT.get(mode, {}) if device_kind == "cuda" else {}
 
 
@@ -54,12 +52,32 @@ class LaunchResult:
 
     @property
     def finished(self) -> bool:
-        """Whether every rank left its record."""
+        """True if every rank left its record."""
         return self.outcome.ended == "finished"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """One training of a layout in one mode: as it is, with a fault, or as a variant of the baseline."""
+
+    case: LayoutCase
+    mode: Mode
+    fault: str | None = None
+    variant: Variant | None = None
+
+    @property
+    def key(self) -> tuple[str | None, ...]:
+        """Values that distinguish it from the other trainings of a scenario."""
+        return self.case.name, self.mode, self.fault, None if self.variant is None else self.variant.name
+
+    @property
+    def folder(self) -> str:
+        """Folder of its records, below the layout's."""
+        return self.mode if self.variant is None else f"{self.mode}-{self.variant.name}"
+
+
 class Attempts:
-    """Launches layouts one after the other and knows when the last one took its last step."""
+    """Launches layouts of a scenario one after the other, and keeps the time of the last step of the last one."""
 
     def __init__(
         self, launcher: Launcher, *, scenario: Scenario, directory: Path, device_kind: DeviceKind, hang_seconds: float
@@ -71,19 +89,21 @@ class Attempts:
         self._device_kind = device_kind
         self._hang_seconds = hang_seconds
         self._last_step_at: float | None = None
+        self._made: dict[tuple[str | None, ...], LaunchResult] = {}
 
     def trace(self, case: LayoutCase, *, fault: str | None) -> TraceRecord | None:
-        """Return the first parity step of a layout under hooks; None if it cannot be had."""
-        place = self._directory / "layouts" / case.name / "parity-trace"
-        if fault is not None or not (place / TRACE).exists():
-            job = self._job(case, "parity", place=place, fault=fault, variant=None, is_traced=True)
+        """Return the first parity step of a layout under hooks; None if its ranks did not finish."""
+        training = Training(case=case, mode="parity", fault=fault)
+        request = self._request(training, "parity-trace", is_traced=True)
+        trace = request.directory / TRACE
+        if fault is not None or not trace.exists():
             try:
-                outcome = self._launcher.launch(job)
+                outcome = self._launcher.launch(self._job([request]))
             except LaunchError:
                 return None
             if outcome.ended != "finished":
                 return None
-        return TraceRecord.model_validate_json((place / TRACE).read_text(encoding="utf-8"))
+        return TraceRecord.model_validate_json(trace.read_text(encoding="utf-8"))
 
     def run(
         self, case: LayoutCase, mode: Mode, *, fault: str | None, variant: Variant | None = None, repeat: int = 0
@@ -91,56 +111,82 @@ class Attempts:
         """Train a layout in `mode`; return when nothing of it runs any more.
 
         With a `variant`, train only the steps that are compared with the baseline, as that variant. A `repeat` counts
-        further launches of the same kind.
+        further launches of the same kind. A training that `launch_together` has made is not launched again.
         """
-        folder = mode if variant is None else f"{mode}-{variant.name}"
-        place = self._directory / "layouts" / case.name / (f"{folder}-launch{repeat}" if repeat else folder)
-        job = self._job(case, mode, place=place, fault=fault, variant=variant)
+        training = Training(case=case, mode=mode, fault=fault, variant=variant)
+        if not repeat and (made := self._made.pop(training.key, None)) is not None:
+            return made
+        request = self._request(training, f"{training.folder}-launch{repeat}" if repeat else training.folder)
         asked_at = time.time()
         try:
-            outcome = self._launcher.launch(job)
-            ranks = tuple(
-                read_rank(place / f"rank{k}.json") for k in range(job.world_size) if outcome.ended == "finished"
-            )
+            outcome = self._launcher.launch(self._job([request]))
+            if outcome.ended == "finished":
+                return self._result(request, outcome, asked_at)
         except (LaunchError, RecordError) as error:
             # The next launch gets a new starter: one layout that cannot be launched does not end the others.
-            outcome, ranks = Outcome(ended="crashed", reason=str(error), rank=None), ()
-        if not ranks:
-            return LaunchResult(outcome=outcome, ranks=(), launch=None)
+            outcome = Outcome(ended="crashed", reason=str(error), rank=None)
+        return LaunchResult(outcome=outcome, ranks=(), launch=None)
+
+    def _result(self, request: LaunchRequest, outcome: Outcome, asked_at: float) -> LaunchResult:
+        num_ranks = request.scenario.case(request.layout).world_size
+        ranks = tuple(read_rank(request.directory / f"rank{k}.json") for k in range(num_ranks))
         launch = merge_launch(ranks, asked_at=asked_at, previous_last_step_at=self._last_step_at)
         self._last_step_at = last_step_at(ranks) or self._last_step_at
         return LaunchResult(outcome=outcome, ranks=ranks, launch=launch)
 
-    def _job(
-        self,
-        case: LayoutCase,
-        mode: Mode,
-        *,
-        place: Path,
-        fault: str | None,
-        variant: Variant | None,
-        is_traced: bool = False,
-    ) -> Job:
-        scenario = self._scenario if variant is None else variant.scenario
-        weights = self._scenario.weights_directory
-        request = LaunchRequest(
-            scenario=scenario,
+    def _request(self, training: Training, folder: str, *, is_traced: bool = False) -> LaunchRequest:
+        variant, weights = training.variant, self._scenario.weights_directory
+        return LaunchRequest(
+            scenario=self._scenario if variant is None else variant.scenario,
             weights=None if weights is None else Path(weights),
-            layout=case.name,
-            mode=mode,
+            layout=training.case.name,
+            mode=training.mode,
             device_kind=self._device_kind,
-            directory=place,
+            directory=self._directory / "layouts" / training.case.name / folder,
             baseline=self._directory / BASELINE,
-            fault=fault,
+            fault=training.fault,
             variant=variant.name if variant is not None else None,
             is_traced=is_traced,
         )
+
+    def _job(self, requests: Sequence[LaunchRequest]) -> Job:
+        first = requests[0]
         return Job(
             entry=WORKER,
-            arguments=request.arguments(),
+            arguments={"requests": [request.arguments() for request in requests]},
             # A variant may have other degrees than the layout that it varies.
-            world_size=scenario.case(case.name).world_size,
-            log_dir=place,
+            world_size=first.scenario.case(first.layout).world_size,
+            log_dir=first.directory,
             hang_seconds=self._hang_seconds,
-            environment=environment_of(mode, self._device_kind),
+            environment=environment_of(first.mode, self._device_kind),
         )
+
+
+def launch_together(trainings: Sequence[tuple[Attempts, Training]]) -> bool:
+    """Make several trainings of the same grids and mode in one launch, for later calls of `run`.
+
+    Ranks keep their process groups, and build a trainer for each training.
+
+    Returns:
+        False if one of them ended the launch early: nothing is kept, so `run` launches each alone.
+    """
+    requests = [
+        attempts._request(training, f"{training.folder}-shared{index}")
+        for index, (attempts, training) in enumerate(trainings)
+    ]
+    for request in requests:
+        request.directory.mkdir(parents=True, exist_ok=True)
+    first, asked_at = trainings[0][0], time.time()
+    try:
+        outcome = first._launcher.launch(first._job(requests))
+        if outcome.ended != "finished":
+            return False
+        made = [
+            attempts._result(request, outcome, asked_at)
+            for (attempts, _), request in zip(trainings, requests, strict=True)
+        ]
+    except (LaunchError, RecordError):
+        return False
+    for (attempts, training), result in zip(trainings, made, strict=True):
+        attempts._made[training.key] = result
+    return True

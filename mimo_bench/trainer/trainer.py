@@ -143,10 +143,16 @@ class Trainer:
 
 
 def build_trainer(
-    config: TrainerConfig, *, dataset: Dataset, device: RankDevice, provider: Provider = build_model
+    config: TrainerConfig,
+    *,
+    dataset: Dataset,
+    device: RankDevice,
+    provider: Provider = build_model,
+    topology: Topology | None = None,
 ) -> Trainer:
-    """Assemble one rank's trainer; collective over the world."""
-    topology = build_topology(config.layout, backend=device.backend)
+    """Assemble one rank's trainer, on the groups of `topology` or on new ones; collective over the world."""
+    topology = topology or build_topology(config.layout, backend=device.backend)
+    assert topology.layout == config.layout
     model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
     # Before anything else looks into it, as this refuses a model of another kind by name.
     loader = build_loader(

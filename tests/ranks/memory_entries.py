@@ -109,7 +109,7 @@ def draw_and_gather(arguments: Mapping[str, Any], *, rank: int, world_size: int)
 
 def run_out_while_building(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Be a worker whose device has no room for the trainer; leave whether it was deterministic before it had one."""
-    place = Path(arguments["directory"])
+    place = Path(arguments["requests"][0]["directory"])
 
     def note_and_join(kind: Literal["cpu", "cuda"]) -> RankDevice:
         (place / f"deterministic{rank}.json").write_text(json.dumps(torch.are_deterministic_algorithms_enabled()))

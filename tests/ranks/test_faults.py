@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mimo_bench.bench.attempt import Training, launch_together
 from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
@@ -186,6 +187,41 @@ def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(gate: Gat
     # The loss of the second step, after one update with the wrong gradient, differs by less than a hundredth of that.
     assert parity.loss_rel_max is not None
     assert parity.loss_rel_max < 5e-3
+
+
+CLOCKS = {"started_at", "first_step_at", "first_step_seconds", "last_step_at", "phases", "pid"}
+"""Fields of a rank's record that no two launches share."""
+
+
+def test_trainings_that_share_a_launch_leave_the_records_of_launches_of_their_own(gate: Gate) -> None:
+    faults = ["weights-drawn-by-shard", "vision-layer-skipped", "encoder-weights-not-decayed", None]
+    trainings = [
+        Training(case=gate.case("shards"), mode="parity", fault=None if fault is None else known_faults()[fault])
+        for fault in faults
+    ]
+    assert gate.baseline.finished
+    alone = [gate.attempts.run(one.case, one.mode, fault=one.fault) for one in trainings]
+    assert launch_together([(gate.attempts, one) for one in trainings])
+    shared = [gate.attempts.run(one.case, one.mode, fault=one.fault) for one in trainings]
+    # To the last bit: losses, norms, every gradient, moment and update. The last one shows that all was undone.
+    for one, other in zip(alone, shared, strict=True):
+        assert len(one.ranks) == 2
+        assert [rank.model_dump(exclude=CLOCKS) for rank in one.ranks] == [
+            rank.model_dump(exclude=CLOCKS) for rank in other.ranks
+        ]
+    # The same processes.
+    assert len({result.ranks[0].pid for result in shared}) == 1
+
+
+def test_a_training_that_ends_a_shared_launch_leaves_the_others_to_launches_of_their_own(gate: Gate) -> None:
+    trainings = [
+        Training(case=gate.case("fan-in"), mode="parity", fault=known_faults()[fault])
+        for fault in ("vision-layer-skipped", "kill-rank")
+    ]
+    assert gate.baseline.finished
+    assert not launch_together([(gate.attempts, one) for one in trainings])
+    skipped, killed = (gate.attempts.run(one.case, one.mode, fault=one.fault) for one in trainings)
+    assert (skipped.finished, killed.outcome.ended) == (True, "crashed")
 
 
 @pytest.mark.parametrize(("fault", "layout"), PLACES)

@@ -11,7 +11,7 @@ from mimo_bench.data import Dataset, Split, build_dataset, prepare
 from mimo_bench.launch import beat
 from mimo_bench.parity import FaultContext
 from mimo_bench.scenario import Scenario
-from mimo_bench.trainer import MicroBatch, RankDevice, Trainer, TrainerConfig, build_trainer
+from mimo_bench.trainer import MicroBatch, RankDevice, Topology, Trainer, TrainerConfig, build_trainer
 
 
 def open_dataset(scenario: Scenario) -> tuple[Dataset, dict[Split, dict[int, str]]]:
@@ -42,10 +42,14 @@ def build(
     device: RankDevice,
     weights: Path | None,
     for_parity: bool = False,
+    topology: Topology | None = None,
 ) -> Trainer:
-    """Return the trainer of a layout: for parity in fp32 with nothing overlapped, otherwise as declared."""
+    """Return the trainer of a layout: for parity in fp32 with nothing overlapped, otherwise as declared.
+
+    Process groups come from `topology` if an earlier trainer of the same layout made them.
+    """
     config = TrainerConfig.of(scenario, layout, weights=weights, for_parity=for_parity)
-    return build_trainer(config, dataset=dataset, device=device)
+    return build_trainer(config, dataset=dataset, device=device, topology=topology)
 
 
 def held_ready(trainer: Trainer, num_steps: int) -> list[list[MicroBatch]]:
