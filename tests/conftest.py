@@ -64,7 +64,7 @@ def _nothing_is_left_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> No
     os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
-STARTERS = ("gate.false_alarms", "gate.mutants", "gate.selftest", "linkspeed", "matrix", "overhead")
+STARTERS = ("gate.campaign", "linkspeed", "matrix", "overhead")
 """Modules of `mimo_bench.bench` that start a launcher."""
 
 PRELOAD = (

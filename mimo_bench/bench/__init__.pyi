@@ -1,6 +1,7 @@
-from .gate.false_alarms import CleanRun, count_alarms, read_account
-from .gate.mutants import MutantTrial, count, plan, read_trials, run_mutants, survivors_of
-from .gate.selftest import left_out, list_faults, plan_selftest, run_selftest
+from .gate.campaign import Campaign
+from .gate.false_alarms import count_alarms, read_account
+from .gate.mutants import plan, read_trials, run_mutants
+from .gate.selftest import SELFTEST, SELFTEST_HANG_SECONDS, left_out, list_faults, plan_selftest, run_selftest
 from .ledger import add_to_record, check_record
 from .linkspeed import describe_links, measure_links
 from .matrix import run_matrix
@@ -21,14 +22,14 @@ from .train import WORKER, resume_hint, run_training
 
 __all__ = [
     "HANG_SECONDS",
+    "SELFTEST",
+    "SELFTEST_HANG_SECONDS",
     "WORKER",
-    "CleanRun",
-    "MutantTrial",
+    "Campaign",
     "account_directory",
     "add_to_record",
     "check_fits",
     "check_record",
-    "count",
     "count_alarms",
     "describe_links",
     "describe_overhead",
@@ -52,5 +53,4 @@ __all__ = [
     "run_mutants",
     "run_selftest",
     "run_training",
-    "survivors_of",
 ]

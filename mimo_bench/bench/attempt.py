@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mimo_bench.bench.request import LaunchRequest
 from mimo_bench.launch import DeviceKind, Job, Launcher, Outcome
+from mimo_bench.layout import Layout
 from mimo_bench.parity import TRACE, TraceRecord, Variant
 from mimo_bench.record import Launch, Mode, RankRecord, last_step_at, merge_launch, read_rank
 from mimo_bench.scenario import LayoutCase, Scenario
@@ -84,7 +85,7 @@ class Attempts:
     ) -> None:
         """Launch layouts of `scenario` into `directory`."""
         self._launcher = launcher
-        self._scenario = scenario
+        self.scenario = scenario
         self._directory = directory
         self._device_kind = device_kind
         self._hang_seconds = hang_seconds
@@ -94,11 +95,11 @@ class Attempts:
     def trace(self, case: LayoutCase, *, fault: str | None) -> TraceRecord | None:
         """Return the first parity step of a layout under hooks; None if its ranks did not finish."""
         training = Training(case=case, mode="parity", fault=fault)
-        request = self._request(training, "parity-trace", is_traced=True)
+        request = self.request(training, "parity-trace", is_traced=True)
         trace = request.directory / TRACE
         if fault is not None or not trace.exists():
             try:
-                outcome = self._launcher.launch(self._job([request]))
+                outcome = self.launch([request])
             except LaunchError:
                 return None
             if outcome.ended != "finished":
@@ -116,28 +117,46 @@ class Attempts:
         training = Training(case=case, mode=mode, fault=fault, variant=variant)
         if not repeat and (made := self._made.pop(training.key, None)) is not None:
             return made
-        request = self._request(training, f"{training.folder}-launch{repeat}" if repeat else training.folder)
+        request = self.request(training, f"{training.folder}-launch{repeat}" if repeat else training.folder)
         asked_at = time.time()
         try:
-            outcome = self._launcher.launch(self._job([request]))
+            outcome = self.launch([request])
             if outcome.ended == "finished":
-                return self._result(request, outcome, asked_at)
+                return self.result(request, outcome, asked_at)
         except (LaunchError, RecordError) as error:
             # The next launch gets a new starter: one layout that cannot be launched does not end the others.
             outcome = Outcome(ended="crashed", reason=str(error), rank=None)
         return LaunchResult(outcome=outcome, ranks=(), launch=None)
 
-    def _result(self, request: LaunchRequest, outcome: Outcome, asked_at: float) -> LaunchResult:
+    def keep(self, training: Training, result: LaunchResult) -> None:
+        """Keep the result of a shared launch until `run` returns it."""
+        self._made[training.key] = result
+
+    def has(self, training: Training) -> bool:
+        """Return True if `launch_together` has made the training and `run` has not returned it yet."""
+        return training.key in self._made
+
+    def forget(self) -> None:
+        """Drop what `launch_together` has made, so that `run` launches it again."""
+        self._made.clear()
+
+    def result(self, request: LaunchRequest, outcome: Outcome, asked_at: float) -> LaunchResult:
+        """Return the records that the ranks of a finished launch left for a request.
+
+        Raises:
+            RecordError: one of them cannot be read.
+        """
         num_ranks = request.scenario.case(request.layout).world_size
         ranks = tuple(read_rank(request.directory / f"rank{k}.json") for k in range(num_ranks))
         launch = merge_launch(ranks, asked_at=asked_at, previous_last_step_at=self._last_step_at)
         self._last_step_at = last_step_at(ranks) or self._last_step_at
         return LaunchResult(outcome=outcome, ranks=ranks, launch=launch)
 
-    def _request(self, training: Training, folder: str, *, is_traced: bool = False) -> LaunchRequest:
-        variant, weights = training.variant, self._scenario.weights_directory
+    def request(self, training: Training, folder: str, *, is_traced: bool = False) -> LaunchRequest:
+        """Return the request of a training whose ranks leave their records in `folder`."""
+        variant, weights = training.variant, self.scenario.weights_directory
         return LaunchRequest(
-            scenario=self._scenario if variant is None else variant.scenario,
+            scenario=self.scenario if variant is None else variant.scenario,
             weights=None if weights is None else Path(weights),
             layout=training.case.name,
             mode=training.mode,
@@ -149,9 +168,14 @@ class Attempts:
             is_traced=is_traced,
         )
 
-    def _job(self, requests: Sequence[LaunchRequest]) -> Job:
+    def launch(self, requests: Sequence[LaunchRequest]) -> Outcome:
+        """Have ranks serve requests of the same mode and grids, one after the other.
+
+        Raises:
+            LaunchError: no rank could be started.
+        """
         first = requests[0]
-        return Job(
+        job = Job(
             entry=WORKER,
             arguments={"requests": [request.arguments() for request in requests]},
             # A variant may have other degrees than the layout that it varies.
@@ -160,33 +184,50 @@ class Attempts:
             hang_seconds=self._hang_seconds,
             environment=environment_of(first.mode, self._device_kind),
         )
+        return self._launcher.launch(job)
 
 
 def launch_together(trainings: Sequence[tuple[Attempts, Training]]) -> bool:
-    """Make several trainings of the same grids and mode in one launch, for later calls of `run`.
+    """Make several trainings in one launch for each mode and grids among them, for later calls of `run`.
 
-    Ranks keep their process groups, and build a trainer for each training.
+    Ranks keep their process groups, and build a trainer for each training. Launches are in the order of the first of
+    their trainings.
 
     Returns:
-        False if one of them ended the launch early: nothing is kept, so `run` launches each alone.
+        False if a training ended its launch early: nothing of that launch is kept, so `run` launches each alone.
     """
+    launches: list[tuple[Mode, Layout, list[tuple[Attempts, Training]]]] = []
+    for attempts, training in trainings:
+        scenario = training.variant.scenario if training.variant is not None else attempts.scenario
+        layout = scenario.case(training.case.name).layout
+        for mode, same_layout, together in launches:
+            if (mode, same_layout) == (training.mode, layout):
+                together.append((attempts, training))
+                break
+        else:
+            launches.append((training.mode, layout, [(attempts, training)]))
+    finished = [_launch(together) for _, _, together in launches]
+    return all(finished)
+
+
+def _launch(trainings: Sequence[tuple[Attempts, Training]]) -> bool:
     requests = [
-        attempts._request(training, f"{training.folder}-shared{index}")
+        attempts.request(training, f"{training.folder}-shared{index}")
         for index, (attempts, training) in enumerate(trainings)
     ]
     for request in requests:
         request.directory.mkdir(parents=True, exist_ok=True)
     first, asked_at = trainings[0][0], time.time()
     try:
-        outcome = first._launcher.launch(first._job(requests))
+        outcome = first.launch(requests)
         if outcome.ended != "finished":
             return False
         made = [
-            attempts._result(request, outcome, asked_at)
+            attempts.result(request, outcome, asked_at)
             for (attempts, _), request in zip(trainings, requests, strict=True)
         ]
     except (LaunchError, RecordError):
         return False
     for (attempts, training), result in zip(trainings, made, strict=True):
-        attempts._made[training.key] = result
+        attempts.keep(training, result)
     return True

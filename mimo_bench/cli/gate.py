@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mimo_bench.bench import (
-    CleanRun,
-    MutantTrial,
+    HANG_SECONDS,
+    SELFTEST,
+    SELFTEST_HANG_SECONDS,
+    Campaign,
     account_directory,
     check_fits,
-    count,
     count_alarms,
     device_kind,
     left_out,
@@ -22,15 +25,14 @@ from mimo_bench.bench import (
     plan_selftest,
     read_account,
     read_trials,
-    run_directories,
     run_mutants,
     run_selftest,
-    survivors_of,
 )
 from mimo_bench.cli.exits import PARITY_FAILED, Stopped
 from mimo_bench.cli.options import Device, DeviceOption, File, HangLimit, Out, ResumeAccount
-from mimo_bench.launch import num_places
-from mimo_bench.report import describe_finding, stopped_early
+from mimo_bench.launch import DeviceKind, num_places
+from mimo_bench.record import num_mutants, survivors_of
+from mimo_bench.report import describe_clean_run, describe_finding, describe_mutant, stopped_early
 from mimo_bench.scenario import load_scenario
 from mimo_bench.util import UsageError
 
@@ -47,6 +49,7 @@ def selftest(
     ] = None,
     device: DeviceOption = Device.auto,
     out: Out = None,
+    resume: ResumeAccount = False,
     only_list: Annotated[
         bool, typer.Option("--list", help="Only print every fault, its layout and its check; starts nothing.")
     ] = False,
@@ -66,14 +69,10 @@ def selftest(
     check_fits(scenario, file, (scenario.baseline,), device_kind=kind)
     if too_large := left_out(parts):
         print(f"left out, as their layouts need more GPUs: {', '.join(too_large)}")
-    (directory,) = run_directories(out, [file])
-    found = run_selftest(
-        parts,
-        device_kind=kind,
-        directory=directory,
-        command=("mimo-bench", *sys.argv[1:]),
-        on_finding=lambda finding: print(describe_finding(finding), flush=True),
-    )
+    directory = account_directory(out, file, resume=resume)
+    earlier = SELFTEST.read(directory) if resume else None
+    with _campaign(directory, device_kind=kind, hang_seconds=SELFTEST_HANG_SECONDS) as campaign:
+        found = run_selftest(campaign, parts, on_finding=_printer(describe_finding), earlier=earlier)
     print(f"{found.summary}; table: {directory / 'selftest.md'}")
     raise typer.Exit(0 if found.is_right else PARITY_FAILED)
 
@@ -99,24 +98,15 @@ def alarms(
     check_fits(scenario, file, (), device_kind=kind)
     directory = account_directory(out, file, resume=resume)
     known = read_account(directory, scenario, as_timed=as_timed) if resume else None
-
-    def show(run: CleanRun) -> None:
-        print(f"seed {run.seed}, {run.layout}: {run.status}: {run.reason}", flush=True)
-
-    try:
+    with _campaign(directory, device_kind=kind, hang_seconds=HANG_SECONDS) as campaign:
         found = count_alarms(
+            campaign,
             scenario,
             range(first_seed, first_seed + seeds),
-            device_kind=kind,
-            directory=directory,
-            command=("mimo-bench", *sys.argv[1:]),
-            on_run=show,
+            on_run=_printer(describe_clean_run),
             known=known,
             as_timed=as_timed,
         )
-    except (KeyboardInterrupt, Stopped):
-        print(stopped_early(directory), flush=True)
-        raise
     print(
         f"{found.num_alarms} of {found.num_runs} clean runs failed: a rate of at most "
         f"{found.rate_upper_bound:.2%} at 95 % confidence; account: {directory / 'alarms.md'}"
@@ -146,22 +136,25 @@ def mutants(
     check_fits(scenario, file, tuple(layout), device_kind=kind)
     directory = account_directory(out, file, resume=resume)
     known = read_trials(directory) if resume else []
-
-    def show(trial: MutantTrial) -> None:
-        call = trial.mutant.call
-        print(f"{trial.ended}: {trial.mutant.how} {call.collective} of {call.role} at {call.site}", flush=True)
-
-    trials = run_mutants(
-        scenario,
-        tuple(layout),
-        device_kind=kind,
-        directory=directory,
-        hang_seconds=parse_hang_limit(hang_limit),
-        command=("mimo-bench", *sys.argv[1:]),
-        seconds=seconds,
-        on_trial=show,
-        known=known,
-    )
-    num_tried = count(trials)
-    num_caught = num_tried - count(survivors_of(trials))
+    with _campaign(directory, device_kind=kind, hang_seconds=parse_hang_limit(hang_limit)) as campaign:
+        trials = run_mutants(
+            campaign, scenario, tuple(layout), seconds=seconds, on_trial=_printer(describe_mutant), known=known
+        )
+    num_tried = num_mutants(trials)
+    num_caught = num_tried - num_mutants(survivors_of(trials))
     print(f"{num_caught} of {num_tried} mutants caught; account: {directory / 'mutants.md'}")
+
+
+@contextmanager
+def _campaign(directory: Path, *, device_kind: DeviceKind, hang_seconds: float) -> Iterator[Campaign]:
+    """Enter a campaign; if it is stopped, print how to resume it."""
+    command = ("mimo-bench", *sys.argv[1:])
+    try:
+        yield Campaign(directory=directory, device_kind=device_kind, hang_seconds=hang_seconds, command=command)
+    except (KeyboardInterrupt, Stopped):
+        print(stopped_early(directory), flush=True)
+        raise
+
+
+def _printer[T](describe: Callable[[T], str]) -> Callable[[T], None]:
+    return lambda trial: print(describe(trial), flush=True)

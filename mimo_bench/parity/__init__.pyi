@@ -1,6 +1,5 @@
 from .faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
 from .faults.context import FaultContext
-from .faults.mutants import SURVEY, Call, Mutant, mutants_of
 from .faults.sites import Site
 from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare
 from .place import Place
@@ -22,16 +21,13 @@ __all__ = [
     "MEASURED",
     "OUTCOME_STEPS",
     "SLOW",
-    "SURVEY",
     "TRACE",
     "Asked",
-    "Call",
     "FaultContext",
     "Fingerprint",
     "GradientProbe",
     "Measured",
     "Mismatch",
-    "Mutant",
     "OutcomeProbe",
     "Place",
     "Planting",
@@ -51,7 +47,6 @@ __all__ = [
     "judge_noise",
     "judge_reference",
     "known_faults",
-    "mutants_of",
     "noise_of",
     "parity_variants",
     "rounded_variants",

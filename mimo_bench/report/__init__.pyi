@@ -1,4 +1,3 @@
-from .alarms import render_alarms
 from .changes import Change, Changes, changes_of
 from .check.rank_map import describe_layouts
 from .console import live
@@ -13,7 +12,6 @@ from .html.page import render_html
 from .junit import render_junit
 from .markdown import render_markdown, table
 from .ranking import rank_layouts
-from .selftest import Finding, HeldBaseline, Origin, Selftest, Trial, describe_finding, render
 from .words import first_line, skipped_samples, stopped_early
 from .write import HTML_FILE, JUNIT_FILE, MARKDOWN_FILE, write_report
 
@@ -23,38 +21,36 @@ __all__ = [
     "MARKDOWN_FILE",
     "Change",
     "Changes",
-    "Finding",
-    "HeldBaseline",
     "History",
     "LayoutEnded",
     "LayoutStarted",
     "MatrixEnded",
     "MatrixStarted",
     "OnEvent",
-    "Origin",
     "Run",
-    "Selftest",
-    "Trial",
     "accept_since",
     "changes_of",
     "compare_runs",
     "compare_with_history",
     "describe_finding",
     "describe_layouts",
+    "describe_mutant",
     "first_line",
     "list_table",
     "live",
     "load_run",
     "notes",
     "pair_table",
+    "plot_alarms",
     "rank_layouts",
     "read_expectations",
     "regressions",
-    "render",
     "render_alarms",
     "render_html",
     "render_junit",
     "render_markdown",
+    "render_mutants",
+    "render_selftest",
     "skipped_samples",
     "stopped_early",
     "table",

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.bench.gate.false_alarms import Alarms, CleanRun, count_alarms, read_account, upper_bound, write_account
-from mimo_bench.report.alarms import render_alarms
+from mimo_bench.bench.gate.campaign import Campaign
+from mimo_bench.bench.gate.false_alarms import ALARMS, count_alarms, read_account, upper_bound
+from mimo_bench.record.gate import Alarms, CleanRun
+from mimo_bench.report.gate import plot_alarms
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.util.errors import UsageError
@@ -29,7 +31,7 @@ def test_one_alarm_in_ten_runs_bounds_the_rate_by_what_gives_one_or_none_once_in
 
 
 def test_every_difference_is_a_dot_and_the_bound_a_line() -> None:
-    drawing = render_alarms({"loss": [0.01, 0.02, 0.0], "update": [0.1]})
+    drawing = plot_alarms({"loss": [0.01, 0.02, 0.0], "update": [0.1]})
     assert drawing.count("<circle") == 4
     assert drawing.count('class="bound"') == 1
     assert drawing.startswith("<svg")
@@ -43,11 +45,11 @@ def test_the_committed_account_can_be_gone_on_with() -> None:
 
 
 def test_an_account_of_other_layouts_is_not_gone_on_with(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is of layouts that the scenario lacks, such as 'colocated-1-rank'"):
+    with pytest.raises(UsageError, match=r"the scenario has no layout 'colocated-1-rank'"):
         read_account(COMMITTED, load_scenario(REPOSITORY / "scenarios" / "siglip_qwen2.toml"), as_timed=False)
     assert read_account(tmp_path, ONE_RANK, as_timed=False) is None
     (tmp_path / "alarms.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"--resume: .*alarms\.json: is no account to go on from"):
+    with pytest.raises(UsageError, match=r"--resume: .*alarms\.json: not a valid alarms"):
         read_account(tmp_path, ONE_RANK, as_timed=False)
 
 
@@ -77,15 +79,8 @@ def test_only_seeds_that_were_not_judged_are_and_the_account_says_what_it_went_o
     failed = CleanRun(seed=0, layout="one-rank", status="parity_failed", reason="the loss is not finite", shares={})
     known = committed.model_copy(update={"runs": (failed,), "num_runs": 1, "num_alarms": 1})
     judged: list[CleanRun] = []
-    count_alarms(
-        ONE_RANK,
-        range(2),
-        device_kind="cpu",
-        directory=tmp_path,
-        command=("mimo-bench", "alarms", "--resume"),
-        on_run=judged.append,
-        known=known,
-    )
+    campaign = Campaign(directory=tmp_path, device_kind="cpu", command=("mimo-bench", "alarms", "--resume"))
+    count_alarms(campaign, ONE_RANK, range(2), on_run=judged.append, known=known)
     assert [(run.seed, run.status) for run in judged] == [(1, "passed")]
     account = read_account(tmp_path, ONE_RANK, as_timed=False)
     assert account is not None
@@ -96,7 +91,7 @@ def test_only_seeds_that_were_not_judged_are_and_the_account_says_what_it_went_o
     assert account.command == ("mimo-bench", "alarms", "--resume")
     text = (tmp_path / "alarms.md").read_text(encoding="utf-8")
     assert f"Begun by `{' '.join(committed.command)}` (code {committed.code_hash[:8]}" in text
-    assert "Gone on with by `mimo-bench alarms --resume`" in text
+    assert "Resumed by `mimo-bench alarms --resume`" in text
 
 
 SHARDS = {"name": "shards", "vision": {"tp": 2}, "language": {"tp": 2}}
@@ -115,9 +110,8 @@ def test_layouts_that_are_judged_as_timed_have_shares_of_that_band(tmp_path: Pat
             ],
         }
     )
-    found = count_alarms(
-        scenario, range(1), device_kind="cpu", directory=tmp_path, command=(), on_run=lambda _: None, as_timed=True
-    )
+    campaign = Campaign(directory=tmp_path, device_kind="cpu")
+    found = count_alarms(campaign, scenario, range(1), on_run=lambda _: None, as_timed=True)
     baseline, shards = found.runs
     assert (baseline.shares, shards.status) == ({}, "passed")
     assert 0.0 < shards.shares["loss, as timed"] < 1.0
@@ -130,16 +124,16 @@ def test_layouts_that_are_judged_as_timed_have_shares_of_that_band(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("warm_commands")
-def test_an_account_that_is_stopped_has_every_layout_so_far(tmp_path: Path) -> None:
+def test_a_campaign_that_is_stopped_leaves_every_trial_so_far(tmp_path: Path) -> None:
     def stop(run: CleanRun) -> None:
-        if run.layout == "shards":
+        if run.layout == "one-rank":
             raise KeyboardInterrupt
 
     two = Scenario.model_validate(
         {**ONE_RANK.model_dump(by_alias=True), "layout": [*ONE_RANK.model_dump(by_alias=True)["layout"], SHARDS]}
     )
     with pytest.raises(KeyboardInterrupt):
-        count_alarms(two, range(1), device_kind="cpu", directory=tmp_path, command=(), on_run=stop)
+        count_alarms(Campaign(directory=tmp_path, device_kind="cpu"), two, range(1), on_run=stop)
     account = read_account(tmp_path, two, as_timed=False)
     assert account is not None
     assert [run.layout for run in account.runs] == ["one-rank"]
@@ -148,6 +142,6 @@ def test_an_account_that_is_stopped_has_every_layout_so_far(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["cpu_smoke", "bf16", "bf16_cpu"])
 def test_committed_accounts_are_rendered_as_they_would_be_today(tmp_path: Path, name: str) -> None:
     known = Alarms.model_validate_json((COMMITTED.parent / name / "alarms.json").read_text(encoding="utf-8"))
-    write_account(known, tmp_path)
+    ALARMS.write(tmp_path, known)
     for file in ("alarms.md", "alarms.svg"):
         assert (tmp_path / file).read_text() == (COMMITTED.parent / name / file).read_text()

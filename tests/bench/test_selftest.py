@@ -6,15 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.bench.gate.selftest import COMPANION, Part, choose_layouts, left_out, list_faults, plan_selftest
+from mimo_bench.bench.gate.campaign import Campaign
+from mimo_bench.bench.gate.selftest import (
+    COMPANION,
+    SELFTEST,
+    Part,
+    choose_layouts,
+    left_out,
+    list_faults,
+    plan_selftest,
+    run_selftest,
+)
 from mimo_bench.cli import app as cli
 from mimo_bench.cli.exits import BAD_INPUT
 from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.parity.faults.sites import Site
 from mimo_bench.parity.reference import Measured, judge_reference
+from mimo_bench.record.gate import Finding, HeldBaseline, Selftest, Trial
 from mimo_bench.record.schema import ReferenceVerdict
-from mimo_bench.report.selftest import HeldBaseline, Selftest, Trial, describe_finding, render
+from mimo_bench.report.gate import describe_finding, render_selftest
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 
@@ -166,8 +177,8 @@ def test_a_fault_caught_by_another_check_or_not_at_all_is_not_as_expected() -> N
     assert (TRIAL.is_right, MISSED.is_right) == (True, False)
     assert found(TRIAL).is_right
     assert not found(TRIAL, MISSED).is_right
-    text = render(found(TRIAL, MISSED))
-    assert text.startswith("# Selftest: 1 of 2 as expected; 1 of 1 baselines held by transformers")
+    text = render_selftest(found(TRIAL, MISSED))
+    assert text.startswith("# Selftest: 1 of 2 as expected; 1 of 1 baselines agree with transformers")
     assert "| weights-of-another-seed | b (companion) | static | passed | NO | 2 steps agree |" in text
     assert describe_finding(MISSED).startswith("FAIL weights-of-another-seed in b of the companion")
 
@@ -181,7 +192,7 @@ def test_a_baseline_that_is_not_what_transformers_computes_fails_the_selftest() 
     assert WRONG.held.verdict == "failed"
     assert WRONG.held.reason == "the loss is off by 0.0003 and the gradient of lm_head.weight is off by 0.5 of its norm"
     assert not found(TRIAL, baselines=(PROVEN, WRONG)).is_right
-    assert "| llava-tiny (given) | 3.0e-04 | 1.0e-05 | 5.0e-01 | 1.0e-05 | failed |" in render(
+    assert "| llava-tiny (given) | 3.0e-04 | 1.0e-05 | 5.0e-01 | 1.0e-05 | failed |" in render_selftest(
         found(TRIAL, baselines=(WRONG,))
     )
 
@@ -191,9 +202,48 @@ def test_an_error_that_is_no_number_is_no_agreement() -> None:
         assert judge_reference(Measured(parameter="lm_head.weight", num_gradients=1, **numbers)).verdict == "failed"
 
 
+def test_an_account_that_lacks_planned_trials_is_not_right() -> None:
+    partial = found(TRIAL).model_copy(update={"num_planned": 3})
+    assert not partial.is_right
+    assert partial.summary.startswith("1 of 1 as expected, of 3 planned; ")
+    assert found(TRIAL).model_copy(update={"num_planned": 1}).is_right
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_a_selftest_that_is_stopped_is_resumed_without_the_trials_that_it_has(tmp_path: Path) -> None:
+    scenario = only(load_scenario(COMPANION), "one-rank", "colocated-vision-dp4-language-tp2-dp2")
+    layout = scenario.names[1]
+    part = Part(origin="given", scenario=scenario, layouts={"weights-of-another-seed": layout, "kill-rank": layout})
+    campaign = Campaign(directory=tmp_path, device_kind="cpu")
+
+    def stop(finding: Finding) -> None:
+        if isinstance(finding, Trial) and finding.fault is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_selftest(campaign, [part], on_finding=stop)
+    earlier = SELFTEST.read(tmp_path)
+    assert earlier is not None
+    assert [trial.fault for trial in earlier.trials] == [None, None, "weights-of-another-seed"]
+    assert not earlier.is_right
+    assert not (tmp_path / "baseline").exists()
+    marked = [trial.model_copy(update={"reason": "from before"}) for trial in earlier.trials]
+    resumed = run_selftest(
+        campaign, [part], on_finding=lambda _: None, earlier=earlier.model_copy(update={"trials": tuple(marked)})
+    )
+    assert resumed.is_right
+    assert {trial.fault or trial.layout: trial.reason == "from before" for trial in resumed.trials} == {
+        "one-rank": False,
+        layout: True,
+        "weights-of-another-seed": True,
+        "kill-rank": False,
+    }
+    assert SELFTEST.read(tmp_path) == resumed
+
+
 def test_a_model_without_a_counterpart_is_said_to_be_unproven_and_does_not_count_as_proven() -> None:
-    text = render(found(TRIAL, baselines=(UNHELD,)))
-    assert "0 of 1 baselines held by transformers" in text
+    text = render_selftest(found(TRIAL, baselines=(UNHELD,)))
+    assert "0 of 1 baselines agree with transformers" in text
     assert "| llava-tiny (given) | - | - | - | - | no counterpart | transformers has no such model |" in text
     assert describe_finding(UNHELD).startswith("-    transformers on one-rank: no counterpart: ")
     assert found(TRIAL, baselines=(UNHELD,)).is_right

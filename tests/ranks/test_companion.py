@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimo_bench.bench.gate.reference import hold_baseline
+from mimo_bench.bench.gate.reference import compare_baseline
 from mimo_bench.bench.gate.selftest import COMPANION
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
@@ -81,7 +81,7 @@ def hold(launcher: Launcher, gate: Gate, tmp_path_factory: pytest.TempPathFactor
 
     def against_transformers(baseline: Path = gate.folder / "baseline", *, scale_loss: float = 1.0) -> ReferenceVerdict:
         place = tmp_path_factory.mktemp("oracle")
-        return hold_baseline(
+        return compare_baseline(
             launcher, SCENARIO, loss=scale_loss * loss, baseline=baseline, place=place, device_kind="cpu"
         )
 

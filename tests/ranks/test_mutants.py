@@ -7,16 +7,20 @@ import re
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
+from mimo_bench.bench.gate.campaign import TestBench
+from mimo_bench.bench.gate.mutants import MAX_SHARED, SURVEY, may_share_launch, mutants_of, place_of
 from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.cli import app as cli
 from mimo_bench.launch import Launcher
-from mimo_bench.parity.faults.mutants import SURVEY, Call, How, Mutant
+from mimo_bench.record.gate import Call, Mutant
 from mimo_bench.scenario.scenario import Scenario
 from tests.ranks.gate import Gate
 
+How = Literal["skip", "double", "wrong group"]
 EQUAL, STAGES, EXPERTS = "dp2", "pp2", "ep2"
 COMMON = {
     "question": "Is a broken call caught?",
@@ -68,7 +72,7 @@ def calls_of(gate: Gate, layout: str, *, rank: int) -> set[Call]:
 
 def break_call(gate: Gate, layout: str, call: Call, how: How) -> str | None:
     """The check that catches it, or how the layout ended otherwise."""
-    account = gate.judge(layout, Mutant(call=call, how=how).place)
+    account = gate.judge(layout, place_of(Mutant(call=call, how=how)))
     return account.parity.failed_check if account.parity is not None else account.status
 
 
@@ -137,19 +141,36 @@ language = { dp = 2 }
 
 
 @pytest.mark.usefixtures("warm_commands")
-def test_an_account_out_of_time_holds_what_was_run_and_is_gone_on_with(
+def test_an_account_out_of_time_has_what_was_run_and_can_be_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, account = tmp_path / "small.toml", tmp_path / "account"
     file.write_text(SMALL)
     asked = ["mutants", str(file), "--layout", EQUAL, "--device", "cpu", "--out", str(account), "--seconds", "1.5"]
-    # Each reading of the clock adds a second: one at the start, one before each mutant.
+    # Each reading of the clock adds a second: one at the start, one before each launch.
     monkeypatch.setattr("mimo_bench.bench.gate.mutants.time", SimpleNamespace(monotonic=count().__next__))
     assert cli.main(asked) == 0
-    assert "1 of 1 mutants caught" in capsys.readouterr().out
-    first = (account / "mutants.json").read_text()
+    first = json.loads((account / "mutants.json").read_text())
+    # Mutants that share a launch are begun together.
+    assert 1 < len(first) <= MAX_SHARED
+    assert f" of {len(first)} mutants caught" in capsys.readouterr().out
     assert cli.main([*asked, "--resume"]) == 0
-    assert "2 of 2 mutants caught" in capsys.readouterr().out
-    assert json.loads((account / "mutants.json").read_text())[:1] == json.loads(first)
-    assert re.search(r"; 2 of \d+ planned mutants were run\.", (account / "mutants.md").read_text())
+    both = json.loads((account / "mutants.json").read_text())
+    assert both[: len(first)] == first
+    assert len(both) > len(first)
+    assert re.search(rf"; {len(both)} of \d+ planned mutants were run\.", (account / "mutants.md").read_text())
     assert sorted(path.name for path in account.iterdir()) == ["mutants.json", "mutants.md"]
+
+
+def test_mutants_that_share_a_launch_end_as_they_do_alone(dense: Gate) -> None:
+    _, calls = survey(dense, EQUAL)
+    mutants = [mutant for mutant in mutants_of(calls) if may_share_launch(mutant)][:MAX_SHARED]
+    reference = dense.reference
+    bench = TestBench(scenario=DENSE, directory=dense.folder, attempts=dense.attempts, reference=reference)
+    clean = bench.share_launch(EQUAL, [place_of(mutant) for mutant in mutants])
+    assert clean is not None
+    assert clean.status == "passed"
+    for mutant in mutants:
+        assert bench.has_trained(EQUAL, place_of(mutant))
+        shared, alone = bench.judge(EQUAL, place_of(mutant)), dense.judge(EQUAL, place_of(mutant))
+        assert (shared.status, shared.reason, shared.parity) == (alone.status, alone.reason, alone.parity)

@@ -1,8 +1,7 @@
-"""The baseline proves itself: `transformers`, with the same weights and samples, gets the same loss and gradients.
+"""Comparison of a baseline with `transformers`: from the same weights and samples, the same loss and gradients.
 
-A fault that all layouts share cannot show between layouts; it shows here. What is held are the very numbers that
-layouts are held against: the loss of the baseline's first parity step and the gradients that it left on disk.
-`transformers` computes on a rank, in float64. No torch here.
+A fault that all layouts share shows here only. The numbers are those that layouts are compared with: the loss of the
+baseline's first parity step, and its gradients on disk. `transformers` computes on a rank, in float64.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from mimo_bench.util import LaunchError
 _ENTRY = "mimo_bench.parity.probes.reference:main"
 
 _HANG_SECONDS = 600.0
-"""One sample of the largest model, forward and backward in float64."""
+"""Longer than a sample of the largest model takes, forward and backward in float64."""
 
 
-def hold_baseline(
+def compare_baseline(
     launcher: Launcher, scenario: Scenario, *, loss: float, baseline: Path, place: Path, device_kind: DeviceKind
 ) -> ReferenceVerdict:
-    """Hold what the baseline left in its folder `baseline` against `transformers`.
+    """Compare the results in the baseline's folder with `transformers`.
 
     Args:
-        launcher: starts the one rank that `transformers` runs on.
-        scenario: whose baseline it is.
-        loss: of its first parity step.
-        baseline: where fingerprint and gradients lie.
-        place: takes the rank's log and what it measured.
-        device_kind: what it computes on.
+        launcher: starts the rank that `transformers` runs on.
+        scenario: the baseline's.
+        loss: the baseline's, of its first parity step.
+        baseline: folder with its fingerprint and gradients.
+        place: folder for the rank's log and its measurements.
+        device_kind: device of the rank.
     """
     if (reason := missing_counterpart(scenario.shape)) is not None:
         return ReferenceVerdict(verdict="no counterpart", reason=reason)

@@ -1,71 +1,84 @@
-"""The gate proves itself: every known fault is planted, each must be caught by its check, and the clean runs must pass.
+"""Selftest: every known fault is planted and must be caught by its check, and the clean layouts must pass.
 
-What the scenario at hand cannot show is planted in a companion scenario of two tiny modules. The baseline of each
-proves itself too, against `transformers`.
+A fault that no layout of the scenario shows is planted in the companion, a scenario of two tiny modules. The baseline
+of each is compared with `transformers`.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimo_bench.bench.attempt import BASELINE, Attempts
-from mimo_bench.bench.gate.reference import hold_baseline
-from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
-from mimo_bench.launch import DeviceKind, Launcher
-from mimo_bench.parity import KNOWN, SLOW, Planting, Site, find_fault, known_faults
-from mimo_bench.record import Mode
-from mimo_bench.report import Finding, HeldBaseline, Origin, Selftest, Trial, render
+from pydantic import TypeAdapter
+
+from mimo_bench.bench.attempt import BASELINE
+from mimo_bench.bench.gate.campaign import AccountFile, Campaign, TestBench
+from mimo_bench.bench.gate.reference import compare_baseline
+from mimo_bench.bench.layout_run import LayoutResult
+from mimo_bench.launch import Launcher
+from mimo_bench.parity import KNOWN, SLOW, Site, find_fault, known_faults
+from mimo_bench.record import Finding, HeldBaseline, Mode, Origin, Selftest, Trial
+from mimo_bench.report import render_selftest
 from mimo_bench.scenario import Scenario, load_scenario
 from mimo_bench.util import write_atomically
 
 COMPANION = Path(__file__).with_name("companion.toml")
-"""The scenario that shows every fault which another one may lack the layouts for."""
+"""Scenario that shows every fault."""
 
 SELFTEST_HANG_SECONDS = 30.0
-"""Silence that counts as a hang here: one of the faults is a rank that hangs, and it is waited for."""
+"""Silence that counts as a hang; one of the faults hangs a rank."""
+
+SELFTEST = AccountFile(
+    name="selftest", content=TypeAdapter(Selftest), pages=lambda selftest: {"md": render_selftest(selftest)}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """The faults that are planted in layouts of one scenario."""
+    """Faults that are planted in layouts of one scenario."""
 
     origin: Origin
     scenario: Scenario
     layouts: dict[str, str]
-    """By fault."""
+    """Layout of each fault."""
 
     def modes(self, layout: str) -> tuple[Mode, ...]:
-        """The modes in which a layout must pass without a fault: those in which faults of its own show."""
+        """Return the modes in which a clean layout must pass: those that show the faults planted in it."""
         is_baseline = layout == self.scenario.baseline
         of_faults = [KNOWN[fault].modes for fault, its in self.layouts.items() if is_baseline or its == layout]
         return max(of_faults, key=len, default=("parity",))
 
+    @property
+    def faults(self) -> dict[str, list[str | None]]:
+        """Trials by layout: clean, then with each fault."""
+        trials: dict[str, list[str | None]] = {self.scenario.baseline: [None]}
+        for fault, layout in self.layouts.items():
+            trials.setdefault(layout, [None]).append(fault)
+        return trials
+
 
 def plan_selftest(scenario: Scenario | None, *, num_ranks: int | None = None) -> tuple[Part, ...]:
-    """A layout for every fault: the smallest of the scenario's in which it shows, or else of the companion's.
+    """Choose a layout for every fault: the smallest that shows it, of the scenario or else of the companion.
 
-    Without a scenario all are the companion's. With `num_ranks`, faults whose layouts need more ranks are left out.
+    Without a scenario all are of the companion. With `num_ranks`, faults whose layouts need more ranks are left out.
     """
+    companion = load_scenario(COMPANION)
     if scenario is None:
-        companion = load_scenario(COMPANION)
         layouts = choose_layouts(companion, KNOWN, num_ranks=num_ranks)
         return (Part(origin="companion", scenario=companion, layouts=layouts),)
     own = choose_layouts(scenario, KNOWN, num_ranks=num_ranks)
-    companion = load_scenario(COMPANION)
     others = choose_layouts(companion, (fault for fault in KNOWN if fault not in own), num_ranks=num_ranks)
     parts = (
         Part(origin="given", scenario=scenario, layouts=own),
         Part(origin="companion", scenario=companion, layouts=others),
     )
-    # The scenario's own baseline is tried whatever its layouts show.
+    # The baseline of the scenario is tried even if none of its layouts shows a fault.
     return parts if others else parts[:1]
 
 
 def choose_layouts(scenario: Scenario, faults: Iterable[str], *, num_ranks: int | None = None) -> dict[str, str]:
-    """The smallest layout of `scenario`, never the baseline, for each of `faults` that one with `num_ranks` shows."""
+    """Return the smallest layout of `scenario`, never the baseline, for each of `faults` that one of them shows."""
     sites = {name: Site.of(scenario, name) for name in scenario.names if name != scenario.baseline}
     by_size = sorted(sites, key=lambda name: (sites[name].layout.world_size, name))
     fitting = [name for name in by_size if num_ranks is None or sites[name].layout.world_size <= num_ranks]
@@ -74,7 +87,7 @@ def choose_layouts(scenario: Scenario, faults: Iterable[str], *, num_ranks: int 
 
 
 def list_faults(parts: Iterable[Part]) -> list[str]:
-    """A line for every fault that can be planted: the check that must catch it, and where it is planted."""
+    """Return a line for every fault that can be planted: the check that must catch it, and its layout."""
     places = {
         fault: layout if part.origin == "given" else f"{layout} of {COMPANION}"
         for part in parts
@@ -84,7 +97,7 @@ def list_faults(parts: Iterable[Part]) -> list[str]:
 
 
 def _caught(fault: str, place: str | None) -> str:
-    """By which check a fault is caught, and where; or why the selftest does not plant it."""
+    """Return the check and the layout of a fault, or why the selftest does not plant it."""
     if fault in SLOW:
         return "by no check, as training stays right; the meters and `run --gate-performance` show it"
     if fault not in KNOWN:
@@ -93,86 +106,83 @@ def _caught(fault: str, place: str | None) -> str:
 
 
 def left_out(parts: Iterable[Part]) -> list[str]:
-    """The faults that no layout with so few ranks shows."""
+    """Return the faults whose layouts need more ranks than there are."""
     return sorted(set(KNOWN) - {fault for part in parts for fault in part.layouts})
 
 
 def run_selftest(
-    parts: Iterable[Part],
+    campaign: Campaign,
+    parts: Sequence[Part],
     *,
-    device_kind: DeviceKind,
-    directory: Path,
-    command: tuple[str, ...],
     on_finding: Callable[[Finding], None],
+    earlier: Selftest | None = None,
 ) -> Selftest:
-    """Plant every fault in its layout; leave `selftest.md` and `selftest.json` in `directory`."""
-    found: list[Finding] = []
-    with Launcher(device_kind=device_kind) as launcher:
-        for part in parts:
-            # Layouts of the two may have the same names.
-            place = directory if part.origin == "given" else directory / part.origin
-            try:
-                for finding in try_part(part, launcher, device_kind=device_kind, directory=place):
-                    on_finding(finding)
-                    found.append(finding)
-            finally:
-                # As large as the model, also where somebody stops the selftest half-way.
-                shutil.rmtree(place / BASELINE, ignore_errors=True)
-    selftest = Selftest(
-        command=command,
-        trials=tuple(one for one in found if isinstance(one, Trial)),
-        baselines=tuple(one for one in found if isinstance(one, HeldBaseline)),
-    )
-    write_atomically(directory / "selftest.json", selftest.model_dump_json(indent=1).encode())
-    write_atomically(directory / "selftest.md", render(selftest).encode())
+    """Plant every fault in its layout, and leave the account in the campaign's directory.
+
+    Trials of `earlier` are not run again; those that are no longer planned are dropped.
+    """
+    num_planned = sum(len(faults) for part in parts for faults in part.faults.values())
+    known = {(one.scenario, one.layout, one.fault): one for one in (earlier.trials if earlier is not None else ())}
+    selftest = Selftest(command=campaign.command, trials=(), baselines=(), num_planned=num_planned)
+    with campaign.launcher() as launcher:
+        for finding in (one for part in parts for one in try_part(campaign, part, launcher, known)):
+            kind = "trials" if isinstance(finding, Trial) else "baselines"
+            selftest = selftest.model_copy(update={kind: (*getattr(selftest, kind), finding)})
+            SELFTEST.write(campaign.directory, selftest)
+            on_finding(finding)
     return selftest
 
 
-def try_part(part: Part, launcher: Launcher, *, device_kind: DeviceKind, directory: Path) -> Iterator[Finding]:
-    """The baseline and what `transformers` says of it, every layout that is used without a fault, then every fault."""
+def try_part(
+    campaign: Campaign, part: Part, launcher: Launcher, known: Mapping[tuple[Origin, str, str | None], Trial]
+) -> Iterator[Finding]:
+    """Yield the baseline, its comparison with `transformers`, and for each layout the clean one and its faults."""
+    # Layouts of the two scenarios may have the same names.
+    folder = "." if part.origin == "given" else part.origin
     scenario = part.scenario
-    attempts = Attempts(
-        launcher, scenario=scenario, directory=directory, device_kind=device_kind, hang_seconds=SELFTEST_HANG_SECONDS
-    )
-    baseline = _run(part, attempts, scenario.baseline, None, None)
-    yield _trial(part, None, scenario.baseline, baseline)
-    if baseline.reference is not None:
-        loss = baseline.reference.trained.losses[0]
-        assert loss is not None, "a baseline whose loss is not finite is no reference"
-        held = hold_baseline(
-            launcher,
-            scenario,
-            loss=loss,
-            baseline=directory / BASELINE,
-            place=directory / "oracle",
-            device_kind=device_kind,
-        )
-        yield HeldBaseline(scenario=part.origin, layout=scenario.baseline, model=scenario.model, held=held)
-    for layout in dict.fromkeys(part.layouts.values()):
-        yield _trial(part, None, layout, _run(part, attempts, layout, None, baseline.reference))
-    for fault, layout in part.layouts.items():
-        yield _trial(part, fault, layout, _run(part, attempts, layout, fault, baseline.reference))
+    with campaign.bench(launcher, scenario, folder, keeps_logs=True) as bench:
+        baseline = bench.judge(scenario.baseline, modes=part.modes(scenario.baseline))
+        yield _trial(part, scenario.baseline, None, baseline)
+        if bench.reference is not None:
+            loss = bench.reference.trained.losses[0]
+            assert loss is not None, "a baseline whose loss is not finite is no reference"
+            held = compare_baseline(
+                launcher,
+                scenario,
+                loss=loss,
+                baseline=bench.directory / BASELINE,
+                place=bench.directory / "oracle",
+                device_kind=campaign.device_kind,
+            )
+            yield HeldBaseline(scenario=part.origin, layout=scenario.baseline, model=scenario.model, held=held)
+        for layout, faults in part.faults.items():
+            if layout != scenario.baseline:
+                due = [fault for fault in faults if (part.origin, layout, fault) not in known]
+                yield from (known[part.origin, layout, fault] for fault in faults if fault not in due)
+                yield from _try_layout(part, bench, layout, due)
 
 
-def _run(part: Part, attempts: Attempts, layout: str, fault: str | None, reference: Reference | None) -> LayoutResult:
-    runner = LayoutRunner(
-        scenario=part.scenario,
-        modes=part.modes(layout) if fault is None else KNOWN[fault].modes,
-        attempts=attempts,
-        planting=Planting(fault=find_fault(fault) if fault is not None else None, layout=layout),
-        on_event=lambda _: None,
-        second_pass=False,
-    )
-    return runner.run(part.scenario.case(layout), reference)
+def _try_layout(part: Part, bench: TestBench, layout: str, faults: Sequence[str | None]) -> Iterator[Trial]:
+    together = [find_fault(fault) for fault in faults if fault is not None and not KNOWN[fault].alone]
+    clean = bench.share_launch(layout, together) if together and bench.reference is not None else None
+    modes = part.modes(layout)
+    for fault in faults:
+        if fault is not None:
+            result = bench.judge(layout, find_fault(fault), modes=KNOWN[fault].modes)
+        elif clean is not None and modes == ("parity",):
+            result = clean
+        else:
+            result = bench.judge(layout, modes=modes)
+        yield _trial(part, layout, fault, result)
 
 
-def _trial(part: Part, fault: str | None, layout: str, account: LayoutResult) -> Trial:
-    failed = account.parity.failed_check if account.parity is not None else None
+def _trial(part: Part, layout: str, fault: str | None, result: LayoutResult) -> Trial:
+    failed = result.parity.failed_check if result.parity is not None else None
     return Trial(
         scenario=part.origin,
         fault=fault,
         layout=layout,
         expected=(None if fault is None else KNOWN[fault].caught_by) or "passed",
-        found=failed or account.status,
-        reason=account.reason,
+        found=failed or result.status,
+        reason=result.reason,
     )
