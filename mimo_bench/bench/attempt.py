@@ -9,7 +9,6 @@ from pathlib import Path
 
 from mimo_bench.bench.request import LaunchRequest
 from mimo_bench.launch import DeviceKind, Job, Launcher, Outcome
-from mimo_bench.layout import Layout
 from mimo_bench.parity import TRACE, TraceRecord, Variant
 from mimo_bench.record import Launch, Mode, RankRecord, last_step_at, merge_launch, read_rank
 from mimo_bench.scenario import LayoutCase, Scenario
@@ -90,7 +89,8 @@ class Attempts:
         self._device_kind = device_kind
         self._hang_seconds = hang_seconds
         self._last_step_at: float | None = None
-        self._made: dict[tuple[str | None, ...], LaunchResult] = {}
+        self.made: dict[tuple[str | None, ...], LaunchResult] = {}
+        """Results of shared launches, by the key of their training, until `run` returns them."""
 
     def trace(self, case: LayoutCase, *, fault: str | None) -> TraceRecord | None:
         """Return the first parity step of a layout under hooks; None if its ranks did not finish."""
@@ -115,7 +115,7 @@ class Attempts:
         further launches of the same kind. A training that `launch_together` has made is not launched again.
         """
         training = Training(case=case, mode=mode, fault=fault, variant=variant)
-        if not repeat and (made := self._made.pop(training.key, None)) is not None:
+        if not repeat and (made := self.made.pop(training.key, None)) is not None:
             return made
         request = self.request(training, f"{training.folder}-launch{repeat}" if repeat else training.folder)
         asked_at = time.time()
@@ -127,18 +127,6 @@ class Attempts:
             # The next launch gets a new starter: one layout that cannot be launched does not end the others.
             outcome = Outcome(ended="crashed", reason=str(error), rank=None)
         return LaunchResult(outcome=outcome, ranks=(), launch=None)
-
-    def keep(self, training: Training, result: LaunchResult) -> None:
-        """Keep the result of a shared launch until `run` returns it."""
-        self._made[training.key] = result
-
-    def has(self, training: Training) -> bool:
-        """Return True if `launch_together` has made the training and `run` has not returned it yet."""
-        return training.key in self._made
-
-    def forget(self) -> None:
-        """Drop what `launch_together` has made, so that `run` launches it again."""
-        self._made.clear()
 
     def result(self, request: LaunchRequest, outcome: Outcome, asked_at: float) -> LaunchResult:
         """Return the records that the ranks of a finished launch left for a request.
@@ -188,46 +176,28 @@ class Attempts:
 
 
 def launch_together(trainings: Sequence[tuple[Attempts, Training]]) -> bool:
-    """Make several trainings in one launch for each mode and grids among them, for later calls of `run`.
+    """Make trainings of the same mode and grids in one launch, for later calls of `run`.
 
-    Ranks keep their process groups, and build a trainer for each training. Launches are in the order of the first of
-    their trainings.
+    Ranks keep their process groups, and build a trainer for each training.
 
     Returns:
-        False if a training ended its launch early: nothing of that launch is kept, so `run` launches each alone.
+        False if a training ended the launch early: nothing is kept, so `run` launches each alone.
     """
-    launches: list[tuple[Mode, Layout, list[tuple[Attempts, Training]]]] = []
-    for attempts, training in trainings:
-        scenario = training.variant.scenario if training.variant is not None else attempts.scenario
-        layout = scenario.case(training.case.name).layout
-        for mode, same_layout, together in launches:
-            if (mode, same_layout) == (training.mode, layout):
-                together.append((attempts, training))
-                break
-        else:
-            launches.append((training.mode, layout, [(attempts, training)]))
-    finished = [_launch(together) for _, _, together in launches]
-    return all(finished)
-
-
-def _launch(trainings: Sequence[tuple[Attempts, Training]]) -> bool:
     requests = [
         attempts.request(training, f"{training.folder}-shared{index}")
         for index, (attempts, training) in enumerate(trainings)
     ]
     for request in requests:
         request.directory.mkdir(parents=True, exist_ok=True)
-    first, asked_at = trainings[0][0], time.time()
+    asked_at = time.time()
     try:
-        outcome = first.launch(requests)
+        outcome = trainings[0][0].launch(requests)
         if outcome.ended != "finished":
             return False
-        made = [
-            attempts.result(request, outcome, asked_at)
-            for (attempts, _), request in zip(trainings, requests, strict=True)
-        ]
+        pairs = zip(trainings, requests, strict=True)
+        made = [attempts.result(request, outcome, asked_at) for (attempts, _), request in pairs]
     except (LaunchError, RecordError):
         return False
     for (attempts, training), result in zip(trainings, made, strict=True):
-        attempts.keep(training, result)
+        attempts.made[training.key] = result
     return True

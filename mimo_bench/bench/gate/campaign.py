@@ -98,12 +98,12 @@ class TestBench:
             return None
         clean = self.judge(layout)
         if clean.status != "passed":
-            self.attempts.forget()
+            self.attempts.made.clear()
         return clean
 
     def has_trained(self, layout: str, fault: str) -> bool:
         """Return True if a shared launch has trained the layout with the fault, and `judge` will not launch it."""
-        return self.attempts.has(Training(case=self.scenario.case(layout), mode="parity", fault=fault))
+        return Training(case=self.scenario.case(layout), mode="parity", fault=fault).key in self.attempts.made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -119,13 +119,10 @@ def _judge(
                 }
                 for name in names:
                     trained = [seed for seed in some if name == scenario.baseline or (seed, name) not in judged]
-                    launch_together(
-                        [
-                            (benches[seed].attempts, training)
-                            for seed in trained
-                            for training in _trainings(benches[seed].scenario, name, modes)
-                        ]
-                    )
+                    by_seed = (_trainings(benches[seed].scenario, name, modes) for seed in trained)
+                    for alike in zip(*by_seed, strict=True):
+                        attempts = (benches[seed].attempts for seed in trained)
+                        launch_together(list(zip(attempts, alike, strict=True)))
                     for seed in trained:
                         result = benches[seed].judge(name, modes=modes)
                         if (seed, name) not in judged:
@@ -133,7 +130,7 @@ def _judge(
 
 
 def _trainings(scenario: Scenario, layout: str, modes: Sequence[Mode]) -> Iterator[Training]:
-    """Yield what judging a layout will train, with the variants of a baseline."""
+    """Yield the trainings that judge a layout, with the variants of a baseline; of the same grids for every seed."""
     case = scenario.case(layout)
     for mode in modes:
         yield Training(case=case, mode=mode)
