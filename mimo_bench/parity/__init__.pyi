@@ -1,5 +1,5 @@
-from .faults.catalogue import KNOWN, SLOW, Planting, find_fault, known_faults
-from .faults.context import FaultContext
+from .faults.catalogue import KNOWN, SLOW, Planting, fault, find_fault, known_faults
+from .faults.context import FaultContext, encoders, replace_attribute
 from .faults.sites import Site
 from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare
 from .place import Place
@@ -36,6 +36,8 @@ __all__ = [
     "TraceRecord",
     "Variant",
     "compare",
+    "encoders",
+    "fault",
     "find_fault",
     "fingerprint",
     "first_difference",
@@ -49,5 +51,6 @@ __all__ = [
     "known_faults",
     "noise_of",
     "parity_variants",
+    "replace_attribute",
     "rounded_variants",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,23 +18,17 @@ from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.util.errors import ScenarioError
+from tests.support.installed import installed
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "depth_encoder"
 SCENARIO = EXAMPLE / "scenario.toml"
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What an installation of the example would put on the path: its code, and its metadata with the entry point."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    metadata = tmp_path_factory.mktemp("site") / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir(parents=True)
-    named = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    (metadata / "METADATA").write_text(named, encoding="utf-8")
-    lines = [f"[{provider.GROUP}]", *(f"{k} = {v}" for k, v in project["entry-points"][provider.GROUP].items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
-    return [str(metadata.parent), str(EXAMPLE)]
+@pytest.fixture(scope="module", name="installed")
+def installed_example(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return what an installation of the example would put on the path."""
+    return installed(EXAMPLE, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture

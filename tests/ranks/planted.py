@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mimo_bench.layout.layout import LANGUAGE
-from mimo_bench.parity.faults import FaultContext, replace_attribute
+from mimo_bench.parity import FaultContext, replace_attribute
 from mimo_bench.parity.faults.collectives import survey
 from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.weights import drawn, shards

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mimo_bench.parity.faults import FaultContext, speed
+from mimo_bench.parity import FaultContext
+from mimo_bench.parity.faults import speed
 
 DAWDLE_SECONDS = 0.5
 

@@ -39,12 +39,12 @@ class fault:  # noqa: N801  # a decorator, in lower case as those of `contextlib
         return plant
 
 
-def _declared() -> Iterator[tuple[str, str, fault]]:
-    """Yield the name of each fault in this folder, its place as `module:function`, and what its decorator declares."""
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+def faults_in(folder: Path, package: str) -> Iterator[tuple[str, str, fault]]:
+    """Yield the name of each fault in a folder, its place as `module:function`, and what its decorator declares."""
+    for file in sorted(folder.glob("*.py")):
         for part in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(part, ast.FunctionDef):
-                place = f"{__package__}.{file.stem}:{part.name}"
+                place = f"{package}.{file.stem}:{part.name}"
                 yield from ((part.name.replace("_", "-"), place, found) for found in _decorators(part, file))
 
 
@@ -55,7 +55,7 @@ def _decorators(function: ast.FunctionDef, file: Path) -> Iterator[fault]:
             yield declared
 
 
-_DECLARED = list(_declared())
+_DECLARED = list(faults_in(Path(__file__).parent, __name__.rpartition(".")[0]))
 
 _PLACES = {name: place for name, place, _ in _DECLARED}
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from mimo_bench.parity.faults import FaultContext, replace_attribute
+from mimo_bench.parity.faults.context import FaultContext, replace_attribute
 from mimo_bench.record import Call, Mutant
 from mimo_bench.util import METHODS
 

@@ -1,0 +1,1 @@
+"""A fault as a package that mimo-bench finds by its entry point."""

@@ -1,3 +1,0 @@
-from .context import FaultContext, replace_attribute
-
-__all__ = ["FaultContext", "replace_attribute"]
