@@ -1,18 +1,25 @@
+from .diagnose import Place
 from .faults.catalogue import KNOWN, SLOW, Planting, fault, find_fault, known_faults
 from .faults.context import FaultContext, encoders, replace_attribute
 from .faults.sites import Site
-from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare
-from .place import Place
-from .probes.fingerprint import fingerprint
+from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare_fingerprints
+from .probes.fingerprint import fingerprint, jitter_weights
 from .probes.gradients import GRADIENTS, GradientProbe
-from .probes.jitter import jitter_weights
 from .probes.outcome import OUTCOME_STEPS, OutcomeProbe
 from .probes.trace import Trace
-from .reference import MEASURED, Measured, judge_reference
-from .tolerance import noise_of
+from .tolerance import Variant, noise_of, parity_variants, rounded_variants
 from .trace import TRACE, TraceRecord, first_difference
-from .variants import Variant, parity_variants, rounded_variants
-from .verdict import Asked, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed, judge_noise
+from .verdict import (
+    MEASURED,
+    Asked,
+    Measured,
+    judge,
+    judge_as_timed,
+    judge_baseline,
+    judge_baseline_as_timed,
+    judge_noise,
+    judge_reference,
+)
 
 __all__ = [
     "FINGERPRINT",
@@ -35,7 +42,7 @@ __all__ = [
     "Trace",
     "TraceRecord",
     "Variant",
-    "compare",
+    "compare_fingerprints",
     "encoders",
     "fault",
     "find_fault",

@@ -99,7 +99,7 @@ def disagreement(ranks: Iterable[Mapping[str, str]]) -> str | None:
     return None
 
 
-def compare(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
+def compare_fingerprints(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
     """What differs between a layout and the baseline; None if nothing does."""
     weights = _difference(found.weights, baseline.weights)
     samples = sorted(map(_place, _difference(found.samples, baseline.samples)))

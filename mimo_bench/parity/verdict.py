@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pydantic import BaseModel, ConfigDict
+
 from mimo_bench.layout import Precision
-from mimo_bench.parity.differences import drifts, largest, step_errors
-from mimo_bench.parity.gradients import explain, worst_of
-from mimo_bench.parity.outcome import explain_outcome, worst_moment, worst_update
-from mimo_bench.parity.place import Place
+from mimo_bench.parity.compare import drifts, largest, step_errors, worst_moment, worst_of, worst_update
+from mimo_bench.parity.diagnose import Place, explain, explain_outcome
 from mimo_bench.parity.tolerance import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
-from mimo_bench.record import AsTimed, Check, Noise, ParameterDifference, Parity, Tolerance, Trained, VariantName
+from mimo_bench.record import (
+    AsTimed,
+    Check,
+    Noise,
+    ParameterDifference,
+    Parity,
+    ReferenceVerdict,
+    Tolerance,
+    Trained,
+    VariantName,
+)
 from mimo_bench.util import relative
 
 LEAST_PROGRESS = 1e-3
@@ -295,3 +305,47 @@ def _agreement(
 def _exceeds(error: float | None, bound: float) -> bool:
     """An unknown error is no agreement."""
     return error is None or not error <= bound
+
+
+LOSS_BOUND = 1e-5
+"""On the relative error of the loss."""
+
+GRADIENT_BOUND = 1e-5
+"""On the relative error of each parameter's gradient."""
+
+MEASURED = "measured.json"
+"""What the rank leaves."""
+
+
+class Measured(BaseModel):
+    """How far the baseline's first step is from what `transformers` computes, relative."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    loss_rel: float
+    parameter: str
+    """Whose gradient is furthest off, by the name of `transformers`."""
+    gradient_rel: float
+    num_gradients: int
+
+
+def judge_reference(measured: Measured) -> ReferenceVerdict:
+    """Whether the baseline computes what `transformers` does."""
+    wrong = []
+    if not measured.loss_rel <= LOSS_BOUND:
+        wrong.append(f"the loss is off by {measured.loss_rel:.2g}")
+    if not measured.gradient_rel <= GRADIENT_BOUND:
+        wrong.append(f"the gradient of {measured.parameter} is off by {measured.gradient_rel:.2g} of its norm")
+    agrees = (
+        f"loss and {measured.num_gradients} gradients are those of transformers in float64; "
+        f"furthest off is {measured.parameter}"
+    )
+    return ReferenceVerdict(
+        verdict="failed" if wrong else "passed",
+        reason=" and ".join(wrong) or agrees,
+        loss_rel=measured.loss_rel,
+        loss_bound=LOSS_BOUND,
+        gradient_rel=measured.gradient_rel,
+        gradient_bound=GRADIENT_BOUND,
+        parameter=measured.parameter,
+    )

@@ -22,7 +22,7 @@ from mimo_bench.cli.exits import BAD_INPUT
 from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.parity.faults.sites import Site
-from mimo_bench.parity.reference import Measured, judge_reference
+from mimo_bench.parity.verdict import Measured, judge_reference
 from mimo_bench.record.gate import Finding, HeldBaseline, Selftest, Trial
 from mimo_bench.record.schema import ReferenceVerdict
 from mimo_bench.report.gate import describe_finding, render_selftest

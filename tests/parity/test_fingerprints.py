@@ -6,7 +6,14 @@ from collections.abc import Iterable
 
 import pytest
 
-from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, compare, merge
+from mimo_bench.parity.fingerprints import (
+    Fingerprint,
+    Mismatch,
+    RankFingerprint,
+    SampleSeen,
+    compare_fingerprints,
+    merge,
+)
 
 WEIGHTS = {"language.a": "00", "vision.b": "11"}
 
@@ -106,17 +113,19 @@ def test_a_rank_without_any_sample_contradicts_nobody() -> None:
 
 
 def test_equal_fingerprints_do_not_differ() -> None:
-    assert compare(BASELINE, BASELINE) is None
+    assert compare_fingerprints(BASELINE, BASELINE) is None
 
 
 def test_samples_grouped_into_other_micro_batches_are_the_same_global_batch() -> None:
     sides = ("vision.inputs", "language.inputs", "language.targets")
     regrouped = agreed(*(rank(seen(side, sample, micro_batch=sample)) for sample in range(4) for side in sides))
-    assert compare(regrouped, BASELINE) is None
+    assert compare_fingerprints(regrouped, BASELINE) is None
 
 
 def test_other_weights_are_counted_and_the_first_is_named() -> None:
-    found = compare(BASELINE.model_copy(update={"weights": {"language.a": "09", "vision.b": "19"}}), BASELINE)
+    found = compare_fingerprints(
+        BASELINE.model_copy(update={"weights": {"language.a": "09", "vision.b": "19"}}), BASELINE
+    )
     assert found is not None
     assert found.reason == "2 parameters start from other weights than the baseline's, first language.a"
     assert (found.weights_match, found.samples_match) == (False, True)
@@ -124,14 +133,14 @@ def test_other_weights_are_counted_and_the_first_is_named() -> None:
 
 @pytest.mark.parametrize("weights", [{"language.a": "00"}, {**WEIGHTS, "vision.c": "22"}], ids=["fewer", "more"])
 def test_a_parameter_that_only_one_side_has_differs(weights: dict[str, str]) -> None:
-    found = compare(BASELINE.model_copy(update={"weights": weights}), BASELINE)
+    found = compare_fingerprints(BASELINE.model_copy(update={"weights": weights}), BASELINE)
     assert found is not None
     assert found.reason.startswith("1 parameters start from other weights than the baseline's, first vision.")
 
 
 def test_other_targets_differ_though_all_inputs_are_equal() -> None:
     samples = {**BASELINE.samples, "0/language.targets/2": "all positions scored"}
-    found = compare(BASELINE.model_copy(update={"samples": samples}), BASELINE)
+    found = compare_fingerprints(BASELINE.model_copy(update={"samples": samples}), BASELINE)
     assert found is not None
     assert found.reason == "1 samples differ from the baseline's, first sample 2 of step 0 (language.targets)"
     assert (found.weights_match, found.samples_match) == (True, False)
@@ -139,7 +148,7 @@ def test_other_targets_differ_though_all_inputs_are_equal() -> None:
 
 def test_the_first_sample_is_the_first_by_number() -> None:
     samples = {f"{step}/vision.inputs/{sample}": "ours" for step, sample in ((10, 80), (2, 17), (2, 9))}
-    found = compare(
+    found = compare_fingerprints(
         Fingerprint(weights={}, samples=samples), Fingerprint(weights={}, samples=dict.fromkeys(samples, "theirs"))
     )
     assert found is not None
@@ -147,7 +156,7 @@ def test_the_first_sample_is_the_first_by_number() -> None:
 
 
 def test_weights_and_samples_that_both_differ_are_both_reported() -> None:
-    found = compare(Fingerprint(weights={}, samples={}), BASELINE)
+    found = compare_fingerprints(Fingerprint(weights={}, samples={}), BASELINE)
     assert found is not None
     assert found.reason == (
         "2 parameters start from other weights than the baseline's, first language.a; "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mimo_bench.layout.grid import Grid
-from mimo_bench.parity.gradients import explain, module_norms, relative_errors, worst_of
-from mimo_bench.parity.place import Place
+from mimo_bench.parity.compare import module_norms, relative_errors, worst_of
+from mimo_bench.parity.diagnose import Place, explain
 from mimo_bench.record.schema import ParameterDifference
 
 PLACE = Place(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mimo_bench.parity.outcome import explain_outcome, worst_moment, worst_update
+from mimo_bench.parity.compare import worst_moment, worst_update
+from mimo_bench.parity.diagnose import explain_outcome
 from mimo_bench.record.schema import OptimizerDifferences, ParameterDifference
 from tests.parity.test_gradients import scaled
 

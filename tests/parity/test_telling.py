@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mimo_bench.parity.probes.telling import Telling
+from mimo_bench.parity.probes.outcome import Telling
 
 
 @pytest.mark.parametrize("lengths", [(8,), (1,), (7, 7, 3), (16, 16, 9)])

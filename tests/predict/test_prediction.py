@@ -14,7 +14,7 @@ from mimo_bench.layout.tables import GridTable
 from mimo_bench.models import PRESETS
 from mimo_bench.models.parameters import stage_parameters
 from mimo_bench.models.table import Parameter
-from mimo_bench.parity.variants import rounded_variants
+from mimo_bench.parity.tolerance import rounded_variants
 from mimo_bench.predict import MemoryPredictor, predict_memory
 from mimo_bench.predict.memory import MATRIX_PRODUCTS_BYTES, num_in_flight
 from mimo_bench.predict.state import state_bytes

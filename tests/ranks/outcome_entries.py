@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mimo_bench.parity.probes import fingerprint, outcome, stored, tensors
+from mimo_bench.parity.probes import fingerprint, outcome, tensors
 from mimo_bench.parity.probes.outcome import OutcomeProbe
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, shards
@@ -23,7 +23,7 @@ def hold_outcomes(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
     with ExitStack() as undo:
         for module in (outcome, fingerprint):
             undo.enter_context(patch.object(module, "shards", lambda *_: looked_at))
-        for name in ("trainer.weights", "models.kernels.rng", "parity.probes.stored"):
+        for name in ("trainer.weights", "models.kernels.rng", "parity.probes.tensors"):
             undo.enter_context(patch(f"mimo_bench.{name}.CHUNK", arguments["chunk"]))
         weights = list[int]()
         with _noting(fingerprint, "digest", lambda tensor: weights.append(tensor.nbytes)):
@@ -53,8 +53,8 @@ def _hold(trainer: Trainer, arguments: Mapping[str, Any], *, is_baseline: bool =
     read, copied, hashed = list[int](), list[int](), list[int]()
     probe = OutcomeProbe(Path(arguments["folder"]) / "outcome", is_baseline=is_baseline)
     with (
-        _noting(stored, "_read", lambda _, __, length, ___: read.append(4 * length)),
-        _noting(stored, "to_host", lambda tensor: copied.append(tensor.nbytes)),
+        _noting(tensors, "_read", lambda _, __, length, ___: read.append(4 * length)),
+        _noting(tensors, "to_host", lambda tensor: copied.append(tensor.nbytes)),
         _noting(tensors, "digest", lambda tensor: hashed.append(tensor.nbytes)),
     ):
         probe.inspect(trainer)

@@ -24,7 +24,7 @@ from mimo_bench.parity import (
     Mismatch,
     OutcomeProbe,
     Trace,
-    compare,
+    compare_fingerprints,
     fingerprint,
     jitter_weights,
 )
@@ -89,7 +89,7 @@ def compare_with_baseline(found: Fingerprint | Mismatch, request: LaunchRequest)
         return None
     if not request.is_baseline:
         expected = (request.baseline / FINGERPRINT).read_text(encoding="utf-8")
-        return compare(found, Fingerprint.model_validate_json(expected))
+        return compare_fingerprints(found, Fingerprint.model_validate_json(expected))
     if torch.distributed.get_rank() == 0:
         write_atomically(request.baseline / FINGERPRINT, found.model_dump_json().encode())
     return None

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.layout import LANGUAGE
-from mimo_bench.models import digest
+from mimo_bench.models import CHUNK, digest, uniform
 from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
 from mimo_bench.parity.probes.tensors import hashes
 from mimo_bench.trainer import MicroBatch, Trainer, shards
@@ -74,3 +74,19 @@ def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
             yield f"{LANGUAGE}.inputs", sample_id, batch.input_ids[row]
             targets = torch.where(batch.loss_mask[row] > 0, batch.labels[row], -1)
             yield TARGETS, sample_id, targets
+
+
+@torch.no_grad()
+def jitter_weights(trainer: Trainer) -> None:
+    """Move every weight up or down by one unit in the last place of its precision, before the first step.
+
+    Mathematically the same start; how far training moves apart is what rounding alone can do. Which way a weight moves
+    depends on its place in the canonical tensor alone.
+    """
+    for shard in shards(trainer.model, trainer.topology):
+        step = torch.finfo(shard.parameter.dtype).eps
+        for part, positions in zip(shard.parameter.view(-1).split(CHUNK), shard.positions(), strict=True):
+            signs = uniform(f"jitter/{shard.name}", positions).sub_(0.5).sign_()
+            part.copy_(part.float() * (1 + step * signs))
+    # Master weights were copied before.
+    trainer.optimizer.reload_model_params()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimo_bench.layout.tables import GridTable, LayoutTable
-from mimo_bench.parity.variants import Variant, parity_variants, rounded_variants
+from mimo_bench.parity.tolerance import Variant, parity_variants, rounded_variants
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario
 

@@ -9,7 +9,7 @@ import torch
 
 from mimo_bench.models.kernels import rng as counter_random
 from mimo_bench.models.kernels.rng import digest
-from mimo_bench.parity.probes import stored
+from mimo_bench.parity.probes import tensors
 
 CPU = torch.device("cpu")
 
@@ -17,20 +17,20 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, the last one short."""
-    monkeypatch.setattr(stored, "CHUNK", 7)
+    monkeypatch.setattr(tensors, "CHUNK", 7)
 
 
 def test_a_tensor_comes_back_in_its_order(tmp_path: Path) -> None:
     tensor = torch.randn(23, 11).t()
-    stored.write(tmp_path / "tensor", tensor)
-    parts = list(stored.stream(tmp_path / "tensor", CPU))
+    tensors.write(tmp_path / "tensor", tensor)
+    parts = list(tensors.stream(tmp_path / "tensor", CPU))
     assert [len(part) for part in parts] == [7] * 36 + [1]
     assert torch.equal(torch.cat(parts), tensor.flatten())
 
 
 def test_a_file_that_ends_early_is_no_tensor(tmp_path: Path) -> None:
-    stored.write(tmp_path / "tensor", torch.ones(100))
-    parts = stored.stream(tmp_path / "tensor", CPU)
+    tensors.write(tmp_path / "tensor", torch.ones(100))
+    parts = tensors.stream(tmp_path / "tensor", CPU)
     next(parts)
     with (tmp_path / "tensor").open("r+b") as file:
         file.truncate(320)

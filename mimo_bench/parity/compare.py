@@ -1,0 +1,132 @@
+"""Comparison of two trainings: relative differences by step, and by parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mimo_bench.record import Difference, OptimizerDifferences, ParameterDifference, Trained
+from mimo_bench.util import relative
+
+
+def step_errors(
+    trained: Trained, baseline: Trained, num_steps: int
+) -> tuple[list[float | None], dict[str, list[float | None]]]:
+    """Relative differences by step: of the loss, and of each module's gradient norm."""
+    steps = range(num_steps)
+    losses = [relative(trained.losses[step], baseline.losses[step]) for step in steps]
+    norms = {
+        module: [relative(trained.grad_norms[module][step], expected[step]) for step in steps]
+        for module, expected in baseline.grad_norms.items()
+    }
+    return losses, norms
+
+
+def drifts(trained: Trained, baseline: Trained, num_steps: int) -> tuple[float | None, dict[str, float | None]]:
+    """Means over the steps of the signed relative differences: of the loss, and of each module's gradient norm."""
+    return (
+        _mean_signed(trained.losses[:num_steps], baseline.losses[:num_steps]),
+        {
+            module: _mean_signed(trained.grad_norms[module][:num_steps], expected[:num_steps])
+            for module, expected in baseline.grad_norms.items()
+        },
+    )
+
+
+def _mean_signed(found: Sequence[float | None], expected: Sequence[float | None]) -> float | None:
+    """Mean of the relative differences, each with its sign; None where one is unknown."""
+    errors = [_signed(one, other) for one, other in zip(found, expected, strict=True)]
+    known = [error for error in errors if error is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(errors) else None
+
+
+def _signed(found: float | None, expected: float | None) -> float | None:
+    error = relative(found, expected)
+    if error is None or found is None or expected is None:
+        return None
+    return math.copysign(error, found - expected)
+
+
+def largest(errors: Sequence[float | None]) -> float | None:
+    """The largest of all; None if one is unknown, or there is none."""
+    known = [error for error in errors if error is not None]
+    return max(known) if len(known) == len(errors) and known else None
+
+
+FLOOR_SHARE = 1e-3
+"""A gradient is judged against its own norm or this share of its module's, whichever is larger: a key's bias before a
+softmax has a gradient of exactly zero in theory and of rounding in practice."""
+
+
+def relative_errors(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> dict[str, float | None]:
+    """Relative error by parameter; None where it is not finite.
+
+    The error's norm, without what the weights' own rounding explains of it, over the larger of the baseline's norm and
+    a floor; where `elementwise`, or the largest error of an element over the largest element of the baseline's or a
+    floor, if that is more: one wrong element of a million moves no norm.
+    """
+    norms, largest = module_norms(gradients), _module_maxima(gradients)
+    errors = {}
+    for one in gradients:
+        error = _over(_beyond_rounding(one), one.baseline_norm, FLOOR_SHARE * norms[one.module])
+        if elementwise and error is not None and one.error_max is not None:
+            error = max(error, _over(one.error_max, one.baseline_max, FLOOR_SHARE * largest[one.module]) or 0.0)
+        errors[one.parameter] = error
+    return errors
+
+
+def _beyond_rounding(one: ParameterDifference) -> float | None:
+    # A weight of 1 moves in steps of 1.2e-7: at a learning rate of 1e-6, a visible part of its update.
+    return None if one.error_norm is None else max(0.0, one.error_norm - (one.resolution_norm or 0.0))
+
+
+def module_norms(gradients: Sequence[ParameterDifference]) -> dict[str, float]:
+    """The baseline's gradient norm over all parameters of each module."""
+    squares: dict[str, float] = {}
+    for one in gradients:
+        squares[one.module] = squares.get(one.module, 0.0) + (one.baseline_norm or 0.0) ** 2
+    return {module: math.sqrt(square) for module, square in squares.items()}
+
+
+def _module_maxima(gradients: Sequence[ParameterDifference]) -> dict[str, float]:
+    maxima: dict[str, float] = {}
+    for one in gradients:
+        maxima[one.module] = max(maxima.get(one.module, 0.0), one.baseline_max or 0.0)
+    return maxima
+
+
+def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> Difference | None:
+    """The parameter whose gradient, or whatever else, is off most; one that is not finite is off more than any."""
+    errors = relative_errors(gradients, elementwise=elementwise)
+    if not errors:
+        return None
+    worst = max(gradients, key=lambda one: math.inf if errors[one.parameter] is None else errors[one.parameter] or 0.0)
+    return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
+
+
+def telling(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:
+    """Those with a gradient of their own; what is rounding alone proves nothing either way."""
+    norms = module_norms(gradients)
+    return [one for one in gradients if (one.baseline_norm or 0.0) > FLOOR_SHARE * norms[one.module]]
+
+
+def _over(error: float | None, baseline: float | None, floor: float) -> float | None:
+    if error is None or baseline is None:
+        return None
+    against = max(baseline, floor)
+    return error / against if against else error
+
+
+def worst_moment(found: OptimizerDifferences) -> Difference | None:
+    """The parameter one of whose moments is off most."""
+    both = [worst_of(found.first_moments), worst_of(found.second_moments)]
+    return max((one for one in both if one is not None), key=_badness, default=None)
+
+
+def worst_update(found: OptimizerDifferences) -> Difference | None:
+    """The parameter whose way through the first two steps is off most."""
+    return worst_of(found.updates, elementwise=False)
+
+
+def _badness(difference: Difference) -> float:
+    return math.inf if difference.rel is None else difference.rel

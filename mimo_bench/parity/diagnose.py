@@ -1,0 +1,321 @@
+"""Diagnosis of wrong gradients, moments, updates and replicas: the kind of fault, and its part of a layout."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from mimo_bench.layout import Grid, Layout
+from mimo_bench.parity.compare import relative_errors, telling
+from mimo_bench.record import OptimizerDifferences, ParameterDifference
+
+EQUAL = 1e-2
+"""A scale is a ratio of known numbers if it lies this close to it."""
+
+CONCENTRATED = 1e-3
+"""An error lies in one slice alone if every other slice holds less than this share of it."""
+
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
+_AT_THE_FRONT = ("embedding",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """What the words of a reason need to know of a layout."""
+
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that a forgotten or doubled division leaves as a factor, by what they count."""
+
+    def as_ratio(self, scale: float, module: str) -> str:
+        """What the scale of a module's gradients may be made of, in words; nothing if no known numbers make it."""
+        likely = _making(scale, self._between(module)) or _making(scale, self._own(module))
+        likely += _making(scale, self._counted())
+        words = likely or _making(scale, self._degrees())[:1]
+        return f": {' or '.join(dict.fromkeys(words))}" if words else ""
+
+    def _between(self, module: str) -> Iterator[tuple[float, str]]:
+        """Ratios of a module's data-parallel degree and another's: each took a mean over its own replicas, say."""
+        if (ours := self.grids.get(module)) is None:
+            return
+        for name, theirs in self.grids.items():
+            if name != module:
+                yield theirs.dp / ours.dp, f"{name} dp {theirs.dp} / {module} dp {ours.dp}"
+                yield ours.dp / theirs.dp, f"{module} dp {ours.dp} / {name} dp {theirs.dp}"
+
+    def _own(self, module: str) -> Iterator[tuple[float, str]]:
+        """A module's own data-parallel degree: it alone took a mean over its replicas."""
+        if (ours := self.grids.get(module)) is not None:
+            yield 1.0 / ours.dp, f"1 / {module} dp {ours.dp}"
+
+    def _counted(self) -> Iterator[tuple[float, str]]:
+        for words, count in self.counts.items():
+            yield count, f"{count:g} {words}"
+            yield 1.0 / count, f"1 / {count:g} {words}"
+
+    def _degrees(self) -> Iterator[tuple[float, str]]:
+        for name, grid in self.grids.items():
+            for axis in ("dp", "tp", "pp"):
+                degree = getattr(grid, axis)
+                yield float(degree), f"{name} {axis} {degree}"
+                yield 1.0 / degree, f"1 / {name} {axis} {degree}"
+
+    def concentrated(self, wrong: Sequence[ParameterDifference], right: Sequence[ParameterDifference]) -> str:
+        """That the wrong parameters of one module are all on one pipeline stage, or wrong in one slice; or nothing."""
+        found = [said for said in (self._one_stage(wrong, right), _one_slice(wrong)) if said]
+        return f", all {' and '.join(found)}" if found else ""
+
+    def _one_stage(self, wrong: Sequence[ParameterDifference], right: Sequence[ParameterDifference]) -> str | None:
+        module = wrong[0].module
+        pp = self.grids[module].pp if module in self.grids else 1
+        num_layers = 1 + max((_layer(one) or 0 for one in (*wrong, *right) if one.module == module), default=0)
+        stages = {_stage(one, pp=pp, num_layers=num_layers) for one in wrong}
+        if pp == 1 or len(stages) > 1:
+            return None
+        return f"on pipeline stage {stages.pop()} of {pp}"
+
+
+def _making(scale: float, known: Iterable[tuple[float, str]]) -> list[str]:
+    return [words for ratio, words in known if _equal(scale, ratio)]
+
+
+def _one_slice(wrong: Sequence[ParameterDifference]) -> str | None:
+    split = [one.slice_error_norms for one in wrong if one.slice_error_norms]
+    if not split:
+        return None
+    worst = {errors.index(max(errors)) for errors in split}
+    alone = all(sum(errors) - max(errors) <= CONCENTRATED * max(errors) for errors in split)
+    return f"in the slice of tensor-parallel rank {worst.pop()}" if alone and len(worst) == 1 else None
+
+
+def _stage(one: ParameterDifference, *, pp: int, num_layers: int) -> int:
+    if (layer := _layer(one)) is not None:
+        return layer * pp // num_layers
+    return 0 if any(part in one.parameter for part in _AT_THE_FRONT) else pp - 1
+
+
+def _layer(one: ParameterDifference) -> int | None:
+    match = _LAYER.search(one.parameter)
+    return int(match.group(1)) if match else None
+
+
+def _equal(scale: float, ratio: float) -> bool:
+    return ratio != 1.0 and math.isclose(scale, ratio, rel_tol=EQUAL)
+
+
+UNIFORM = 1e-2
+"""Gradients differ by one factor alone if what the factor leaves is below this share of their norm, and if factors of
+different parameters differ by no more than it."""
+
+
+def explain(gradients: Sequence[ParameterDifference], *, bound: float, place: Place) -> str | None:
+    """What is wrong with gradients that are off by more than `bound`, by module; None if none is.
+
+    Args:
+        gradients: of all parameters.
+        bound: on the relative error of each.
+        place: the layout, as a wrong scale often is a ratio of degrees and a wrong stage or slice a part of a module.
+    """
+    errors = relative_errors(gradients)
+    wrong = [one for one in gradients if not _within(errors[one.parameter], bound)]
+    modules = dict.fromkeys(one.module for one in wrong)
+    reasons = [_explain_module(module, gradients, wrong, errors, place) for module in modules]
+    return "; ".join(reasons) or None
+
+
+def _explain_module(
+    module: str,
+    gradients: Sequence[ParameterDifference],
+    wrong: Sequence[ParameterDifference],
+    errors: Mapping[str, float | None],
+    place: Place,
+) -> str:
+    ours = [one for one in wrong if one.module == module]
+    judged = [one for one in telling(gradients) if one.module == module]
+    missing = [one for one in judged if one.norm == 0.0]
+    if missing:
+        if len(missing) == len(judged):
+            return f"every gradient of {module} is zero, first {missing[0].parameter}"
+        where = place.concentrated(missing, gradients)
+        count = f"{len(missing)} of {len(judged)} gradients of {module}"
+        return f"{count} {'is' if len(missing) == 1 else 'are'} zero, first {missing[0].parameter}{where}"
+    if (scale := _uniform_scale(judged)) is not None:
+        return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{place.as_ratio(scale, module)}"
+    worst = max(ours, key=lambda one: errors[one.parameter] or math.inf)
+    shown = errors[worst.parameter]
+    by = "are not finite" if shown is None else f"differ, most {worst.parameter} by {shown:.2g} of its norm"
+    where = place.concentrated(ours, gradients)
+    return f"{len(ours)} of the gradients of {module} {by}{_scaled(ours)}{where}"
+
+
+def _scaled(ours: Sequence[ParameterDifference]) -> str:
+    """The factor by which all wrong gradients of a module are off, where it is one."""
+    scale = _uniform_scale([one for one in ours if one.scale is not None])
+    return "" if scale is None else f", each {scale:.4g} x the baseline's"
+
+
+def _uniform_scale(gradients: Sequence[ParameterDifference]) -> float | None:
+    """The one factor by which all differ from the baseline's; None if there is no such factor, or it is one."""
+    scales = []
+    for one in gradients:
+        if one.scale is None or one.unscaled_error_norm is None or not one.norm:
+            return None
+        if one.unscaled_error_norm > UNIFORM * one.norm:
+            return None
+        scales.append(one.scale)
+    if not scales or max(scales) - min(scales) > UNIFORM * abs(scales[0]):
+        return None
+    # A factor of one leaves whatever else is wrong unexplained.
+    return None if math.isclose(scales[0], 1.0, rel_tol=UNIFORM) else scales[0]
+
+
+def _within(error: float | None, bound: float) -> bool:
+    return error is not None and error <= bound
+
+
+DECAY_SHARE = 0.1
+"""An update may differ along the starting weights by this share of what it may differ by at all: rounding points
+anywhere in a space of thousands of dimensions, a wrong weight decay along the weights."""
+
+FAR_LESS = 0.2
+"""Updates that are off by less than this share of what the moments are off by follow from them."""
+
+ALIKE = 0.3
+"""Several steps on, one wrong factor is no longer quite the same for every parameter; this far it may vary."""
+
+
+def explain_outcome(found: OptimizerDifferences, *, moment_bound: float, update_bound: float) -> str | None:
+    """What is wrong with moments or updates, in the module where it began; None if nothing is.
+
+    What one module did wrong has reached the gradients of all a step later, and so their moments. Their updates hardly:
+    Adam gives a gradient of another size a step of the same length. So updates that are off tell where it began, unless
+    they are off by far less than the moments, which then began it.
+    """
+    modules = [_Outcome.of(module, found) for module in dict.fromkeys(one.module for one in found.updates)]
+    if all(module.is_within(moment_bound, update_bound) for module in modules):
+        return None
+    by_update = max(modules, key=lambda module: module.updates_off)
+    by_moment = max(modules, key=lambda module: module.moments_off)
+    if by_moment.moments_off > moment_bound and by_update.updates_off < FAR_LESS * by_moment.moments_off:
+        return by_moment.explain_moments(moment_bound)
+    return by_update.explain_update(update_bound)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outcome:
+    """Moments and updates of one module."""
+
+    module: str
+    firsts: Sequence[ParameterDifference]
+    seconds: Sequence[ParameterDifference]
+    updates: Sequence[ParameterDifference]
+
+    @classmethod
+    def of(cls, module: str, found: OptimizerDifferences) -> _Outcome:
+        parts = (found.first_moments, found.second_moments, found.updates)
+        firsts, seconds, updates = ([one for one in some if one.module == module] for some in parts)
+        return cls(module=module, firsts=firsts, seconds=seconds, updates=updates)
+
+    @property
+    def moments_off(self) -> float:
+        return max(_worst(relative_errors(self.firsts)), _worst(relative_errors(self.seconds)))
+
+    @property
+    def updates_off(self) -> float:
+        return _worst(relative_errors(self.updates, elementwise=False))
+
+    def is_within(self, moment_bound: float, update_bound: float) -> bool:
+        along = _worst(_along_weights(self.updates))
+        return (
+            self.moments_off <= moment_bound
+            and self.updates_off <= update_bound
+            and along <= DECAY_SHARE * update_bound
+        )
+
+    def explain_update(self, bound: float) -> str:
+        if moved := [one.parameter for one in self.updates if one.baseline_norm == 0.0 and one.norm != 0.0]:
+            return f"{len(moved)} parameters of {self.module} moved that are frozen, first {moved[0]}"
+        if (scale := _about(self.updates)) is not None:
+            return f"updates of {self.module}.* are about {scale:.2g} x the baseline's: another learning rate"
+        if _worst(_along_weights(self.updates)) > self.updates_off / 2:
+            return f"updates of {self.module}.* differ along the weights themselves: another weight decay"
+        errors = relative_errors(self.updates, elementwise=False)
+        return f"{_most(self.module, 'updates', errors, bound)}: another epsilon or bias correction"
+
+    def explain_moments(self, bound: float) -> str:
+        first, second = _about(self.firsts), _about(self.seconds)
+        if first is not None and second is not None:
+            return (
+                f"first moments of {self.module}.* are about {first:.2g} x the baseline's and second moments about "
+                f"{second:.2g} x: gradients were clipped by another norm"
+            )
+        if second is not None:
+            return f"second moments of {self.module}.* are about {second:.2g} x the baseline's: another adam_beta2"
+        firsts, seconds = relative_errors(self.firsts), relative_errors(self.seconds)
+        which, errors = max((("first", firsts), ("second", seconds)), key=lambda pair: _worst(pair[1]))
+        return _most(self.module, f"{which} moments", errors, bound)
+
+
+def _about(differences: Sequence[ParameterDifference]) -> float | None:
+    """The factor by which most differ from the baseline's, where it is much the same for all of them and not one."""
+    scales = [one.scale for one in telling(differences) if one.scale is not None]
+    if not scales:
+        return None
+    middle = median(scales)
+    alike = all(abs(scale - middle) <= ALIKE * abs(middle) for scale in scales)
+    return middle if alike and not math.isclose(middle, 1.0, rel_tol=ALIKE / 3) else None
+
+
+def _most(module: str, what: str, errors: Mapping[str, float | None], bound: float) -> str:
+    wrong = {name: math.inf if error is None else error for name, error in errors.items()}
+    beyond = [name for name, error in wrong.items() if error > bound]
+    worst = max(wrong, key=lambda name: wrong[name])
+    shown = "beyond all numbers" if math.isinf(wrong[worst]) else f"by {wrong[worst]:.2g} of its norm"
+    return f"{what} of {len(beyond)} of {len(wrong)} parameters of {module} differ, most {worst} {shown}"
+
+
+def _along_weights(updates: Sequence[ParameterDifference]) -> dict[str, float | None]:
+    errors = relative_errors(updates, elementwise=False)
+    shares = {one.parameter: one.along_weights_share or 0.0 for one in updates}
+    return {name: None if error is None else error * math.sqrt(shares[name]) for name, error in errors.items()}
+
+
+def _worst(errors: Mapping[str, float | None]) -> float:
+    return max((math.inf if error is None else error for error in errors.values()), default=0.0)
+
+
+_EXPERTS = ".experts."
+"""Stands in the canonical names of experts' parameters, and of no others."""
+
+
+def diverged(digests: Sequence[Mapping[str, str]], layout: Layout, *, what: str) -> str | None:
+    """The parameters whose digests differ between two ranks; None if all that hold one agree.
+
+    Args:
+        digests: by canonical parameter, one mapping for each rank.
+        layout: says what the ranks are to each other.
+        what: is held: gradients, say.
+    """
+    first: dict[str, tuple[int, str]] = {}
+    wrong: dict[str, tuple[int, int]] = {}
+    for rank, held in enumerate(digests):
+        for name, digest in held.items():
+            earlier, expected = first.setdefault(name, (rank, digest))
+            if digest != expected:
+                wrong.setdefault(name, (earlier, rank))
+    if not wrong:
+        return None
+    name, (one, other) = next(iter(wrong.items()))
+    kind = "replicas" if _EXPERTS in name else _kind(layout, name.partition(".")[0], one, other)
+    more = f", and of {len(wrong) - 1} more parameters" if len(wrong) > 1 else ""
+    return f"{kind} of {name} hold different {what} on ranks {one} and {other}{more}"
+
+
+def _kind(layout: Layout, module: str, one: int, other: int) -> str:
+    here, there = (layout.modules[module].coordinate(rank) for rank in (one, other))
+    if here.dp != there.dp:
+        return "data-parallel replicas"
+    return "tensor-parallel copies" if here.tp != there.tp else "copies on the first and the last stage"
