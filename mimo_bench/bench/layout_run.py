@@ -11,8 +11,8 @@ from mimo_bench.bench.attempt import Attempts, LaunchResult
 from mimo_bench.bench.ledger import entry
 from mimo_bench.models import mfu, model_flops, unknown_encoders
 from mimo_bench.parity import (
-    Asked,
-    Place,
+    LayoutFacts,
+    ParityChecks,
     Planting,
     Variant,
     first_difference,
@@ -170,11 +170,11 @@ class LayoutRunner:
         if not attempt.finished:
             return _ended_early(attempt)
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
-        asked = self._asked_of(case)
+        checks = self._checks_of(case)
         if reference is not None:
-            parity = judge(trained, reference.trained, asked, reference.tolerance)
+            parity = judge(trained, reference.trained, checks, reference.tolerance)
             return self._localise(case, _judged(parity, trained, attempt))
-        return self._measure_noise(case, _judged(judge_baseline(trained, asked), trained, attempt))
+        return self._measure_noise(case, _judged(judge_baseline(trained, checks), trained, attempt))
 
     def _localise(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
         """Where a layout whose steps are wrong first leaves the baseline, by a second pass over the first of them."""
@@ -266,12 +266,12 @@ class LayoutRunner:
         fault = None if case.is_baseline else self.planting.in_layout(case.name)
         return self.attempts.run(case, mode, fault=fault, variant=variant, repeat=repeat)
 
-    def _asked_of(self, case: LayoutCase) -> Asked:
+    def _checks_of(self, case: LayoutCase) -> ParityChecks:
         plan = case.plan
-        return Asked(
+        return ParityChecks(
             num_steps=self.scenario.steps.parity,
             min_answer_accuracy=self.scenario.evaluation.min_answer_accuracy,
-            place=Place(
+            facts=LayoutFacts(
                 grids=case.layout.modules,
                 counts={
                     "micro-batches": plan.num_micro_batches,

@@ -1,4 +1,4 @@
-from .diagnose import Place
+from .diagnose import LayoutFacts
 from .faults.catalogue import KNOWN, SLOW, Planting, fault, find_fault, known_faults
 from .faults.context import FaultContext, encoders, replace_attribute
 from .faults.sites import Site
@@ -11,8 +11,8 @@ from .tolerance import Variant, noise_of, parity_variants, rounded_variants
 from .trace import TRACE, TraceRecord, first_difference
 from .verdict import (
     MEASURED,
-    Asked,
     Measured,
+    ParityChecks,
     judge,
     judge_as_timed,
     judge_baseline,
@@ -29,14 +29,14 @@ __all__ = [
     "OUTCOME_STEPS",
     "SLOW",
     "TRACE",
-    "Asked",
     "FaultContext",
     "Fingerprint",
     "GradientProbe",
+    "LayoutFacts",
     "Measured",
     "Mismatch",
     "OutcomeProbe",
-    "Place",
+    "ParityChecks",
     "Planting",
     "Site",
     "Trace",

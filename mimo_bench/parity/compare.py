@@ -104,7 +104,7 @@ def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = Tr
     return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
 
 
-def telling(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:
+def significant(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:
     """Those with a gradient of their own; what is rounding alone proves nothing either way."""
     norms = module_norms(gradients)
     return [one for one in gradients if (one.baseline_norm or 0.0) > FLOOR_SHARE * norms[one.module]]

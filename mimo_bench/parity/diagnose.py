@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from mimo_bench.layout import Grid, Layout
-from mimo_bench.parity.compare import relative_errors, telling
+from mimo_bench.parity.compare import relative_errors, significant
 from mimo_bench.record import OptimizerDifferences, ParameterDifference
 
 EQUAL = 1e-2
@@ -23,7 +23,7 @@ _AT_THE_FRONT = ("embedding",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class LayoutFacts:
     """What the words of a reason need to know of a layout."""
 
     grids: Mapping[str, Grid] = field(default_factory=dict)
@@ -111,18 +111,18 @@ UNIFORM = 1e-2
 different parameters differ by no more than it."""
 
 
-def explain(gradients: Sequence[ParameterDifference], *, bound: float, place: Place) -> str | None:
+def explain(gradients: Sequence[ParameterDifference], *, bound: float, facts: LayoutFacts) -> str | None:
     """What is wrong with gradients that are off by more than `bound`, by module; None if none is.
 
     Args:
         gradients: of all parameters.
         bound: on the relative error of each.
-        place: the layout, as a wrong scale often is a ratio of degrees and a wrong stage or slice a part of a module.
+        facts: the layout, as a wrong scale often is a ratio of degrees and a wrong stage or slice a part of a module.
     """
     errors = relative_errors(gradients)
     wrong = [one for one in gradients if not _within(errors[one.parameter], bound)]
     modules = dict.fromkeys(one.module for one in wrong)
-    reasons = [_explain_module(module, gradients, wrong, errors, place) for module in modules]
+    reasons = [_explain_module(module, gradients, wrong, errors, facts) for module in modules]
     return "; ".join(reasons) or None
 
 
@@ -131,23 +131,23 @@ def _explain_module(
     gradients: Sequence[ParameterDifference],
     wrong: Sequence[ParameterDifference],
     errors: Mapping[str, float | None],
-    place: Place,
+    facts: LayoutFacts,
 ) -> str:
     ours = [one for one in wrong if one.module == module]
-    judged = [one for one in telling(gradients) if one.module == module]
+    judged = [one for one in significant(gradients) if one.module == module]
     missing = [one for one in judged if one.norm == 0.0]
     if missing:
         if len(missing) == len(judged):
             return f"every gradient of {module} is zero, first {missing[0].parameter}"
-        where = place.concentrated(missing, gradients)
+        where = facts.concentrated(missing, gradients)
         count = f"{len(missing)} of {len(judged)} gradients of {module}"
         return f"{count} {'is' if len(missing) == 1 else 'are'} zero, first {missing[0].parameter}{where}"
     if (scale := _uniform_scale(judged)) is not None:
-        return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{place.as_ratio(scale, module)}"
+        return f"gradients of {module}.* are {scale:.4g} x the baseline's, uniformly{facts.as_ratio(scale, module)}"
     worst = max(ours, key=lambda one: errors[one.parameter] or math.inf)
     shown = errors[worst.parameter]
     by = "are not finite" if shown is None else f"differ, most {worst.parameter} by {shown:.2g} of its norm"
-    where = place.concentrated(ours, gradients)
+    where = facts.concentrated(ours, gradients)
     return f"{len(ours)} of the gradients of {module} {by}{_scaled(ours)}{where}"
 
 
@@ -261,7 +261,7 @@ class _Outcome:
 
 def _about(differences: Sequence[ParameterDifference]) -> float | None:
     """The factor by which most differ from the baseline's, where it is much the same for all of them and not one."""
-    scales = [one.scale for one in telling(differences) if one.scale is not None]
+    scales = [one.scale for one in significant(differences) if one.scale is not None]
     if not scales:
         return None
     middle = median(scales)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mimo_bench.layout import Precision
 from mimo_bench.parity.compare import drifts, largest, step_errors, worst_moment, worst_of, worst_update
-from mimo_bench.parity.diagnose import Place, explain, explain_outcome
+from mimo_bench.parity.diagnose import LayoutFacts, explain, explain_outcome
 from mimo_bench.parity.tolerance import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
 from mimo_bench.record import (
     AsTimed,
@@ -29,43 +29,43 @@ LEAST_PROGRESS = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class ParityChecks:
     """What a scenario asks of every layout's training."""
 
     num_steps: int
     """Steps whose losses and gradient norms are compared."""
     min_answer_accuracy: float | None
-    place: Place = field(default_factory=Place)
+    facts: LayoutFacts = field(default_factory=LayoutFacts)
     """The layout, for the reason's words."""
 
-    def place_with(self, trained: Trained) -> Place:
+    def facts_with(self, trained: Trained) -> LayoutFacts:
         """The layout, and what its first step counted."""
         counted = {"answer tokens of the global batch": trained.scored_tokens} if trained.scored_tokens else {}
-        return replace(self.place, counts={**self.place.counts, **counted})
+        return replace(self.facts, counts={**self.facts.counts, **counted})
 
 
-def judge_baseline(trained: Trained, asked: Asked) -> Parity:
+def judge_baseline(trained: Trained, checks: ParityChecks) -> Parity:
     """Whether the baseline is fit to be compared with."""
     failed = _first_failed(
         ("static", trained.mismatch),
         ("replicas", trained.disagreement),
-        ("sound", _unsound(trained) or _dead(trained.losses[: asked.num_steps])),
-        ("evaluation", _too_few_right(trained, asked.min_answer_accuracy)),
+        ("sound", _unsound(trained) or _dead(trained.losses[: checks.num_steps])),
+        ("evaluation", _too_few_right(trained, checks.min_answer_accuracy)),
     )
     if failed is not None:
         check, reason = failed
         return Parity(verdict="failed", reason=f"the baseline proves nothing: {reason}", failed_check=check)
-    first, last = trained.losses[0], trained.losses[asked.num_steps - 1]
+    first, last = trained.losses[0], trained.losses[checks.num_steps - 1]
     return Parity(
         verdict="baseline",
         reason=f"every layout is held against this one; its loss went from {first:.4f} to {last:.4f}"
-        + _right_answers(trained, asked.min_answer_accuracy),
+        + _right_answers(trained, checks.min_answer_accuracy),
         weights_match_at_start=True,
         samples_match=True,
     )
 
 
-def judge(trained: Trained, baseline: Trained, asked: Asked, tolerance: Tolerance = PARITY_FLOOR) -> Parity:
+def judge(trained: Trained, baseline: Trained, checks: ParityChecks, tolerance: Tolerance = PARITY_FLOOR) -> Parity:
     """Whether `trained` is the same training as `baseline`, within the `tolerance` that the baseline's variants set."""
     if trained.mismatch is not None:
         return Parity(
@@ -76,14 +76,14 @@ def judge(trained: Trained, baseline: Trained, asked: Asked, tolerance: Toleranc
             samples_match=trained.samples_match,
             tolerance=tolerance,
         )
-    losses, norms = step_errors(trained, baseline, asked.num_steps)
+    losses, norms = step_errors(trained, baseline, checks.num_steps)
     diverged = _diverged_steps(losses, norms, tolerance)
     gradients = trained.gradients or ()
     failed = _first_failed(
         ("replicas", trained.disagreement),
         (
             "gradients",
-            explain(gradients, bound=tolerance.gradient_rel or 0.0, place=asked.place_with(trained))
+            explain(gradients, bound=tolerance.gradient_rel or 0.0, facts=checks.facts_with(trained))
             if gradients
             else "no gradient was compared",
         ),
@@ -92,12 +92,12 @@ def judge(trained: Trained, baseline: Trained, asked: Asked, tolerance: Toleranc
         ("steps", _diverged(trained, baseline, losses, norms, diverged, tolerance)),
         (
             "evaluation",
-            _too_few_right(trained, asked.min_answer_accuracy) or _evaluates_differently(trained, baseline, tolerance),
+            _too_few_right(trained, checks.min_answer_accuracy) or _evaluates_differently(trained, baseline, tolerance),
         ),
     )
-    loss_drift, norm_drifts = drifts(trained, baseline, asked.num_steps)
-    agreement = f"{asked.num_steps} steps agree: {_agreement(losses, norms, gradients)}" if failed is None else ""
-    check, reason = failed or (None, agreement + _right_answers(trained, asked.min_answer_accuracy))
+    loss_drift, norm_drifts = drifts(trained, baseline, checks.num_steps)
+    agreement = f"{checks.num_steps} steps agree: {_agreement(losses, norms, gradients)}" if failed is None else ""
+    check, reason = failed or (None, agreement + _right_answers(trained, checks.min_answer_accuracy))
     return Parity(
         verdict="passed" if check is None else "failed",
         reason=reason,

@@ -6,10 +6,10 @@ import pytest
 
 from mimo_bench.layout.grid import Grid
 from mimo_bench.parity.compare import module_norms, relative_errors, worst_of
-from mimo_bench.parity.diagnose import Place, explain
+from mimo_bench.parity.diagnose import LayoutFacts, explain
 from mimo_bench.record.schema import ParameterDifference
 
-PLACE = Place(
+FACTS = LayoutFacts(
     grids={"vision": Grid(dp=2), "language": Grid(tp=2, pp=2, rank_offset=2)},
     counts={"answer tokens of the global batch": 213},
 )
@@ -32,7 +32,7 @@ LANGUAGE = scaled("language.embedding.weight", norm=4.0, scale=1.0)
 
 
 def reason(*vision: ParameterDifference) -> str | None:
-    return explain((*vision, LANGUAGE), bound=1e-4, place=PLACE)
+    return explain((*vision, LANGUAGE), bound=1e-4, facts=FACTS)
 
 
 def test_equal_gradients_need_no_words() -> None:
@@ -56,7 +56,7 @@ def test_wrong_gradients_on_one_pipeline_stage_are_told_with_the_stage() -> None
         scaled(f"language.decoder.layers.{layer}.weight", norm=1.0, scale=2.0 if layer >= 2 else 1.0)
         for layer in range(4)
     ]
-    words = explain(layers, bound=1e-4, place=PLACE)
+    words = explain(layers, bound=1e-4, facts=FACTS)
     assert words == (
         "2 of the gradients of language differ, most language.decoder.layers.2.weight by 1 of its norm, "
         "each 2 x the baseline's, all on pipeline stage 1 of 2"
@@ -68,11 +68,11 @@ def test_an_error_in_one_slice_is_told_with_the_rank_that_holds_it() -> None:
         scaled(name, norm=1.0, scale=0.5, rest=0.5).model_copy(update={"slice_error_norms": (0.0, 0.7)})
         for name in ("language.decoder.layers.0.a", "language.decoder.layers.3.b")
     ]
-    words = explain(halves, bound=1e-4, place=PLACE)
+    words = explain(halves, bound=1e-4, facts=FACTS)
     assert words is not None
     assert words.endswith(", all in the slice of tensor-parallel rank 1")
     both = [one.model_copy(update={"slice_error_norms": (0.3, 0.7)}) for one in halves]
-    words = explain(both, bound=1e-4, place=PLACE)
+    words = explain(both, bound=1e-4, facts=FACTS)
     assert words is not None
     assert "slice" not in words
 

@@ -9,7 +9,7 @@ import pytest
 from mimo_bench.layout.settings import Precision
 from mimo_bench.parity.tolerance import CEILINGS, FLOORS, PARITY_CEILING, PARITY_FLOOR, band, noise_of
 from mimo_bench.parity.verdict import (
-    Asked,
+    ParityChecks,
     judge,
     judge_as_timed,
     judge_baseline,
@@ -41,7 +41,7 @@ def exact(module: str) -> ParameterDifference:
     )
 
 
-ASKED = Asked(num_steps=3, min_answer_accuracy=None)
+CHECKS = ParityChecks(num_steps=3, min_answer_accuracy=None)
 
 BASELINE = Trained(
     losses=(4.0, 3.0, 2.0),
@@ -70,7 +70,7 @@ def with_norms(module: str, *norms: float | None) -> Trained:
 
 
 def test_equal_trainings_pass_and_the_reason_says_how_closely_they_agree() -> None:
-    parity = judge(BASELINE, BASELINE, ASKED)
+    parity = judge(BASELINE, BASELINE, CHECKS)
     assert parity.verdict == "passed"
     assert parity.reason == (
         "3 steps agree: loss to 0.0e+00, gradient norm of every module to 0.0e+00, each of 2 gradients to 0.0e+00"
@@ -83,7 +83,7 @@ def test_equal_trainings_pass_and_the_reason_says_how_closely_they_agree() -> No
 def test_rounding_passes_and_is_recorded_at_its_worst() -> None:
     # 2e-6 of 2.0 in the last loss, 5e-5 of 0.25 in the second gradient norm of vision.
     trained = replace(with_norms("vision", 0.5, 0.2500125, 0.125), losses=(4.0, 3.0, 2.000004))
-    parity = judge(trained, BASELINE, ASKED)
+    parity = judge(trained, BASELINE, CHECKS)
     assert parity.verdict == "passed"
     assert parity.loss_rel_max == pytest.approx(2e-6)
     assert parity.grad_norm_rel == {"vision": pytest.approx(5e-5), "language": 0.0}
@@ -92,23 +92,23 @@ def test_rounding_passes_and_is_recorded_at_its_worst() -> None:
 def test_a_drift_to_one_side_is_recorded_beside_the_spread() -> None:
     # Of losses 4, 3, 2: +2e-6, +1e-6 and 0 of themselves, or the last of the three below instead of above.
     norms = {"vision": (0.5, 0.25, 0.125 * (1 - 3e-5)), "language": BASELINE.grad_norms["language"]}
-    one_side = judge(replace(BASELINE, losses=(4.000008, 3.000003, 2.0), grad_norms=norms), BASELINE, ASKED)
+    one_side = judge(replace(BASELINE, losses=(4.000008, 3.000003, 2.0), grad_norms=norms), BASELINE, CHECKS)
     assert one_side.verdict == "passed"
     assert one_side.loss_rel_mean == pytest.approx(1e-6)
     assert one_side.grad_norm_rel_mean == {"vision": pytest.approx(-1e-5), "language": 0.0}
-    both_sides = judge(replace(BASELINE, losses=(4.000008, 3.0, 1.999996)), BASELINE, ASKED)
+    both_sides = judge(replace(BASELINE, losses=(4.000008, 3.0, 1.999996)), BASELINE, CHECKS)
     assert both_sides.loss_rel_max == pytest.approx(2e-6)
     assert both_sides.loss_rel_mean == pytest.approx(0.0, abs=1e-12)
-    assert judge(replace(BASELINE, losses=(4.0, 3.0, None)), BASELINE, ASKED).loss_rel_mean is None
+    assert judge(replace(BASELINE, losses=(4.0, 3.0, None)), BASELINE, CHECKS).loss_rel_mean is None
 
 
 def test_a_layout_whose_gradients_were_not_compared_fails() -> None:
-    parity = judge(replace(BASELINE, gradients=None), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, gradients=None), BASELINE, CHECKS)
     assert (parity.verdict, parity.reason) == ("failed", "no gradient was compared")
 
 
 def test_a_layout_whose_moments_were_not_compared_fails() -> None:
-    parity = judge(replace(BASELINE, optimizer=None), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, optimizer=None), BASELINE, CHECKS)
     assert (parity.failed_check, parity.reason) == ("optimizer", "no moment and no update was compared")
 
 
@@ -116,7 +116,7 @@ def test_an_update_that_is_off_fails_though_gradients_norms_and_losses_agree() -
     assert BASELINE.optimizer is not None
     wrong = exact("vision").model_copy(update={"error_norm": 0.01, "scale": 0.999, "unscaled_error_norm": 0.0098})
     updates = BASELINE.optimizer.model_copy(update={"updates": (wrong, exact("language"))})
-    parity = judge(replace(BASELINE, optimizer=updates), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, optimizer=updates), BASELINE, CHECKS)
     assert (parity.verdict, parity.failed_check) == ("failed", "optimizer")
     assert parity.worst_weight is not None
     assert (parity.worst_weight.parameter, parity.worst_weight.rel) == ("vision.weight", 0.005)
@@ -126,7 +126,7 @@ def test_an_update_that_is_off_fails_though_gradients_norms_and_losses_agree() -
 
 def test_one_wrong_gradient_fails_though_no_norm_and_no_loss_shows_it() -> None:
     wrong = exact("vision").model_copy(update={"error_norm": 0.5, "scale": 0.97, "unscaled_error_norm": 0.49})
-    parity = judge(replace(BASELINE, gradients=(wrong, exact("language"))), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, gradients=(wrong, exact("language"))), BASELINE, CHECKS)
     assert parity.verdict == "failed"
     assert parity.reason == "1 of the gradients of vision differ, most vision.weight by 0.25 of its norm"
     assert parity.worst_gradient is not None
@@ -134,7 +134,7 @@ def test_one_wrong_gradient_fails_though_no_norm_and_no_loss_shows_it() -> None:
 
 
 def test_a_doubled_vision_gradient_fails_though_no_loss_shows_it() -> None:
-    parity = judge(with_norms("vision", 1.0, 0.5, 0.25), BASELINE, ASKED)
+    parity = judge(with_norms("vision", 1.0, 0.5, 0.25), BASELINE, CHECKS)
     assert parity.verdict == "failed"
     assert parity.reason == "from step 0 on: the gradient norm of vision is 2 x the baseline's"
     assert (parity.loss_rel_max, parity.grad_norm_rel) == (0.0, {"vision": 1.0, "language": 0.0})
@@ -142,7 +142,7 @@ def test_a_doubled_vision_gradient_fails_though_no_loss_shows_it() -> None:
 
 
 def test_a_loss_off_by_3e_4_fails_from_the_step_it_shows_in() -> None:
-    parity = judge(replace(BASELINE, losses=(4.0, 3.0009, 2.0)), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, losses=(4.0, 3.0009, 2.0)), BASELINE, CHECKS)
     assert parity.verdict == "failed"
     assert parity.reason == "from step 1 on: the loss is 3.000900 where the baseline's is 3.000000"
     assert parity.loss_rel_max == pytest.approx(3e-4)
@@ -151,7 +151,7 @@ def test_a_loss_off_by_3e_4_fails_from_the_step_it_shows_in() -> None:
 
 def test_all_that_differs_in_the_first_wrong_step_is_named() -> None:
     trained = replace(with_norms("language", 0.5, 1.0, 0.5), losses=(5.0, 3.0, 2.0))
-    assert judge(trained, BASELINE, ASKED).reason == (
+    assert judge(trained, BASELINE, CHECKS).reason == (
         "from step 0 on: the gradient norm of language is 0.25 x the baseline's "
         "and the loss is 5.000000 where the baseline's is 4.000000"
     )
@@ -160,45 +160,45 @@ def test_all_that_differs_in_the_first_wrong_step_is_named() -> None:
 def test_the_bounds_themselves_pass_and_what_lies_just_beyond_fails() -> None:
     # Judged against 1.0, so that an error is its bound to the last bit.
     baseline = replace(BASELINE, losses=(1.0, 0.5, 0.25), grad_norms={"vision": (1.0, 1.0, 1.0)})
-    asked = replace(ASKED, num_steps=1)
+    checks = replace(CHECKS, num_steps=1)
     for excess, verdict in ((0.999, "passed"), (1.001, "failed")):
         loss = replace(baseline, losses=(1.0 + PARITY_FLOOR.loss_rel * excess, 0.5, 0.25))
         norm = replace(baseline, grad_norms={"vision": (1.0 + PARITY_FLOOR.grad_norm_rel * excess, 1.0, 1.0)})
-        assert judge(loss, baseline, asked).verdict == verdict
-        assert judge(norm, baseline, asked).verdict == verdict
+        assert judge(loss, baseline, checks).verdict == verdict
+        assert judge(norm, baseline, checks).verdict == verdict
 
 
 def test_a_loss_that_is_not_finite_fails() -> None:
-    parity = judge(replace(BASELINE, losses=(4.0, 3.0, None)), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, losses=(4.0, 3.0, None)), BASELINE, CHECKS)
     assert (parity.verdict, parity.reason) == ("failed", "the loss of step 2 is not finite")
     assert parity.loss_rel_max is None
 
 
 def test_a_loss_that_is_not_finite_after_the_compared_steps_fails_too() -> None:
     trained = replace(BASELINE, losses=(*BASELINE.losses, None), num_learning_steps=1)
-    assert judge(trained, BASELINE, ASKED).reason == "the loss of step 3 is not finite"
+    assert judge(trained, BASELINE, CHECKS).reason == "the loss of step 3 is not finite"
 
 
 def test_a_gradient_norm_that_is_not_finite_fails() -> None:
-    parity = judge(with_norms("vision", 0.5, None, 0.125), BASELINE, ASKED)
+    parity = judge(with_norms("vision", 0.5, None, 0.125), BASELINE, CHECKS)
     assert (parity.verdict, parity.reason) == ("failed", "the gradient norm of vision in step 1 is not finite")
     assert parity.grad_norm_rel == {"vision": None, "language": 0.0}
 
 
 def test_a_module_without_any_gradient_fails_by_name() -> None:
-    parity = judge(with_norms("vision", 0.0, 0.0, 0.0), BASELINE, ASKED)
+    parity = judge(with_norms("vision", 0.0, 0.0, 0.0), BASELINE, CHECKS)
     assert (parity.verdict, parity.reason) == ("failed", "vision never got a gradient")
 
 
 def test_a_gradient_where_the_baseline_has_none_fails() -> None:
     baseline = with_norms("vision", 0.0, 0.25, 0.125)
-    parity = judge(BASELINE, baseline, ASKED)
+    parity = judge(BASELINE, baseline, CHECKS)
     assert parity.verdict == "failed"
     assert parity.reason == "from step 0 on: the gradient norm of vision is 0.5 where the baseline's is 0"
 
 
 def test_ranks_that_disagree_fail_whatever_they_say() -> None:
-    parity = judge(replace(BASELINE, disagreement="rank 1 reports other losses than rank 0"), BASELINE, ASKED)
+    parity = judge(replace(BASELINE, disagreement="rank 1 reports other losses than rank 0"), BASELINE, CHECKS)
     assert (parity.verdict, parity.reason) == ("failed", "rank 1 reports other losses than rank 0")
 
 
@@ -213,7 +213,7 @@ def test_a_mismatch_before_the_first_step_fails_and_says_of_what(weights: bool, 
         samples_match=samples,
         mismatch="2 parameters start from other weights",
     )
-    parity = judge(trained, BASELINE, ASKED)
+    parity = judge(trained, BASELINE, CHECKS)
     assert parity.verdict == "failed"
     assert parity.reason == "before the first step: 2 parameters start from other weights"
     assert (parity.weights_match_at_start, parity.samples_match) == (weights, samples)
@@ -223,9 +223,9 @@ def test_a_mismatch_before_the_first_step_fails_and_says_of_what(weights: bool, 
 
 
 def test_too_few_right_answers_fail_and_exactly_enough_pass() -> None:
-    asked = replace(ASKED, min_answer_accuracy=0.75)
-    assert judge(BASELINE, BASELINE, asked).verdict == "passed"
-    parity = judge(BASELINE, BASELINE, replace(asked, min_answer_accuracy=0.8))
+    checks = replace(CHECKS, min_answer_accuracy=0.75)
+    assert judge(BASELINE, BASELINE, checks).verdict == "passed"
+    parity = judge(BASELINE, BASELINE, replace(checks, min_answer_accuracy=0.8))
     assert (parity.verdict, parity.reason) == ("failed", "answers right on held-out samples: 75.0%, asked for 80.0%")
 
 
@@ -233,24 +233,24 @@ def test_too_few_right_answers_fail_and_exactly_enough_pass() -> None:
     "evaluation", [None, EvaluationResult(loss=2.5, answer_accuracy=None, num_samples=0)], ids=["none", "unknown"]
 )
 def test_an_unknown_share_of_right_answers_is_not_enough(evaluation: EvaluationResult | None) -> None:
-    parity = judge(replace(BASELINE, evaluation=evaluation), BASELINE, replace(ASKED, min_answer_accuracy=0.0))
+    parity = judge(replace(BASELINE, evaluation=evaluation), BASELINE, replace(CHECKS, min_answer_accuracy=0.0))
     assert parity.verdict == "failed"
     assert parity.reason == "answers right on held-out samples: unknown, asked for 0.0%"
 
 
 def test_another_held_out_loss_fails_unless_further_steps_were_learnt() -> None:
     trained = replace(BASELINE, evaluation=EvaluationResult(loss=2.501, answer_accuracy=0.75, num_samples=8))
-    parity = judge(trained, BASELINE, ASKED)
+    parity = judge(trained, BASELINE, CHECKS)
     assert (parity.verdict, parity.reason) == ("failed", "the held-out loss is 2.501 where the baseline's is 2.5")
     # Hundreds of further steps let rounding grow: then the accuracy that was asked for decides.
-    assert judge(replace(trained, num_learning_steps=300), BASELINE, ASKED).verdict == "passed"
+    assert judge(replace(trained, num_learning_steps=300), BASELINE, CHECKS).verdict == "passed"
 
 
 # The baseline
 
 
 def test_a_sound_baseline_says_how_far_its_loss_went() -> None:
-    parity = judge_baseline(BASELINE, ASKED)
+    parity = judge_baseline(BASELINE, CHECKS)
     assert parity.verdict == "baseline"
     assert parity.reason == "every layout is held against this one; its loss went from 4.0000 to 2.0000"
     assert (parity.weights_match_at_start, parity.samples_match) == (True, True)
@@ -274,17 +274,17 @@ UNFIT: dict[str, tuple[Trained, str]] = {
 @pytest.mark.parametrize("what", UNFIT)
 def test_a_baseline_that_proves_nothing_fails(what: str) -> None:
     trained, complaint = UNFIT[what]
-    parity = judge_baseline(trained, ASKED)
+    parity = judge_baseline(trained, CHECKS)
     assert parity.verdict == "failed"
     assert parity.reason.startswith(f"the baseline proves nothing: {complaint}")
 
 
 def test_a_baseline_must_answer_as_well_as_was_asked() -> None:
-    assert judge_baseline(BASELINE, replace(ASKED, min_answer_accuracy=0.76)).verdict == "failed"
+    assert judge_baseline(BASELINE, replace(CHECKS, min_answer_accuracy=0.76)).verdict == "failed"
 
 
 def test_a_loss_that_rises_is_alive() -> None:
-    assert judge_baseline(replace(BASELINE, losses=(4.0, 4.1, 4.2)), ASKED).verdict == "baseline"
+    assert judge_baseline(replace(BASELINE, losses=(4.0, 4.1, 4.2)), CHECKS).verdict == "baseline"
 
 
 # As timed
@@ -365,7 +365,7 @@ def off(update: float, *, gradient: float = 0.0) -> Trained:
 
 
 def test_the_tolerance_of_parity_follows_its_variants_between_floor_and_ceiling() -> None:
-    parity = judge_baseline(BASELINE, ASKED)
+    parity = judge_baseline(BASELINE, CHECKS)
     rerun = noise_of("rerun", BASELINE, BASELINE, num_steps=3)
     wide = judge_noise(parity, [rerun, noise_of("jitter", off(5e-4), BASELINE, num_steps=3)])
     assert wide.tolerance is not None
@@ -373,14 +373,14 @@ def test_the_tolerance_of_parity_follows_its_variants_between_floor_and_ceiling(
     assert wide.tolerance.model_copy(update={"update_rel": 1e-3}) == PARITY_FLOOR
     assert wide.reason.endswith("; trained once more it is the same bit for bit")
     # What was a failure at the floor passes within the measured band, and what lies beyond the band fails.
-    assert judge(off(1.5e-3), BASELINE, ASKED).failed_check == "optimizer"
-    assert judge(off(1.5e-3), BASELINE, ASKED, wide.tolerance).verdict == "passed"
-    assert judge(off(2.1e-3), BASELINE, ASKED, wide.tolerance).failed_check == "optimizer"
+    assert judge(off(1.5e-3), BASELINE, CHECKS).failed_check == "optimizer"
+    assert judge(off(1.5e-3), BASELINE, CHECKS, wide.tolerance).verdict == "passed"
+    assert judge(off(2.1e-3), BASELINE, CHECKS, wide.tolerance).failed_check == "optimizer"
 
 
 def test_a_baseline_whose_variants_lie_too_far_apart_proves_nothing() -> None:
     noise = noise_of("tensor-parallel", off(0.0, gradient=3e-4), BASELINE, num_steps=3)
-    parity = judge_noise(judge_baseline(BASELINE, ASKED), [noise])
+    parity = judge_noise(judge_baseline(BASELINE, CHECKS), [noise])
     assert (parity.verdict, parity.tolerance, parity.noise) == ("failed", None, (noise,))
     assert parity.reason.startswith(
         "the baseline proves nothing: its variant tensor-parallel differs by 3.0e-04 in a gradient,"
@@ -397,7 +397,7 @@ def test_a_rerun_that_is_not_the_same_to_the_last_bit_says_where_it_parts() -> N
     assert first(off(1e-9, gradient=1e-9)) == "the gradient of vision.weight"
     assert first(replace(off(1e-9), losses=(4.0, 3.0, 2.0000001))) == "the loss of step 2"
     assert first(with_norms("vision", 0.5, 0.2500001, 0.125)) == "the gradient norm of vision in step 1"
-    again = judge_noise(judge_baseline(BASELINE, ASKED), [noise_of("rerun", off(1e-9), BASELINE, num_steps=3)])
+    again = judge_noise(judge_baseline(BASELINE, CHECKS), [noise_of("rerun", off(1e-9), BASELINE, num_steps=3)])
     assert again.reason.endswith(
         "; trained once more it is the same but for rounding, first in the update of vision.weight"
     )
@@ -426,7 +426,7 @@ def test_a_quarter_of_a_gradient_lies_far_outside_the_band_of_bf16_though_the_lo
     assert 30 * BAND.grad_norm_rel < 0.75
 
 
-def test_the_accuracy_asked_for_is_not_asked_of_a_few_timed_steps() -> None:
+def test_the_accuracy_asked_for_is_not_checks_of_a_few_timed_steps() -> None:
     assert judge_as_timed(replace(BASELINE, evaluation=None), BASELINE, BAND, num_steps=3).verdict == "passed"
 
 

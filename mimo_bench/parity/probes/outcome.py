@@ -47,12 +47,12 @@ class Means:
             together = dict(chain.from_iterable(taken.items() for taken in everyone))
             write_atomically(self._path, json.dumps(together).encode())
 
-    def telling(self, parameter: str) -> Telling:
+    def significant(self, parameter: str) -> SignificantElements:
         """Marks the elements of a parameter as its second moments come by."""
-        return Telling(ROUNDING_SHARE**2 * self._means[parameter])
+        return SignificantElements(ROUNDING_SHARE**2 * self._means[parameter])
 
 
-class Telling:
+class SignificantElements:
     """The marked elements of one tensor: as it is looked at, so they come back, in chunks; a bit for each is held."""
 
     def __init__(self, bound: float) -> None:
@@ -99,17 +99,19 @@ class OutcomeProbe:
         firsts, seconds, updates = (self._comparison(trainer, kind) for kind in (_FIRST, _SECOND, "updates"))
         means = Means(self._directory / "means.json", is_baseline=self._is_baseline)
         for shard in shards(trainer.model, trainer.topology):
-            telling = None
+            significant = None
             # What is frozen has no moments, and must not have moved at all.
             if shard.parameter.requires_grad:
                 firsts.take(shard, shard.gather(local_moment(trainer, shard, _FIRST)))
-                telling = self._take_second(seconds, means, trainer, shard)
-            self._take_update(updates, trainer, shard, telling)
+                significant = self._take_second(seconds, means, trainer, shard)
+            self._take_update(updates, trainer, shard, significant)
         self._merge(firsts, seconds, updates)
         if self._is_baseline:
             means.leave()
 
-    def _take_second(self, seconds: Comparison, means: Means, trainer: Trainer, shard: Shard) -> Telling | None:
+    def _take_second(
+        self, seconds: Comparison, means: Means, trainer: Trainer, shard: Shard
+    ) -> SignificantElements | None:
         """Save or compare a second moment; where the update is to be compared."""
         second = shard.gather(local_moment(trainer, shard, _SECOND))
         if self._is_baseline:
@@ -117,17 +119,19 @@ class OutcomeProbe:
             if speaks_for(shard):
                 means.take(shard.name, second)
             return None
-        telling = means.telling(shard.name)
-        seconds.take(shard, second, look=telling.look)
-        return telling
+        significant = means.significant(shard.name)
+        seconds.take(shard, second, look=significant.look)
+        return significant
 
-    def _take_update(self, updates: Comparison, trainer: Trainer, shard: Shard, telling: Telling | None) -> None:
+    def _take_update(
+        self, updates: Comparison, trainer: Trainer, shard: Shard, significant: SignificantElements | None
+    ) -> None:
         weights = shard.gather(trainer.start(shard))
         now = shard.gather(shard.parameter)
         # In place where it was gathered, so that no more than two full tensors are held.
         update = torch.sub(now, weights, out=now if shard.num_slices > 1 else None)
         del now
-        updates.take(shard, update, where=telling, weights=weights)
+        updates.take(shard, update, where=significant, weights=weights)
 
     def _comparison(self, trainer: Trainer, kind: str) -> Comparison:
         return Comparison(self._directory / kind, topology=trainer.topology, is_baseline=self._is_baseline)
