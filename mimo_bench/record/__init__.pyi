@@ -1,4 +1,19 @@
 from .files import RUN_FILE, read_rank, read_run, series_path, write_layout, write_rank, write_run
+from .gate import (
+    Alarms,
+    Call,
+    CleanRun,
+    Finding,
+    HeldBaseline,
+    Mutant,
+    MutantTrial,
+    Origin,
+    Selftest,
+    Session,
+    Trial,
+    num_mutants,
+    survivors_of,
+)
 from .merge import (
     MIN_ENERGY_WINDOW_SECONDS,
     Trained,
@@ -75,6 +90,8 @@ __all__ = [
     "Environment",
     "EvaluationResult",
     "ExpectedFailure",
+    "Finding",
+    "HeldBaseline",
     "HistoryComparison",
     "Interval",
     "Launch",
@@ -139,6 +156,7 @@ __all__ = [
     "read_series",
     "series_path",
     "slowest_rank_seconds",
+    "survivors_of",
     "write_layout",
     "write_rank",
     "write_run",

@@ -3,6 +3,15 @@ from .check.rank_map import describe_layouts
 from .console import live
 from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
 from .frames import Run, load_run
+from .gate import (
+    describe_clean_run,
+    describe_finding,
+    describe_mutant,
+    plot_alarms,
+    render_alarms,
+    render_mutants,
+    render_selftest,
+)
 from .history.expectations import accept_since, read_expectations
 from .history.judgement import compare_with_history, regressions, unexpected
 from .history.pair import compare_runs, notes, pair_table
@@ -32,6 +41,7 @@ __all__ = [
     "changes_of",
     "compare_runs",
     "compare_with_history",
+    "describe_clean_run",
     "describe_finding",
     "describe_layouts",
     "describe_mutant",

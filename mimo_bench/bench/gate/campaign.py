@@ -15,9 +15,9 @@ from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.bench.request import HANG_SECONDS
 from mimo_bench.launch import DeviceKind, Launcher
 from mimo_bench.parity import Planting
-from mimo_bench.record import Mode, write_atomically
+from mimo_bench.record import Mode
 from mimo_bench.scenario import Scenario
-from mimo_bench.util import UsageError
+from mimo_bench.util import UsageError, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

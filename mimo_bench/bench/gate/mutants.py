@@ -16,7 +16,7 @@ from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.record import Call, Mutant, MutantTrial
 from mimo_bench.report import first_line, render_mutants
 from mimo_bench.scenario import Evaluation, Scenario
-from mimo_bench.util import UsageError, write_atomically
+from mimo_bench.util import UsageError
 
 NUM_STEPS = 3
 """Parity steps of a mutant: enough for a wrong update to show in the losses that follow."""

@@ -21,7 +21,6 @@ from mimo_bench.parity import KNOWN, SLOW, Site, find_fault, known_faults
 from mimo_bench.record import Finding, HeldBaseline, Mode, Origin, Selftest, Trial
 from mimo_bench.report import render_selftest
 from mimo_bench.scenario import Scenario, load_scenario
-from mimo_bench.util import write_atomically
 
 COMPANION = Path(__file__).with_name("companion.toml")
 """Scenario that shows every fault."""

@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.parity.probes.tensors import Comparison, chunks, speaks_for
-from mimo_bench.record import OptimizerDifferences, write_atomically
+from mimo_bench.record import OptimizerDifferences
 from mimo_bench.trainer import Shard, Trainer, shards
+from mimo_bench.util import write_atomically
 
 ROUNDING_SHARE = 1e-3
 """Where updates are compared, an element is left out whose gradients, root mean square over the steps, are below this

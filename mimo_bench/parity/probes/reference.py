@@ -19,7 +19,6 @@ from mimo_bench.parity.probes.gradients import GRADIENTS
 from mimo_bench.parity.probes.referee import Pass, Samples, build_referee, deviation, run_referee
 from mimo_bench.parity.probes.tensors import path_of, stream
 from mimo_bench.parity.verdict import MEASURED, Measured
-from mimo_bench.record import write_atomically
 from mimo_bench.scenario import Scenario
 from mimo_bench.trainer import RankDevice, build_model, build_topology, join, shards, start_of
 from mimo_bench.util import write_atomically

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from mimo_bench.models import digest
 from mimo_bench.parity.diagnose import diverged
-from mimo_bench.record import ParameterDifference, write_atomically
+from mimo_bench.record import ParameterDifference
 from mimo_bench.trainer import Shard, Topology
 from mimo_bench.util import write_atomically
 
