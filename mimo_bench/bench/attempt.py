@@ -44,7 +44,7 @@ def environment_of(mode: Mode, device_kind: DeviceKind) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchResult:
-    """How one launch ended; `ranks` is complete if it finished and empty if it did not."""
+    """End of one launch; `ranks` is complete if it finished, and otherwise empty."""
 
     outcome: Outcome
     ranks: tuple[RankRecord, ...]

@@ -12,7 +12,7 @@ from mimo_bench.util import relative
 def step_errors(
     trained: Trained, baseline: Trained, num_steps: int
 ) -> tuple[list[float | None], dict[str, list[float | None]]]:
-    """Relative differences by step: of the loss, and of each module's gradient norm."""
+    """Return relative differences by step: of the loss, and of each module's gradient norm."""
     steps = range(num_steps)
     losses = [relative(trained.losses[step], baseline.losses[step]) for step in steps]
     norms = {
@@ -23,7 +23,7 @@ def step_errors(
 
 
 def drifts(trained: Trained, baseline: Trained, num_steps: int) -> tuple[float | None, dict[str, float | None]]:
-    """Means over the steps of the signed relative differences: of the loss, and of each module's gradient norm."""
+    """Return means over the steps of signed relative differences: of the loss, and of each module's gradient norm."""
     return (
         _mean_signed(trained.losses[:num_steps], baseline.losses[:num_steps]),
         {
@@ -34,7 +34,7 @@ def drifts(trained: Trained, baseline: Trained, num_steps: int) -> tuple[float |
 
 
 def _mean_signed(found: Sequence[float | None], expected: Sequence[float | None]) -> float | None:
-    """Mean of the relative differences, each with its sign; None where one is unknown."""
+    """Return the mean of the relative differences with their signs; None if one is unknown."""
     errors = [_signed(one, other) for one, other in zip(found, expected, strict=True)]
     known = [error for error in errors if error is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(errors) else None
@@ -48,22 +48,22 @@ def _signed(found: float | None, expected: float | None) -> float | None:
 
 
 def largest(errors: Sequence[float | None]) -> float | None:
-    """The largest of all; None if one is unknown, or there is none."""
+    """Return the largest error; None if one is unknown, or there is none."""
     known = [error for error in errors if error is not None]
     return max(known) if len(known) == len(errors) and known else None
 
 
 FLOOR_SHARE = 1e-3
-"""A gradient is judged against its own norm or this share of its module's, whichever is larger: a key's bias before a
-softmax has a gradient of exactly zero in theory and of rounding in practice."""
+"""An error is relative to the gradient's norm or to this share of its module's, whichever is larger: the bias of a key
+before a softmax has a gradient of exactly zero in theory and of rounding in practice."""
 
 
 def relative_errors(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> dict[str, float | None]:
-    """Relative error by parameter; None where it is not finite.
+    """Return the relative error of each parameter; None if it is not finite.
 
-    The error's norm, without what the weights' own rounding explains of it, over the larger of the baseline's norm and
-    a floor; where `elementwise`, or the largest error of an element over the largest element of the baseline's or a
-    floor, if that is more: one wrong element of a million moves no norm.
+    It is the norm of the error, less what rounding of the weights explains, over the baseline's norm or a floor. If
+    `elementwise`, it is at least the largest error of an element over the baseline's largest element or a floor: one
+    wrong element of a million moves no norm.
     """
     norms, largest = module_norms(gradients), _module_maxima(gradients)
     errors = {}
@@ -81,7 +81,7 @@ def _beyond_rounding(one: ParameterDifference) -> float | None:
 
 
 def module_norms(gradients: Sequence[ParameterDifference]) -> dict[str, float]:
-    """The baseline's gradient norm over all parameters of each module."""
+    """Return the baseline's gradient norm over all parameters of each module."""
     squares: dict[str, float] = {}
     for one in gradients:
         squares[one.module] = squares.get(one.module, 0.0) + (one.baseline_norm or 0.0) ** 2
@@ -96,7 +96,7 @@ def _module_maxima(gradients: Sequence[ParameterDifference]) -> dict[str, float]
 
 
 def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = True) -> Difference | None:
-    """The parameter whose gradient, or whatever else, is off most; one that is not finite is off more than any."""
+    """Return the parameter with the largest error; an error that is not finite is the largest."""
     errors = relative_errors(gradients, elementwise=elementwise)
     if not errors:
         return None
@@ -105,7 +105,7 @@ def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = Tr
 
 
 def significant(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:
-    """Those with a gradient of their own; what is rounding alone proves nothing either way."""
+    """Return the parameters whose gradient is more than rounding."""
     norms = module_norms(gradients)
     return [one for one in gradients if (one.baseline_norm or 0.0) > FLOOR_SHARE * norms[one.module]]
 
@@ -118,13 +118,13 @@ def _over(error: float | None, baseline: float | None, floor: float) -> float | 
 
 
 def worst_moment(found: OptimizerDifferences) -> Difference | None:
-    """The parameter one of whose moments is off most."""
+    """Return the parameter with the largest error in a moment."""
     both = [worst_of(found.first_moments), worst_of(found.second_moments)]
     return max((one for one in both if one is not None), key=_badness, default=None)
 
 
 def worst_update(found: OptimizerDifferences) -> Difference | None:
-    """The parameter whose way through the first two steps is off most."""
+    """Return the parameter with the largest error in its update over the first two steps."""
     return worst_of(found.updates, elementwise=False)
 
 

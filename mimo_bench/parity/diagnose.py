@@ -13,10 +13,10 @@ from mimo_bench.parity.compare import relative_errors, significant
 from mimo_bench.record import OptimizerDifferences, ParameterDifference
 
 EQUAL = 1e-2
-"""A scale is a ratio of known numbers if it lies this close to it."""
+"""Relative distance within which a scale counts as a ratio of known numbers."""
 
 CONCENTRATED = 1e-3
-"""An error lies in one slice alone if every other slice holds less than this share of it."""
+"""An error belongs to one shard if all other shards together hold less than this share of it."""
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _AT_THE_FRONT = ("embedding",)
@@ -24,21 +24,21 @@ _AT_THE_FRONT = ("embedding",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutFacts:
-    """What the words of a reason need to know of a layout."""
+    """Facts about a layout that can explain a wrong gradient: grids, and counts of its batch."""
 
     grids: Mapping[str, Grid] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that a forgotten or doubled division leaves as a factor, by what they count."""
+    """Numbers that a missing or repeated division leaves as a factor, by the thing that they count."""
 
     def as_ratio(self, scale: float, module: str) -> str:
-        """What the scale of a module's gradients may be made of, in words; nothing if no known numbers make it."""
+        """Return the known numbers that may make up the scale of a module's gradients, as text; or nothing."""
         likely = _making(scale, self._between(module)) or _making(scale, self._own(module))
         likely += _making(scale, self._counted())
         words = likely or _making(scale, self._degrees())[:1]
         return f": {' or '.join(dict.fromkeys(words))}" if words else ""
 
     def _between(self, module: str) -> Iterator[tuple[float, str]]:
-        """Ratios of a module's data-parallel degree and another's: each took a mean over its own replicas, say."""
+        """Yield ratios of two modules' data-parallel degrees: each may have averaged over its own replicas."""
         if (ours := self.grids.get(module)) is None:
             return
         for name, theirs in self.grids.items():
@@ -47,7 +47,7 @@ class LayoutFacts:
                 yield ours.dp / theirs.dp, f"{module} dp {ours.dp} / {name} dp {theirs.dp}"
 
     def _own(self, module: str) -> Iterator[tuple[float, str]]:
-        """A module's own data-parallel degree: it alone took a mean over its replicas."""
+        """Yield the inverse of a module's data-parallel degree: it alone may have averaged over its replicas."""
         if (ours := self.grids.get(module)) is not None:
             yield 1.0 / ours.dp, f"1 / {module} dp {ours.dp}"
 
@@ -64,8 +64,8 @@ class LayoutFacts:
                 yield 1.0 / degree, f"1 / {name} {axis} {degree}"
 
     def concentrated(self, wrong: Sequence[ParameterDifference], right: Sequence[ParameterDifference]) -> str:
-        """That the wrong parameters of one module are all on one pipeline stage, or wrong in one slice; or nothing."""
-        found = [said for said in (self._one_stage(wrong, right), _one_slice(wrong)) if said]
+        """Return the stage or tensor-parallel shard that all errors of a module share, as text; or nothing."""
+        found = [part for part in (self._one_stage(wrong, right), _one_slice(wrong)) if part]
         return f", all {' and '.join(found)}" if found else ""
 
     def _one_stage(self, wrong: Sequence[ParameterDifference], right: Sequence[ParameterDifference]) -> str | None:
@@ -88,7 +88,7 @@ def _one_slice(wrong: Sequence[ParameterDifference]) -> str | None:
         return None
     worst = {errors.index(max(errors)) for errors in split}
     alone = all(sum(errors) - max(errors) <= CONCENTRATED * max(errors) for errors in split)
-    return f"in the slice of tensor-parallel rank {worst.pop()}" if alone and len(worst) == 1 else None
+    return f"in the shard of tensor-parallel rank {worst.pop()}" if alone and len(worst) == 1 else None
 
 
 def _stage(one: ParameterDifference, *, pp: int, num_layers: int) -> int:
@@ -107,17 +107,17 @@ def _equal(scale: float, ratio: float) -> bool:
 
 
 UNIFORM = 1e-2
-"""Gradients differ by one factor alone if what the factor leaves is below this share of their norm, and if factors of
-different parameters differ by no more than it."""
+"""Gradients differ by one factor if the remaining error is below this share of their norm, and the factors of all
+parameters agree to it."""
 
 
 def explain(gradients: Sequence[ParameterDifference], *, bound: float, facts: LayoutFacts) -> str | None:
-    """What is wrong with gradients that are off by more than `bound`, by module; None if none is.
+    """Explain gradients whose relative error exceeds `bound`, by module; None if there are none.
 
     Args:
-        gradients: of all parameters.
-        bound: on the relative error of each.
-        facts: the layout, as a wrong scale often is a ratio of degrees and a wrong stage or slice a part of a module.
+        gradients: all parameters.
+        bound: largest allowed relative error.
+        facts: the layout; a wrong scale is often a ratio of its degrees.
     """
     errors = relative_errors(gradients)
     wrong = [one for one in gradients if not _within(errors[one.parameter], bound)]
@@ -152,13 +152,13 @@ def _explain_module(
 
 
 def _scaled(ours: Sequence[ParameterDifference]) -> str:
-    """The factor by which all wrong gradients of a module are off, where it is one."""
+    """Return the factor by which all wrong gradients of a module are off, as text; or nothing."""
     scale = _uniform_scale([one for one in ours if one.scale is not None])
     return "" if scale is None else f", each {scale:.4g} x the baseline's"
 
 
 def _uniform_scale(gradients: Sequence[ParameterDifference]) -> float | None:
-    """The one factor by which all differ from the baseline's; None if there is no such factor, or it is one."""
+    """Return the factor by which all differ from the baseline's; None if there is no such factor, or it is one."""
     scales = []
     for one in gradients:
         if one.scale is None or one.unscaled_error_norm is None or not one.norm:
@@ -168,7 +168,7 @@ def _uniform_scale(gradients: Sequence[ParameterDifference]) -> float | None:
         scales.append(one.scale)
     if not scales or max(scales) - min(scales) > UNIFORM * abs(scales[0]):
         return None
-    # A factor of one leaves whatever else is wrong unexplained.
+    # A factor of one explains nothing.
     return None if math.isclose(scales[0], 1.0, rel_tol=UNIFORM) else scales[0]
 
 
@@ -177,22 +177,22 @@ def _within(error: float | None, bound: float) -> bool:
 
 
 DECAY_SHARE = 0.1
-"""An update may differ along the starting weights by this share of what it may differ by at all: rounding points
-anywhere in a space of thousands of dimensions, a wrong weight decay along the weights."""
+"""Share of the bound by which an update may differ along the starting weights: a wrong weight decay points there, and
+rounding anywhere in a space of thousands of dimensions."""
 
 FAR_LESS = 0.2
-"""Updates that are off by less than this share of what the moments are off by follow from them."""
+"""Errors of updates below this share of the moments' errors are a consequence of them."""
 
 ALIKE = 0.3
-"""Several steps on, one wrong factor is no longer quite the same for every parameter; this far it may vary."""
+"""Relative spread of one wrong factor over the parameters, which grows with each step."""
 
 
 def explain_outcome(found: OptimizerDifferences, *, moment_bound: float, update_bound: float) -> str | None:
-    """What is wrong with moments or updates, in the module where it began; None if nothing is.
+    """Explain wrong moments or updates, for the module in which the error began; None if nothing is wrong.
 
-    What one module did wrong has reached the gradients of all a step later, and so their moments. Their updates hardly:
-    Adam gives a gradient of another size a step of the same length. So updates that are off tell where it began, unless
-    they are off by far less than the moments, which then began it.
+    An error of one module reaches the gradients of all modules a step later, and their moments. It hardly reaches
+    their updates: Adam turns a gradient of another size into a step of the same length. Wrong updates therefore name
+    the module, unless they are off by far less than the moments.
     """
     modules = [_Outcome.of(module, found) for module in dict.fromkeys(one.module for one in found.updates)]
     if all(module.is_within(moment_bound, update_bound) for module in modules):
@@ -260,7 +260,7 @@ class _Outcome:
 
 
 def _about(differences: Sequence[ParameterDifference]) -> float | None:
-    """The factor by which most differ from the baseline's, where it is much the same for all of them and not one."""
+    """Return the median factor to the baseline's; None if factors vary widely, or it is about one."""
     scales = [one.scale for one in significant(differences) if one.scale is not None]
     if not scales:
         return None
@@ -288,16 +288,16 @@ def _worst(errors: Mapping[str, float | None]) -> float:
 
 
 _EXPERTS = ".experts."
-"""Stands in the canonical names of experts' parameters, and of no others."""
+"""Part of the canonical names of experts' parameters, and of no others."""
 
 
 def diverged(digests: Sequence[Mapping[str, str]], layout: Layout, *, what: str) -> str | None:
-    """The parameters whose digests differ between two ranks; None if all that hold one agree.
+    """Name the first parameter whose digests differ between two ranks; None if all ranks that hold a copy agree.
 
     Args:
-        digests: by canonical parameter, one mapping for each rank.
-        layout: says what the ranks are to each other.
-        what: is held: gradients, say.
+        digests: of each rank, by canonical parameter.
+        layout: relation of the ranks to each other.
+        what: kind of the tensors, such as gradients.
     """
     first: dict[str, tuple[int, str]] = {}
     wrong: dict[str, tuple[int, int]] = {}

@@ -1,6 +1,6 @@
-"""What a layout is about to train, before its first step: its weights and its samples, as hashes that must agree.
+"""Fingerprints: hashes of starting weights and samples, which must agree before the first step.
 
-`probes` takes them from ranks; here they become one fingerprint and are compared. No torch.
+`probes.fingerprint` takes them on ranks. No torch.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 FINGERPRINT = "fingerprint.json"
-"""The file in which the baseline leaves its own."""
+"""File of the baseline's fingerprint."""
 
 
 class SampleSeen(BaseModel):
-    """One sample as one rank is about to feed it."""
+    """One sample as one rank will feed it."""
 
     model_config = ConfigDict(frozen=True)
 
     step: int
     micro_batch: int
     side: str
-    """Which module, and which part of the sample: `vision.inputs`, `language.inputs` or `language.targets`."""
+    """Module and part of the sample: `vision.inputs`, `language.inputs` or `language.targets`."""
     sample_id: int
     digest: str
     scored: tuple[int, int] | None = None
-    """The first position that the loss scores, and how many it does; of `language.targets` alone."""
+    """First position that the loss scores and the number of such positions; of `language.targets` only."""
 
 
 class RankFingerprint(BaseModel):
-    """What one rank holds."""
+    """Fingerprint of one rank."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,7 +41,7 @@ class RankFingerprint(BaseModel):
 
 
 class Fingerprint(BaseModel):
-    """What the whole job holds."""
+    """Fingerprint of the whole job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,12 +49,12 @@ class Fingerprint(BaseModel):
     samples: dict[str, str]
     """Digest by `step/side/sample id`."""
     scored: dict[str, tuple[int, int]] = {}
-    """First scored position and how many there are, by the same keys."""
+    """First scored position and the number of such positions, by the same keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mismatch:
-    """Why a layout cannot train the same model: what differs before a step is taken."""
+    """Difference before the first step, because of which a layout cannot train the same model."""
 
     weights_match: bool
     samples_match: bool
@@ -62,7 +62,7 @@ class Mismatch:
 
 
 def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
-    """One fingerprint from all ranks, or where they contradict each other.
+    """Merge the fingerprints of all ranks, or name a contradiction between them.
 
     Replicas must hold equal weights, and in every micro-batch all modules must read the same samples.
     """
@@ -90,7 +90,7 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
 
 
 def disagreement(ranks: Iterable[Mapping[str, str]]) -> str | None:
-    """The first parameter that two ranks hold with different digests; None if all that share one agree."""
+    """Return the first parameter that two ranks hold with different digests; None if all copies agree."""
     known: dict[str, str] = {}
     for held in ranks:
         for name, digest in held.items():
@@ -100,7 +100,7 @@ def disagreement(ranks: Iterable[Mapping[str, str]]) -> str | None:
 
 
 def compare_fingerprints(found: Fingerprint, baseline: Fingerprint) -> Mismatch | None:
-    """What differs between a layout and the baseline; None if nothing does."""
+    """Compare a layout's fingerprint with the baseline's; None if they agree."""
     weights = _difference(found.weights, baseline.weights)
     samples = sorted(map(_place, _difference(found.samples, baseline.samples)))
     if not weights and not samples:
@@ -118,12 +118,12 @@ def compare_fingerprints(found: Fingerprint, baseline: Fingerprint) -> Mismatch 
 
 
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Keys that only one side has or whose values differ, sorted."""
+    """Return the keys that only one side has or whose values differ, sorted."""
     return sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
 
 
 def _place(key: str) -> tuple[int, int, str]:
-    """Step, sample id and side that a key of `Fingerprint.samples` stands for; they sort as numbers."""
+    """Return step, sample id and side of a key of `Fingerprint.samples`; they sort as numbers."""
     step, side, sample_id = key.split("/")
     return int(step), int(sample_id), side
 
@@ -133,7 +133,7 @@ def _key(seen: SampleSeen) -> str:
 
 
 def _as_shift(found: Mapping[str, tuple[int, int]], expected: Mapping[str, tuple[int, int]]) -> str:
-    """How far the scored positions of all samples have moved, where that is all that happened to them."""
+    """Describe the shift of the scored positions if it is the only change, equal in all samples."""
     both = found.keys() & expected.keys()
     shifts = {found[key][0] - expected[key][0] for key in both}
     if len(shifts) != 1 or shifts == {0} or any(found[key][1] != expected[key][1] for key in both):
@@ -146,5 +146,5 @@ def _samples_differ(reason: str) -> Mismatch:
 
 
 def _some(ids: set[int]) -> str:
-    shown = ", ".join(map(str, sorted(ids)[:4])) or "none of its own"
+    shown = ", ".join(map(str, sorted(ids)[:4])) or "none more"
     return f"{shown}, ..." if len(ids) > 4 else shown

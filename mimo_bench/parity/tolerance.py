@@ -1,8 +1,8 @@
-"""The noise band: how far equal trainings may lie apart, from variants of the baseline that were just trained.
+"""Tolerance of a comparison, from variants of the baseline: equal trainings that round differently.
 
-A bound is `BAND_FACTOR` times the largest difference that any variant shows, no less than a floor and no more than a
-ceiling. The floor is there because a few variants may lie close by luck, the ceiling because a band wide enough to hide
-a known fault proves nothing: then the baseline fails, and says so.
+A bound is `BAND_FACTOR` times the largest difference of any variant, no less than a floor and no more than a ceiling.
+The floor is there because a few variants may agree by luck. The ceiling is there because a wide band hides faults: a
+baseline whose variants exceed it fails.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from mimo_bench.util import LayoutError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One equal training of the baseline."""
+    """One mathematically equal training of the baseline."""
 
     name: VariantName
     scenario: Scenario
-    """With the baseline as this variant trains it."""
+    """The scenario, with the baseline as this variant trains it."""
 
 
 def parity_variants(scenario: Scenario) -> tuple[Variant, ...]:
-    """What is trained again in parity mode: as it was, which should give the same bits, and rounded differently."""
+    """Return the variants of parity mode: a rerun for the same bits, and those that round differently."""
     return (Variant(name="rerun", scenario=scenario), *rounded_variants(scenario))
 
 
 def rounded_variants(scenario: Scenario) -> tuple[Variant, ...]:
-    """Every equal training of the baseline that rounds differently, as far as batch, model and world allow."""
+    """Return the equal trainings of the baseline that round differently, as far as batch, model and world allow."""
     return (
         Variant(name="jitter", scenario=scenario),
         *_first("micro-batches", scenario, _other_micro_batches(scenario)),
@@ -42,9 +42,9 @@ def rounded_variants(scenario: Scenario) -> tuple[Variant, ...]:
 
 
 def _first(name: VariantName, scenario: Scenario, tables: Iterator[LayoutTable]) -> Iterator[Variant]:
-    """The first of `tables` that can be trained, as the baseline."""
+    """Yield the first of `tables` that can be trained, as the baseline."""
     for table in tables:
-        # Built anew: a copy would keep what the scenario has cached of its layouts.
+        # Built anew: a copy would keep the layouts that the scenario has cached.
         variant = Scenario.model_validate({**dict(scenario), "layout": (table,)})
         try:
             variant.check()
@@ -55,7 +55,7 @@ def _first(name: VariantName, scenario: Scenario, tables: Iterator[LayoutTable])
 
 
 def _other_micro_batches(scenario: Scenario) -> Iterator[LayoutTable]:
-    """The baseline with gradients summed over half as many micro-batches, or twice as many."""
+    """Yield the baseline with gradients summed over half as many micro-batches, or twice as many."""
     table = scenario.table(scenario.baseline)
     size = scenario.case(scenario.baseline).plan.global_micro_batch_size
     for other in (2 * size, size // 2):
@@ -64,21 +64,21 @@ def _other_micro_batches(scenario: Scenario) -> Iterator[LayoutTable]:
 
 
 def _swapped_degrees(scenario: Scenario) -> Iterator[LayoutTable]:
-    """The baseline on the same ranks, tensor-parallel where it is data-parallel and the other way round."""
+    """Yield the baseline on the same ranks with data- and tensor-parallel degrees swapped."""
     table = scenario.table(scenario.baseline)
     if (swapped := table.swapped()) != table:
         yield swapped
-        # What experts need.
+        # Experts under tensor parallelism need it.
         yield swapped.model_copy(update={"settings": table.settings.model_copy(update={"sequence_parallel": True})})
 
 
 BAND_FACTOR = 4.0
-"""How much wider than the spread of the baseline's own variants a correct layout may lie: it differs from the baseline
-by the same kind of rounding, drawn once more, in more places."""
+"""Ratio of a bound to the spread of the baseline's variants: a correct layout differs by the same kind of rounding, in
+more places."""
 
 PARITY_FLOOR: Final = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4, gradient_rel=1e-4, moment_rel=1e-4, update_rel=1e-3)
-"""Least bounds in parity mode. Correct layouts on CPU ranks differ by 2e-7 in loss, 2e-6 in gradients and their norms,
-1.4e-5 in moments, and 1e-4 in updates, where Adam turns the smallest gradients, of which rounding is a large part, into
+"""Smallest bounds in parity mode. Correct layouts on CPU ranks differ by 2e-7 in loss, by 2e-6 in gradients and their
+norms, by 1.4e-5 in moments, and by 1e-4 in updates: Adam turns the smallest gradients, which are largely rounding, into
 steps as long as any other."""
 
 PARITY_CEILING: Final = Tolerance(
@@ -90,8 +90,8 @@ FLOORS: Final[Mapping[Precision, Tolerance]] = {
     "fp32": Tolerance(loss_rel=PARITY_FLOOR.loss_rel, grad_norm_rel=PARITY_FLOOR.grad_norm_rel),
     "bf16": Tolerance(loss_rel=2e-4, grad_norm_rel=2e-3),
 }
-"""Least bounds as timed, by precision. bf16 keeps 8 bits, 4e-3 of a number; correct layouts were seen to differ by 2e-4
-in the first loss and 1.4e-3 in the first gradient norm."""
+"""Smallest bounds as timed, by precision. bf16 keeps 8 bits, 4e-3 of a number; correct layouts differed by 2e-4 in
+the first loss and 1.4e-3 in the first gradient norm."""
 
 CEILINGS: Final[Mapping[Precision, Tolerance]] = {
     "fp32": Tolerance(loss_rel=PARITY_CEILING.loss_rel, grad_norm_rel=PARITY_CEILING.grad_norm_rel),
@@ -111,16 +111,16 @@ _QUANTITIES = {
 _CALMER = {
     "loss_rel": ("the loss", "lower learning_rate or steps.parity"),
     "grad_norm_rel": ("the gradient norm of a module", "lower learning_rate or steps.parity"),
-    # These two steps are taken whatever is asked for, and how near a gradient comes to zero is the samples' doing.
+    # The two steps are fixed, and the samples decide how close a gradient comes to zero.
     "gradient_rel": ("a gradient", "take another seed"),
     "moment_rel": ("a moment of Adam", "take another seed"),
     "update_rel": ("an update", "take another seed"),
 }
-"""What each bound is of, and what helps where rounding alone goes beyond it."""
+"""Quantity of each bound, and the remedy if rounding alone exceeds it."""
 
 
 def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_steps: int) -> Noise:
-    """How far a variant of the baseline lies from it."""
+    """Return the differences of a variant from the baseline."""
     losses, norms = step_errors(variant, baseline, num_steps)
     outcome = variant.optimizer
     return Noise(
@@ -136,7 +136,7 @@ def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_step
 
 
 def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tolerance | str:
-    """The bounds that the variants set, or why they set none."""
+    """Return the bounds that the variants set, or why they set none."""
     if not noise:
         return "no variant of it was trained"
     bounds = {}
@@ -150,15 +150,15 @@ def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tol
         if BAND_FACTOR * spread > (most := getattr(ceiling, bound)):
             what, remedy = _CALMER[bound]
             return (
-                f"its variant {widest} differs by {spread:.1e} in {what}, and rounding may by no more than "
-                f"{most / BAND_FACTOR:.1e} where a fault is to show; {remedy}"
+                f"its variant {widest} differs by {spread:.1e} in {what}, and faults show only if rounding stays below "
+                f"{most / BAND_FACTOR:.1e}; {remedy}"
             )
         bounds[bound] = max(least, BAND_FACTOR * spread)
     return Tolerance(**bounds)
 
 
 def _first_difference(variant: Trained, baseline: Trained, num_steps: int) -> str | None:
-    """What is not the same to the last bit, in the order in which training computes it."""
+    """Return the first quantity that differs in any bit, in the order in which training computes them."""
     for step in range(num_steps):
         if variant.losses[step] != baseline.losses[step]:
             return f"the loss of step {step}"

@@ -1,7 +1,7 @@
-"""The second pass over a layout that failed: the first activation or gradient that is not the baseline's, in words.
+"""Second pass over a layout that failed: names the first activation or gradient that differs from the baseline's.
 
-`probes.trace` takes a sketch of every layer's output, and of the gradient that reaches it, for every item of the first
-step; here two such traces are compared in the order in which training computes them. No torch.
+`probes.trace` takes a sketch of every layer's output and of its gradient, for every item of the first step. Two such
+traces are compared in the order in which training computes them. No torch.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pydantic import BaseModel, ConfigDict
 from mimo_bench.layout import LANGUAGE
 
 TRACE = "trace.json"
-"""What the first rank of a traced launch leaves beside its record."""
+"""File that the first rank of a traced launch leaves next to its record."""
 
 SAME = 1e-3
-"""Sketches agree if they differ by less than this share of the tensor's norm: rounding moves them by a thousandth of
-that, and the mildest known fault by more than ten times as much."""
+"""Share of a tensor's norm below which sketches agree. Rounding moves them by a thousandth of it, the mildest known
+fault by more than ten times as much."""
 
 
 class Glimpse(BaseModel):
-    """What one item, a sample or an image of it, looked like at one point of the model."""
+    """Sketch of one item, a sample or one of its images, at one point of the model."""
 
     model_config = ConfigDict(frozen=True)
 
     point: str
-    """`vision.layer 3`, `vision.output`, `language.input`, ...: the module, and where in it."""
+    """Module and part: `vision.layer 3`, `vision.output`, `language.input`, ..."""
     depth: int
-    """The points of a module in the order of the forward pass."""
+    """Position of the point in the module's forward pass."""
     direction: Literal["forward", "backward"]
     micro_batch: int
     item: str
@@ -39,16 +39,16 @@ class Glimpse(BaseModel):
     sketch: tuple[float, ...]
     """Random projections, each with the tensor's norm as its root mean square."""
     sums: tuple[float, ...]
-    """Random projections of the sum of its rows, which items together keep wherever their rows went."""
+    """Random projections of the sum of its rows. Their total over the items stays if rows move between items."""
 
     @property
     def module(self) -> str:
-        """The module that the point is in."""
+        """Module of the point."""
         return self.point.partition(".")[0]
 
 
 class TraceRecord(BaseModel):
-    """Every glimpse of one layout's first step."""
+    """All glimpses of one layout's first step."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,11 +56,11 @@ class TraceRecord(BaseModel):
 
 
 def add_parts(ranks: Iterable[Sequence[tuple[Glimpse, bool]]]) -> TraceRecord:
-    """One trace from all ranks.
+    """Merge the glimpses of all ranks into one trace.
 
     Args:
-        ranks: of each, its glimpses and whether each is a part to be added up, as of a sequence that ranks share; of
-            glimpses that are whole, ranks bring copies.
+        ranks: glimpses of each rank, with True for a part that is added to those of other ranks, as of a sequence that
+            they share. Of a whole glimpse, ranks bring copies.
     """
     whole: dict[tuple[str, str, str], Glimpse] = {}
     for glimpse, is_part in (pair for rank in ranks for pair in rank):
@@ -79,35 +79,35 @@ def add_parts(ranks: Iterable[Sequence[tuple[Glimpse, bool]]]) -> TraceRecord:
 
 
 def first_difference(found: TraceRecord, baseline: TraceRecord) -> str:
-    """Where a layout first leaves the baseline: module, layer, micro-batch and item; or that nothing does."""
+    """Describe the first difference from the baseline: module, layer, micro-batch and item; or that there is none."""
     expected = {_key(glimpse): glimpse for glimpse in baseline.glimpses}
     scale = _largest_norms(baseline)
     seen = {_key(glimpse): glimpse for glimpse in found.glimpses}
     for glimpse in sorted(baseline.glimpses, key=_order):
         if (mine := seen.get(_key(glimpse))) is None:
-            return f"{_said(glimpse)} never came to be"
+            return f"{_point(glimpse)} is missing"
         off = _distance(mine, glimpse) / (scale[glimpse.point, glimpse.direction] or 1.0)
         if not off <= SAME:
             together = [one for one in found.glimpses if _place(one) == _place(mine)]
-            return f"{_said(mine)}, {_how(mine, together, expected, off)}"
+            return f"{_point(mine)}, {_how(mine, together, expected, off)}"
     return (
-        "every activation of the first step and every gradient that reaches one is the baseline's, so it goes wrong "
-        "behind the backward pass: where gradients are reduced, normalised or applied"
+        "every activation of the first step and its gradient are the baseline's, so the fault is after the backward "
+        "pass: where gradients are reduced, normalised or applied"
     )
 
 
 def _how(
     mine: Glimpse, together: Sequence[Glimpse], expected: Mapping[tuple[str, str, str], Glimpse], off: float
 ) -> str:
-    """In which way an item, of those that were `together` in a micro-batch, differs from what the baseline has."""
+    """Describe how an item, of those `together` in a micro-batch, differs from the baseline's."""
     theirs = expected[_key(mine)]
     for key, other in expected.items():
         if key[:2] == _key(mine)[:2] and other.item != mine.item and _distance(mine, other) <= SAME * other.norm:
-            return f"which holds what the baseline has for item {other.item}: items are permuted"
+            return f"which equals the baseline's item {other.item}: items are permuted"
     if not math.isfinite(mine.norm):
         return "which is not finite"
-    if _is_dealt(together, [expected[_key(one)] for one in together if _key(one) in expected]):
-        return "while its micro-batch holds the baseline's rows all in all: rows are dealt to other items"
+    if _has_same_rows(together, [expected[_key(one)] for one in together if _key(one) in expected]):
+        return "while the sum over its micro-batch is the baseline's: rows went to other items"
     if mine.norm == 0.0:
         return "which is zero"
     square = sum(one * one for one in theirs.sketch)
@@ -118,8 +118,8 @@ def _how(
     return f"off by {off:.2g} of its norm"
 
 
-def _is_dealt(mine: Sequence[Glimpse], theirs: Sequence[Glimpse]) -> bool:
-    """Whether items have the same rows all together that the baseline's have."""
+def _has_same_rows(mine: Sequence[Glimpse], theirs: Sequence[Glimpse]) -> bool:
+    """Return True if the items together have the same rows as the baseline's."""
     if not len(mine) == len(theirs) > 1:
         return False
     norms = [math.hypot(*(one.norm for one in some)) for some in (mine, theirs)]
@@ -132,7 +132,7 @@ def _add(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
     return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
-def _said(glimpse: Glimpse) -> str:
+def _point(glimpse: Glimpse) -> str:
     _, _, where = glimpse.point.partition(".")
     what = "the gradient at the" if glimpse.direction == "backward" else "the"
     place = where if where in ("input", "output", "loss") else f"output of {where}"
@@ -144,7 +144,7 @@ def _said(glimpse: Glimpse) -> str:
 
 
 def _order(glimpse: Glimpse) -> tuple[int, int, int, int, tuple[int, ...]]:
-    """Activations from the encoders to the loss, then gradients the other way; micro-batches one after the other."""
+    """Return the sort key: activations from encoders to loss, then gradients in reverse, by micro-batch."""
     is_language = int(glimpse.module == LANGUAGE)
     backward = glimpse.direction == "backward"
     sign = -1 if backward else 1

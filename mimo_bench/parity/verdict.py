@@ -1,4 +1,4 @@
-"""Whether a layout trained the same model as the baseline: a verdict with its reason, either way."""
+"""Verdicts: does a layout train the same model as the baseline, and the baseline the same as `transformers`?"""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from mimo_bench.record import (
 )
 from mimo_bench.util import relative
 
-LEAST_PROGRESS = 1e-3
-"""A baseline whose loss moves by less than this share proves nothing by being agreed with."""
+MIN_PROGRESS = 1e-3
+"""Agreement with a baseline whose loss moves by less than this share proves nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityChecks:
-    """What a scenario asks of every layout's training."""
+    """Requirements of a scenario for the training of every layout."""
 
     num_steps: int
     """Steps whose losses and gradient norms are compared."""
     min_answer_accuracy: float | None
     facts: LayoutFacts = field(default_factory=LayoutFacts)
-    """The layout, for the reason's words."""
+    """The layout, to explain a failure."""
 
     def facts_with(self, trained: Trained) -> LayoutFacts:
-        """The layout, and what its first step counted."""
+        """Return the facts with the count of the first step."""
         counted = {"answer tokens of the global batch": trained.scored_tokens} if trained.scored_tokens else {}
         return replace(self.facts, counts={**self.facts.counts, **counted})
 
 
 def judge_baseline(trained: Trained, checks: ParityChecks) -> Parity:
-    """Whether the baseline is fit to be compared with."""
+    """Judge whether layouts can be compared with this baseline."""
     failed = _first_failed(
         ("static", trained.mismatch),
         ("replicas", trained.disagreement),
@@ -58,7 +58,7 @@ def judge_baseline(trained: Trained, checks: ParityChecks) -> Parity:
     first, last = trained.losses[0], trained.losses[checks.num_steps - 1]
     return Parity(
         verdict="baseline",
-        reason=f"every layout is held against this one; its loss went from {first:.4f} to {last:.4f}"
+        reason=f"every layout is compared with this one; its loss went from {first:.4f} to {last:.4f}"
         + _right_answers(trained, checks.min_answer_accuracy),
         weights_match_at_start=True,
         samples_match=True,
@@ -66,7 +66,7 @@ def judge_baseline(trained: Trained, checks: ParityChecks) -> Parity:
 
 
 def judge(trained: Trained, baseline: Trained, checks: ParityChecks, tolerance: Tolerance = PARITY_FLOOR) -> Parity:
-    """Whether `trained` is the same training as `baseline`, within the `tolerance` that the baseline's variants set."""
+    """Judge whether `trained` is the same training as `baseline`, within the `tolerance` that its variants set."""
     if trained.mismatch is not None:
         return Parity(
             verdict="failed",
@@ -125,7 +125,7 @@ def _wrong_outcome(trained: Trained, tolerance: Tolerance) -> str | None:
 
 
 def judge_noise(parity: Parity, noise: Sequence[Noise]) -> Parity:
-    """The verdict on a baseline, with the bounds that its variants set, or its failure if they set none."""
+    """Return the verdict on a baseline with the bounds that its variants set, or its failure if they set none."""
     tolerance = band(noise, floor=PARITY_FLOOR, ceiling=PARITY_CEILING)
     if isinstance(tolerance, str):
         reason = f"the baseline proves nothing: {tolerance}"
@@ -146,7 +146,7 @@ def judge_noise(parity: Parity, noise: Sequence[Noise]) -> Parity:
 def judge_baseline_as_timed(
     timed: Trained, variants: Mapping[VariantName, Trained], *, precision: Precision, num_steps: int
 ) -> AsTimed:
-    """The band that the baseline's variants set, unless one is no training at all, or they lie too far apart."""
+    """Judge the baseline as timed: its variants must be sound, and close enough to set a band."""
     named = {"the baseline": timed, **{f"its variant {name}": one for name, one in variants.items()}}
     for name, trained in named.items():
         if (problem := trained.disagreement or _unsound(trained)) is not None:
@@ -166,7 +166,7 @@ def judge_baseline_as_timed(
 
 
 def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_steps: int) -> AsTimed:
-    """Whether the timed settings train the same model as the baseline does under its own."""
+    """Judge whether the timed settings train the same model as the baseline does under its own."""
     losses, norms = step_errors(trained, baseline, num_steps)
     diverged = _diverged_steps(losses, norms, band)
     problem = trained.disagreement or _unsound(trained)
@@ -174,7 +174,7 @@ def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_
     loss_drift, norm_drifts = drifts(trained, baseline, num_steps)
     return AsTimed(
         verdict="failed" if problem else "passed",
-        reason=f"as timed, {problem}" if problem else f"{num_steps} steps lie within the noise band",
+        reason=f"as timed, {problem}" if problem else f"{num_steps} steps are within the noise band",
         num_steps=num_steps,
         loss_rel_max=largest(losses),
         loss_rel_mean=loss_drift,
@@ -187,7 +187,7 @@ def judge_as_timed(trained: Trained, baseline: Trained, band: Tolerance, *, num_
 def _diverged_steps(
     losses: Sequence[float | None], norms: Mapping[str, Sequence[float | None]], tolerance: Tolerance
 ) -> list[int]:
-    """Steps in which something is out of tolerance."""
+    """Return the steps in which something is out of tolerance."""
     return [
         step
         for step, loss in enumerate(losses)
@@ -197,12 +197,12 @@ def _diverged_steps(
 
 
 def _first_failed(*checks: tuple[Check, str | None]) -> tuple[Check, str] | None:
-    """The first check that found something, with what it found."""
+    """Return the first check that found something, with its finding."""
     return next(((check, found) for check, found in checks if found is not None), None)
 
 
 def _unsound(trained: Trained) -> str | None:
-    """Numbers that prove nothing whatever they are compared with."""
+    """Return why these numbers prove nothing, whatever they are compared with."""
     for step, loss in enumerate(trained.losses):
         if loss is None:
             return f"the loss of step {step} is not finite"
@@ -216,30 +216,30 @@ def _unsound(trained: Trained) -> str | None:
 
 
 def _too_few_right(trained: Trained, wanted: float | None) -> str | None:
-    """Held-out answers that a trained model should know."""
+    """Return how many held-out answers are right, if they are too few."""
     if wanted is None:
         return None
     accuracy = trained.evaluation.answer_accuracy if trained.evaluation else None
     if accuracy is not None and accuracy >= wanted:
         return None
     shown = "unknown" if accuracy is None else f"{accuracy:.1%}"
-    return f"answers right on held-out samples: {shown}, asked for {wanted:.1%}"
+    return f"answers right on held-out samples: {shown}, required {wanted:.1%}"
 
 
 def _right_answers(trained: Trained, wanted: float | None) -> str:
-    """What was learnt, where the scenario asks for it."""
+    """Return the share of right answers, if the scenario requires one."""
     if wanted is None or trained.evaluation is None:
         return ""
     found = trained.evaluation
     return (
-        f"; {found.answer_accuracy:.1%} of {found.num_samples} held-out samples answered right, {wanted:.1%} asked for"
+        f"; {found.answer_accuracy:.1%} of {found.num_samples} held-out samples answered right, {wanted:.1%} required"
     )
 
 
 def _dead(losses: Sequence[float | None]) -> str | None:
-    """Why agreeing with these losses would prove nothing."""
+    """Return why agreement with these losses would prove nothing, if it would."""
     known = [loss for loss in losses if loss is not None]
-    if len(known) > 1 and max(known) - min(known) < LEAST_PROGRESS * abs(known[0]):
+    if len(known) > 1 and max(known) - min(known) < MIN_PROGRESS * abs(known[0]):
         return f"its loss stays at {known[0]:.6f}, so agreement proves nothing; raise learning_rate"
     return None
 
@@ -252,7 +252,7 @@ def _diverged(
     diverged: Sequence[int],
     tolerance: Tolerance,
 ) -> str | None:
-    """What differs first, in words: the module and how its gradient relates to the baseline's."""
+    """Describe the first step out of tolerance: modules, and ratios of their gradient norms to the baseline's."""
     if not diverged:
         return None
     step = diverged[0]
@@ -263,15 +263,15 @@ def _diverged(
             words.append(f"the gradient norm of {module} is {_related(found, expected)}")
     if _exceeds(losses[step], tolerance.loss_rel):
         found, expected = trained.losses[step], baseline.losses[step]
-        words.append(f"the loss is {_shown(found, '.6f')} where the baseline's is {_shown(expected, '.6f')}")
+        words.append(f"the loss is {_shown(found, '.6f')} instead of {_shown(expected, '.6f')}")
     return f"from step {step} on: {' and '.join(words)}"
 
 
 def _related(found: float | None, expected: float | None) -> str:
-    """A number by its ratio to the baseline's, which often names the fault: a data-parallel degree, say."""
+    """Return a number as a ratio to the baseline's, which often names the fault, such as a data-parallel degree."""
     if found is not None and expected:
         return f"{found / expected:.4g} x the baseline's"
-    return f"{_shown(found, '.4g')} where the baseline's is {_shown(expected, '.4g')}"
+    return f"{_shown(found, '.4g')} instead of {_shown(expected, '.4g')}"
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -279,12 +279,12 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def _evaluates_differently(trained: Trained, baseline: Trained, tolerance: Tolerance) -> str | None:
-    """Held-out loss must agree as the training losses do, where nothing was trained beyond the compared steps."""
+    """Compare the held-out loss; not after learning steps, in which rounding grows."""
     if trained.num_learning_steps or trained.evaluation is None or baseline.evaluation is None:
         return None
     error = relative(trained.evaluation.loss, baseline.evaluation.loss)
     if _exceeds(error, tolerance.loss_rel):
-        return f"the held-out loss is {trained.evaluation.loss} where the baseline's is {baseline.evaluation.loss}"
+        return f"the held-out loss is {trained.evaluation.loss} instead of {baseline.evaluation.loss}"
     return None
 
 
@@ -303,34 +303,34 @@ def _agreement(
 
 
 def _exceeds(error: float | None, bound: float) -> bool:
-    """An unknown error is no agreement."""
+    """Return True if an error is above its bound or unknown."""
     return error is None or not error <= bound
 
 
 LOSS_BOUND = 1e-5
-"""On the relative error of the loss."""
+"""Largest relative error of the loss."""
 
 GRADIENT_BOUND = 1e-5
-"""On the relative error of each parameter's gradient."""
+"""Largest relative error of a parameter's gradient."""
 
 MEASURED = "measured.json"
-"""What the rank leaves."""
+"""File in which the rank that runs `transformers` leaves `Measured`."""
 
 
 class Measured(BaseModel):
-    """How far the baseline's first step is from what `transformers` computes, relative."""
+    """Relative errors of the baseline's first step, compared with `transformers`."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     loss_rel: float
     parameter: str
-    """Whose gradient is furthest off, by the name of `transformers`."""
+    """Name in `transformers` of the parameter whose gradient is furthest off."""
     gradient_rel: float
     num_gradients: int
 
 
 def judge_reference(measured: Measured) -> ReferenceVerdict:
-    """Whether the baseline computes what `transformers` does."""
+    """Judge whether the baseline computes the same as `transformers`."""
     wrong = []
     if not measured.loss_rel <= LOSS_BOUND:
         wrong.append(f"the loss is off by {measured.loss_rel:.2g}")

@@ -1,7 +1,4 @@
-"""What a verdict rests on, as rows of a table: every difference beside the bound that it was held against.
-
-The Markdown summary prints them.
-"""
+"""Evidence of the verdicts, as rows of tables of the Markdown summary: every difference with its bound."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ NOISE = (
 
 
 def differences(record: RunRecord) -> Iterator[tuple[str, ...]]:
-    """A row for every layout held against the baseline: each difference of its bound, and what comparing took."""
+    """Yield a row for every layout compared with the baseline: differences, bounds, memory of the comparison."""
     for layout in record.layouts:
         if layout.parity is not None and layout.name != record.baseline:
             shown = in_parity_mode(layout.parity), as_timed(layout.parity)
@@ -44,7 +41,7 @@ def differences(record: RunRecord) -> Iterator[tuple[str, ...]]:
 
 
 def noise(record: RunRecord) -> Iterator[tuple[str, ...]]:
-    """A row for every variant of the baseline whose spread the bounds come from, in parity mode and as timed."""
+    """Yield a row for every variant of the baseline, whose spread sets the bounds, in parity mode and as timed."""
     for layout in record.layouts:
         if layout.parity is None:
             continue

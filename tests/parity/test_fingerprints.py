@@ -93,7 +93,7 @@ def test_the_same_samples_in_the_other_micro_batch_are_not_the_same_training() -
 def test_a_module_that_reads_too_little_is_found() -> None:
     found = mismatch(rank(seen("vision.inputs", 0)), rank(seen("language.inputs", *range(6))))
     assert found.reason == (
-        "step 0, micro-batch 0: vision.inputs reads samples none of its own and language.inputs reads 1, 2, 3, 4, ..."
+        "step 0, micro-batch 0: vision.inputs reads samples none more and language.inputs reads 1, 2, 3, 4, ..."
     )
 
 

@@ -70,7 +70,7 @@ def test_an_error_in_one_slice_is_told_with_the_rank_that_holds_it() -> None:
     ]
     words = explain(halves, bound=1e-4, facts=FACTS)
     assert words is not None
-    assert words.endswith(", all in the slice of tensor-parallel rank 1")
+    assert words.endswith(", all in the shard of tensor-parallel rank 1")
     both = [one.model_copy(update={"slice_error_norms": (0.3, 0.7)}) for one in halves]
     words = explain(both, bound=1e-4, facts=FACTS)
     assert words is not None

@@ -144,7 +144,7 @@ def test_a_doubled_vision_gradient_fails_though_no_loss_shows_it() -> None:
 def test_a_loss_off_by_3e_4_fails_from_the_step_it_shows_in() -> None:
     parity = judge(replace(BASELINE, losses=(4.0, 3.0009, 2.0)), BASELINE, CHECKS)
     assert parity.verdict == "failed"
-    assert parity.reason == "from step 1 on: the loss is 3.000900 where the baseline's is 3.000000"
+    assert parity.reason == "from step 1 on: the loss is 3.000900 instead of 3.000000"
     assert parity.loss_rel_max == pytest.approx(3e-4)
     assert parity.first_divergence_step == 1
 
@@ -153,7 +153,7 @@ def test_all_that_differs_in_the_first_wrong_step_is_named() -> None:
     trained = replace(with_norms("language", 0.5, 1.0, 0.5), losses=(5.0, 3.0, 2.0))
     assert judge(trained, BASELINE, CHECKS).reason == (
         "from step 0 on: the gradient norm of language is 0.25 x the baseline's "
-        "and the loss is 5.000000 where the baseline's is 4.000000"
+        "and the loss is 5.000000 instead of 4.000000"
     )
 
 
@@ -194,7 +194,7 @@ def test_a_gradient_where_the_baseline_has_none_fails() -> None:
     baseline = with_norms("vision", 0.0, 0.25, 0.125)
     parity = judge(BASELINE, baseline, CHECKS)
     assert parity.verdict == "failed"
-    assert parity.reason == "from step 0 on: the gradient norm of vision is 0.5 where the baseline's is 0"
+    assert parity.reason == "from step 0 on: the gradient norm of vision is 0.5 instead of 0"
 
 
 def test_ranks_that_disagree_fail_whatever_they_say() -> None:
@@ -226,7 +226,7 @@ def test_too_few_right_answers_fail_and_exactly_enough_pass() -> None:
     checks = replace(CHECKS, min_answer_accuracy=0.75)
     assert judge(BASELINE, BASELINE, checks).verdict == "passed"
     parity = judge(BASELINE, BASELINE, replace(checks, min_answer_accuracy=0.8))
-    assert (parity.verdict, parity.reason) == ("failed", "answers right on held-out samples: 75.0%, asked for 80.0%")
+    assert (parity.verdict, parity.reason) == ("failed", "answers right on held-out samples: 75.0%, required 80.0%")
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ def test_too_few_right_answers_fail_and_exactly_enough_pass() -> None:
 def test_an_unknown_share_of_right_answers_is_not_enough(evaluation: EvaluationResult | None) -> None:
     parity = judge(replace(BASELINE, evaluation=evaluation), BASELINE, replace(CHECKS, min_answer_accuracy=0.0))
     assert parity.verdict == "failed"
-    assert parity.reason == "answers right on held-out samples: unknown, asked for 0.0%"
+    assert parity.reason == "answers right on held-out samples: unknown, required 0.0%"
 
 
 def test_another_held_out_loss_fails_unless_further_steps_were_learnt() -> None:
     trained = replace(BASELINE, evaluation=EvaluationResult(loss=2.501, answer_accuracy=0.75, num_samples=8))
     parity = judge(trained, BASELINE, CHECKS)
-    assert (parity.verdict, parity.reason) == ("failed", "the held-out loss is 2.501 where the baseline's is 2.5")
+    assert (parity.verdict, parity.reason) == ("failed", "the held-out loss is 2.501 instead of 2.5")
     # Hundreds of further steps let rounding grow: then the accuracy that was asked for decides.
     assert judge(replace(trained, num_learning_steps=300), BASELINE, CHECKS).verdict == "passed"
 
@@ -252,7 +252,7 @@ def test_another_held_out_loss_fails_unless_further_steps_were_learnt() -> None:
 def test_a_sound_baseline_says_how_far_its_loss_went() -> None:
     parity = judge_baseline(BASELINE, CHECKS)
     assert parity.verdict == "baseline"
-    assert parity.reason == "every layout is held against this one; its loss went from 4.0000 to 2.0000"
+    assert parity.reason == "every layout is compared with this one; its loss went from 4.0000 to 2.0000"
     assert (parity.weights_match_at_start, parity.samples_match) == (True, True)
 
 
@@ -326,8 +326,8 @@ def test_a_band_wide_enough_to_hide_a_fault_is_none_and_the_variant_that_made_it
     refused = bounds_of([with_norms("vision", 0.535, 0.25, 0.125)], precision="bf16")
     assert isinstance(refused, str)
     assert refused == (
-        "its variant jitter differs by 7.0e-02 in the gradient norm of a module, and rounding may by no more than "
-        "6.2e-02 where a fault is to show; lower learning_rate or steps.parity"
+        "its variant jitter differs by 7.0e-02 in the gradient norm of a module, and faults show only if rounding "
+        "stays below 6.2e-02; lower learning_rate or steps.parity"
     )
 
 
@@ -343,7 +343,7 @@ def test_a_first_update_that_rounding_decides_is_not_blamed_on_the_learning_rate
     refused = band([noise], floor=PARITY_FLOOR, ceiling=PARITY_CEILING)
     assert isinstance(refused, str)
     assert refused.startswith(
-        "its variant jitter differs by 3.3e-03 in an update, and rounding may by no more than 2.5e-03 "
+        "its variant jitter differs by 3.3e-03 in an update, and faults show only if rounding stays below 2.5e-03"
     )
     assert refused.endswith("take another seed")
 
@@ -409,7 +409,7 @@ BAND = Tolerance(loss_rel=4e-3, grad_norm_rel=0.02)
 def test_a_training_within_the_band_passes_as_timed() -> None:
     trained = replace(with_norms("vision", 0.505, 0.25, 0.125), losses=(4.012, 3.0, 2.0))
     as_timed = judge_as_timed(trained, BASELINE, BAND, num_steps=3)
-    assert (as_timed.verdict, as_timed.reason) == ("passed", "3 steps lie within the noise band")
+    assert (as_timed.verdict, as_timed.reason) == ("passed", "3 steps are within the noise band")
     assert as_timed.loss_rel_max == pytest.approx(3e-3)
     assert as_timed.grad_norm_rel == {"vision": pytest.approx(0.01), "language": 0.0}
     assert as_timed.loss_rel_mean == pytest.approx(1e-3)
@@ -434,7 +434,7 @@ def test_a_baseline_that_is_not_finite_as_timed_is_agreed_with_by_nobody() -> No
     baseline = replace(BASELINE, losses=(4.0, None, None))
     as_timed = judge_as_timed(BASELINE, baseline, BAND, num_steps=3)
     assert as_timed.verdict == "failed"
-    assert as_timed.reason == "as timed, from step 1 on: the loss is 3.000000 where the baseline's is unknown"
+    assert as_timed.reason == "as timed, from step 1 on: the loss is 3.000000 instead of unknown"
     assert as_timed.loss_rel_max is None
 
 

@@ -63,7 +63,7 @@ CAUGHT = [
     (
         "gradient-of-one-slice-lost",
         "sequence-parallel",
-        "linear_proj.weight by 1 of its norm, all in the slice of tensor-parallel rank 1",
+        "linear_proj.weight by 1 of its norm, all in the shard of tensor-parallel rank 1",
     ),
     (
         "gradient-of-one-stage-doubled",
@@ -125,9 +125,9 @@ PLACES = {
         "first gradient that differs: the gradient at the output of vision in micro-batch 0, item 0.0, which is 2"
     ),
     ("image-patches-dealt-to-other-samples", "fan-in"): (
-        "the output of vision in micro-batch 0, item 0.0, while its micro-batch holds the baseline's rows all in all"
+        "the output of vision in micro-batch 0, item 0.0, while the sum over its micro-batch is the baseline's"
     ),
-    ("micro-batches-averaged", "sequence-parallel"): "so it goes wrong behind the backward pass",
+    ("micro-batches-averaged", "sequence-parallel"): "so the fault is after the backward pass",
 }
 """Part of the second pass's reason for some of them."""
 

@@ -1,7 +1,7 @@
-"""Generated mutants: one collective call of a training step, skipped, made twice, or made on a wrong group.
+"""Mutants: one collective call of a training step is skipped, made twice, or made on a wrong group.
 
-Planted like any fault, by `module:function:argument`. A *site* is the line that calls torch.distributed; `survey`
-writes down every site of a step with the group role that it calls on, and `mutate` breaks one of them in every rank.
+They are planted like any fault, as `module:function:argument`. A *site* is the line that calls torch.distributed.
+`survey` lists every site of a step with the role of its groups, and `mutate` breaks one of them on every rank.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PEERS = ("src", "dst")
 
 
 def survey(context: FaultContext, path: str) -> None:
-    """Leave every collective call of the training steps in `path`, one file a rank; nothing is changed."""
+    """List every collective call of the training steps in `path`, one file a rank; change nothing."""
     calls: set[Call] = set()
     is_noted = [False]
 
@@ -57,7 +57,7 @@ def survey(context: FaultContext, path: str) -> None:
 
 
 def mutate(context: FaultContext, argument: str) -> None:
-    """Break the call that `argument`, a `Mutant` as JSON, names, in every rank and every training step."""
+    """Break one call on every rank, in every training step; `argument` is a `Mutant` as JSON."""
     mutant = Mutant.model_validate_json(argument)
 
     def break_it(call: Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -80,7 +80,7 @@ _Handler = Callable[[Call, Callable[..., Any], tuple[Any, ...], dict[str, Any]],
 
 
 class _Finished:
-    """Stands in for the handle of a call that was never made."""
+    """Handle of a call that was never made."""
 
     def wait(self, *_: Any) -> bool:
         return True
@@ -90,10 +90,10 @@ class _Finished:
 
 
 def _tap(context: FaultContext, handle: _Handler) -> list[bool]:
-    """Hand every watched call of a training step to `handle`; what probes and evaluation call goes through as it is.
+    """Pass every watched call of a training step to `handle`; calls of probes and evaluation stay as they are.
 
     Returns:
-        A cell that says whether a training step is under way.
+        A list with one element: True during a training step.
     """
     trainer = context.trainer
     is_training = [False]
@@ -132,7 +132,7 @@ def _tap(context: FaultContext, handle: _Handler) -> list[bool]:
 
 
 def _refuse_others(context: FaultContext, is_other: Callable[[], bool]) -> None:
-    """Let no call reach a process group while `is_other` says that nobody watches: its mutants would be missing."""
+    """Refuse a call that reaches a process group unwatched, while `is_other` is True: its mutants would be missing."""
 
     def refusing(original: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -141,14 +141,14 @@ def _refuse_others(context: FaultContext, is_other: Callable[[], bool]) -> None:
 
         return call
 
-    # What is coalesced was watched as it was put in.
+    # Coalesced calls were watched one by one.
     for name in (name for name in METHODS if not name.endswith("coalesced")):
         original = getattr(dist.ProcessGroup, name)
         replace_attribute(context, dist.ProcessGroup, name, refusing(original, name))
 
 
 def _aliases(function: Any) -> list[tuple[Any, str]]:
-    """Every module of ours, of megatron-core and of torch.distributed's surface that holds `function` under a name."""
+    """Return the modules of this package, megatron-core and torch.distributed that have `function` under a name."""
     return [
         (module, alias)
         for name, module in list(sys.modules.items())
@@ -170,7 +170,7 @@ def _call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
 
 
 def _is_extremum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether ranks take the largest or the smallest number: of several extrema it is the same one."""
+    """Return True for a maximum or minimum, which a second call does not change."""
     return any(
         isinstance(value, dist.ReduceOp | dist.ReduceOp.RedOpType) and value in (dist.ReduceOp.MAX, dist.ReduceOp.MIN)
         for value in (*args, *kwargs.values())
@@ -178,15 +178,15 @@ def _is_extremum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _is_out_of_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call writes to another tensor than it reads, so that the second finds what the first found."""
+    """Return True if a call writes to another tensor than it reads, so that a second call gives the same."""
     tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-    # Tensors without any element all lie at 0.
+    # Tensors without elements all have address 0.
     starts = [start for tensor in tensors if (start := tensor.untyped_storage().data_ptr())]
     return len(tensors) > 1 and len(set(starts)) == len(starts)
 
 
 def _site() -> str:
-    """The file, function and line that called torch.distributed."""
+    """Return the file, function and line that called torch.distributed."""
     frame: Any = sys._getframe(1)
     while "/torch/" in frame.f_code.co_filename or frame.f_code.co_filename == __file__:
         frame = frame.f_back
@@ -195,7 +195,7 @@ def _site() -> str:
 
 
 def _group(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The process group of a call; None for the world's."""
+    """Return the process group of a call; None for the world's."""
     found = [value for value in (*kwargs.values(), *args) if isinstance(value, dist.ProcessGroup)]
     if not found and args and isinstance(args[0], list) and args[0] and isinstance(args[0][0], dist.P2POp):
         found = [args[0][0].group]
@@ -208,7 +208,7 @@ def _size(group: Any) -> int:
 
 @contextmanager
 def _at_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-    """Make a call now even where its group gathers calls to make them together, where two may be as good as one."""
+    """Make a call at once, even if its group coalesces calls, which could merge two equal calls."""
     group = _group(args, kwargs) or distributed_c10d._get_default_group()
     gathered = distributed_c10d._world.pg_coalesce_state
     waiting = gathered.pop(group, None)
@@ -240,7 +240,7 @@ def _on_another_group(function: Callable[..., Any], args: tuple[Any, ...], kwarg
 
 
 def _misdirected(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int]) -> Any:
-    """Messages to whoever has their peer's number in another group; to the same peer, any group would do."""
+    """Send messages to the rank with their peer's number in another group; to the same peer they would arrive."""
     is_batch = function.__name__ == "batch_isend_irecv"
     named = {name: kwargs[name] for name in _PEERS if isinstance(kwargs.get(name), int)}
     peers = {one.peer for one in args[0]} if is_batch else set(named.values())
@@ -258,7 +258,7 @@ def _misdirected(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 
 def _another(ranks: list[int], is_wrong: Callable[[list[int]], bool]) -> Any:
-    """A group of this rank with other members that `is_wrong` takes, of several ranks where there is one."""
+    """Return a group of this rank with other members for which `is_wrong` is True, of several ranks if possible."""
     groups = [(group, dist.get_process_group_ranks(group)) for group in distributed_c10d._world.pg_map]
     fitting = [
         (len(members) == 1, members, group)

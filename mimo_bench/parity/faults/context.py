@@ -1,4 +1,4 @@
-"""Where a fault is planted, and what all of them are made with."""
+"""Context of a planted fault, and the tools to plant it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mimo_bench.trainer import Trainer, hosted_modules
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultContext:
-    """Where a fault is planted."""
+    """The trainer of one rank, to plant a fault in."""
 
     trainer: Trainer
     layout: Layout
     rank: int
     undo: ExitStack
-    """Closed after the last step; what a fault enters here is taken back then."""
+    """Closed after the last step, which undoes what a fault entered here."""
 
 
 def encoders(context: FaultContext) -> list[tuple[str, Any]]:
-    """The encoders that this rank hosts, by name, in their data-parallel wrappers."""
+    """Return the encoders on this rank, by name, in their data-parallel wrappers."""
     return [(name, module) for name, module in hosted_modules(context.trainer.model) if name != LANGUAGE]
 
 
 def replace_attribute(context: FaultContext, target: Any, name: str, value: Any) -> None:
-    """Put `value` in the place of an attribute until the fault is undone."""
-    # Frozen values refuse plain assignment; a planted fault is the one that may.
+    """Replace an attribute by `value` until the fault is undone."""
+    # Frozen dataclasses refuse plain assignment.
     put = setattr if isinstance(target, type | ModuleType) else object.__setattr__
     context.undo.callback(put, target, name, getattr(target, name))
     put(target, name, value)

@@ -1,4 +1,4 @@
-"""Faults that end a layout: a rank that dies, stops or takes more memory than there is."""
+"""Faults that end a layout: a rank dies, hangs or runs out of memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MORE_THAN_ANY_DEVICE = 1 << 50
 
 @fault(caught_by="oom", alone=True)
 def exhaust_memory(context: FaultContext) -> None:
-    """The last rank asks for more memory than any device has when it runs its first module."""
+    """The last rank allocates more memory than any device has when it runs its first module."""
 
     def allocate() -> None:
         if not torch.cuda.is_available():
-            # A CPU would promise the memory and kill whoever touches it.
+            # The kernel would grant the memory, and kill the process that touches it.
             raise MemoryError(f"{_MORE_THAN_ANY_DEVICE} bytes")
         torch.empty(_MORE_THAN_ANY_DEVICE, dtype=torch.uint8, device=torch.cuda.current_device())
 
@@ -31,7 +31,7 @@ def exhaust_memory(context: FaultContext) -> None:
 
 @fault(caught_by="timeout", alone=True)
 def hang_rank(context: FaultContext) -> None:
-    """The last rank stops for good when it runs its first module, and all others wait for it."""
+    """The last rank hangs when it runs its first module, and all others wait for it."""
 
     def sleep() -> None:
         while True:
@@ -42,7 +42,7 @@ def hang_rank(context: FaultContext) -> None:
 
 @fault(caught_by="crashed", alone=True)
 def kill_rank(context: FaultContext) -> None:
-    """The last rank dies without a word when it runs its first module, as under the kernel's out-of-memory killer."""
+    """The last rank is killed when it runs its first module, as by the kernel's out-of-memory killer."""
     _on_first_forward(context, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 

@@ -22,13 +22,13 @@ def clipped_by_own_norm(context: FaultContext) -> None:
 
 @fault(caught_by="optimizer")
 def encoder_epsilon_of_another_optimizer(context: FaultContext) -> None:
-    """The encoder's Adam divides by a root with 1e-5 beside it, a hundred to a thousand times what was asked for."""
+    """The encoder's Adam uses eps=1e-5, a hundred to a thousand times the configured value."""
     _on_encoder_optimizer(context, lambda group: group.update(eps=1e-5))
 
 
 @fault(caught_by="optimizer")
 def encoder_learning_rate_doubled(context: FaultContext) -> None:
-    """The encoder learns twice as fast as it was told."""
+    """The encoder's learning rate is twice the configured value."""
     optimizer = context.trainer.optimizer
     set_rates = optimizer._set_rates
 
@@ -41,12 +41,12 @@ def encoder_learning_rate_doubled(context: FaultContext) -> None:
 
 @fault(caught_by="optimizer", shows_in=lambda site: site.training.weight_decay > 0)
 def encoder_weights_not_decayed(context: FaultContext) -> None:
-    """The encoder's optimizer never heard of weight decay."""
+    """The encoder's optimizer has no weight decay."""
     _on_encoder_optimizer(context, lambda group: group.update(weight_decay=0.0))
 
 
 def _on_encoder_optimizer(context: FaultContext, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what the encoders' optimizers are told; they are thrown away with the trainer."""
+    """Change the parameter groups of the encoders' optimizers, which are thrown away with the trainer."""
     for name, _ in encoders(context):
         optimizer = context.trainer.optimizer.module_infos[name].optimizer
         for group in optimizer.param_groups:

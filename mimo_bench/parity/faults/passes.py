@@ -1,4 +1,4 @@
-"""Faults of a pass through the model, forward or backward: layers that do not run, rows that go astray."""
+"""Faults of the forward and backward pass: layers that do not run, rows that go to a wrong place."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mimo_bench.trainer import GatherReplicas, MicroBatch, ModelForward, SplitRe
 
 @fault(caught_by="gradients")
 def bridge_gradient_doubled(context: FaultContext) -> None:
-    """The gradient that comes back over the bridge reaches the encoder twice as large; the loss hardly shows it."""
+    """The gradient from the bridge reaches the encoder twice as large; the loss hardly shows it."""
     _on_encoder_gradient(context, lambda gradient: gradient * 2)
 
 
 @fault(caught_by="gradients")
 def bridge_gradient_dropped(context: FaultContext) -> None:
-    """No gradient comes back over the bridge: the encoder stands still and the loss falls anyway."""
+    """No gradient comes back over the bridge: the encoder does not train, and the loss falls anyway."""
     _on_encoder_gradient(context, lambda gradient: gradient * 0)
 
 
@@ -54,7 +54,7 @@ def encoder_rests_without_images(context: FaultContext) -> None:
     shows_in=lambda site: any(grid.pp > 1 for grid in site.layout.encoders.values()),
 )
 def encoder_stages_skipped(context: FaultContext) -> None:
-    """Stages of an encoder behind its first hand on what they get, past their layers, as in megatron-core 0.19."""
+    """Stages of an encoder after the first pass their input on, without their layers, as in megatron-core 0.19."""
     for name, module in encoders(context):
         if context.layout.modules[name].coordinate(context.rank).pp:
             for layer in module.modules():
@@ -84,9 +84,9 @@ def image_patches_dealt_to_other_samples(context: FaultContext) -> None:
     shows_in=lambda site: site.has_uneven_items and site.encoder_dp != site.layout.language.dp,
 )
 def uneven_rows_split_evenly(context: FaultContext) -> None:
-    """What crosses the bridge between unequal replicas is cut into equal shares, however many rows each of them has.
+    """Rows that cross the bridge between unequal replicas are cut into equal shares, although samples differ in rows.
 
-    A share is cut off or filled up with zeros to the size that its receiver waits for.
+    A share is cut or padded with zeros to the size that its receiver expects.
     """
     part, join = SplitReplica.forward, GatherReplicas.backward
 
@@ -121,7 +121,7 @@ def _fit(share: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _on_encoder_gradient(context: FaultContext, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Change what comes back to the end of the projector."""
+    """Change the gradient at the output of the projector."""
 
     def watch(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
         if output.requires_grad:

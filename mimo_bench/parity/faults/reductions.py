@@ -1,4 +1,4 @@
-"""Faults of reduction: sums over ranks that are left out, or taken over the wrong ones."""
+"""Faults of reduction: sums over ranks that are skipped, or taken over the wrong ranks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def layer_norm_gradients_not_reduced(context: FaultContext) -> None:
 
 @fault(caught_by="replicas", shows_in=lambda site: site.has(tp=2, dp=2) and not site.is_sharded, alone=True)
 def process_groups_crossed(context: FaultContext) -> None:
-    """Half of the ranks make the groups of a module's replicas in the other order, so sums cross over between groups.
+    """Half of the ranks make the groups of a module's replicas in the other order, so sums mix two groups.
 
-    Torch names a group by how many there were before it, and ranks meet under that name: the first group of the one
-    half is joined by members of the last group of the other, without an error.
+    Torch names a group by the number of groups before it, and ranks meet under that name. Members of the first group of
+    one half join the last group of the other, without an error.
     """
     hosted = dict(hosted_modules(context.trainer.model))
     for name, grid in context.layout.modules.items():
-        # Every rank of the world makes every group, as it should: only the order is wrong.
+        # Every rank makes every group, as it should: only the order is wrong.
         is_other_half = context.rank in grid.ranks and grid.coordinate(context.rank).dp > 0
         for stage in range(grid.pp):
             groups = _replicas(grid, stage)
@@ -53,7 +53,7 @@ def replica_reduction_skipped(context: FaultContext) -> None:
     shows_in=lambda site: site.ties_embeddings and site.layout.language.pp > 1,
 )
 def tied_embedding_gradients_not_reduced(context: FaultContext) -> None:
-    """The first and the last stage keep each its own gradient of the word embedding that they share."""
+    """The first and the last stage each keep their own gradient of the word embedding that they share."""
     _leave_out(context, "_allreduce_word_embedding_grads")
 
 
@@ -64,6 +64,6 @@ def _leave_out(context: FaultContext, reduction: str) -> None:
 
 
 def _replicas(grid: Grid, stage: int) -> list[list[int]]:
-    """The ranks that hold copies of the same slice of a stage, slice by slice."""
+    """Return the ranks that hold copies of the same shard of a stage, shard by shard."""
     held = [rank for rank in grid.ranks if grid.coordinate(rank).pp == stage]
     return [[rank for rank in held if grid.coordinate(rank).tp == tp] for tp in range(grid.tp)]

@@ -1,4 +1,4 @@
-"""Faults of what is read: modules and replicas that see other samples, pixels or answers than they should."""
+"""Faults of data: modules or replicas read wrong samples, pixels or answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encoder_fed_other_samples(context: FaultContext) -> None:
 
 @fault(caught_by="static")
 def encoder_reads_other_pixels(context: FaultContext) -> None:
-    """Sample ids are right everywhere, and what encoders read for them is the next sample's that has as many items."""
+    """Sample ids are right, and encoders read the items of the next sample that has as many."""
     dataset = context.trainer.loader.dataset
 
     def behind(module: str, split: Split, sample_id: int, device: torch.device) -> torch.Tensor:
@@ -55,7 +55,7 @@ def loss_mask_shifted(context: FaultContext) -> None:
 
 @fault(
     caught_by="static",
-    # With one sample each, replicas that begin one behind the other meet no sample twice.
+    # With one sample each, replicas that start one sample apart never read the same one.
     shows_in=lambda site: any(
         grid.dp > 1 and site.plan.micro_batch_size[name] > 1 for name, grid in site.layout.modules.items()
     ),
@@ -72,14 +72,14 @@ def shards_overlap(context: FaultContext) -> None:
 
 
 def _deal_out(context: FaultContext, sample_ids: Callable[..., range]) -> None:
-    """Deal samples out by another rule."""
+    """Assign samples to replicas by another rule."""
     loader = context.trainer.loader
     plan = SimpleNamespace(num_micro_batches=loader.plan.num_micro_batches, sample_ids=sample_ids)
     replace_attribute(context, loader, "plan", plan)
 
 
 def _replace_dataset(context: FaultContext, **changes: Any) -> None:
-    """Read samples through `changes`, by the name of the dataset's method."""
+    """Replace methods of the dataset by `changes`."""
     dataset = context.trainer.loader.dataset
     methods = {name: getattr(dataset, name) for name in ("num_items", "encoder_inputs", "text")}
     replace_attribute(context, context.trainer.loader, "dataset", SimpleNamespace(**{**methods, **changes}))

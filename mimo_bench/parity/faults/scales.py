@@ -1,4 +1,4 @@
-"""Faults of normalisation: gradients that are summed where they should be averaged, or divided by another count."""
+"""Faults of normalisation: gradients summed instead of averaged, or divided by a wrong count."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mimo_bench.trainer import Shard, hosted_modules, shards
 
 @fault(caught_by="gradients", shows_in=lambda site: site.encoder_dp > 1)
 def encoder_gradient_averaged_over_replicas(context: FaultContext) -> None:
-    """The encoder's replicas take a mean where the language model's sum: of four replicas, 1 instead of 4."""
+    """The encoder averages gradients over its replicas, and the language model sums them."""
     for name, module in encoders(context):
         _scale_further(context, module, 1 / context.layout.modules[name].dp)
 
 
 @fault(caught_by="gradients", shows_in=lambda site: site.encoder_dp != site.layout.language.dp)
 def encoder_gradient_scaled_by_dp_ratio(context: FaultContext) -> None:
-    """Each module takes a mean over its own replicas, so the encoder's gradient is off by the ratio of degrees."""
+    """Each module averages over its own replicas, so the encoder's gradient is off by the ratio of degrees."""
     for name, module in encoders(context):
         _scale_further(context, module, context.layout.language.dp / context.layout.modules[name].dp)
 
@@ -39,7 +39,7 @@ def encoder_gradient_not_normalised(context: FaultContext) -> None:
     shows_in=lambda site: site.layout.language.tp > 1 and not site.is_sharded,
 )
 def gradient_of_one_slice_lost(context: FaultContext) -> None:
-    """The last tensor-parallel rank of the language model never gets a gradient for what it alone holds."""
+    """The last tensor-parallel rank of the language model gets no gradient for its own shards."""
 
     def drop(shard: Shard) -> None:
         if shard.dim is not None and shard.tp_group.rank() == shard.tp_group.size() - 1:
@@ -53,7 +53,7 @@ def gradient_of_one_slice_lost(context: FaultContext) -> None:
     shows_in=lambda site: site.layout.language.pp > 1 and not site.is_sharded,
 )
 def gradient_of_one_stage_doubled(context: FaultContext) -> None:
-    """The first stage of the language model's pipeline counts each micro-batch twice, in what it alone holds."""
+    """The first stage of the language model counts each micro-batch twice, in the parameters that only it holds."""
     ties_embeddings = context.trainer.config.shape.language.tied_embeddings
 
     def double(shard: Shard) -> None:
@@ -83,7 +83,7 @@ def local_token_count(context: FaultContext) -> None:
     replace_attribute(context, totals, "reduce", remember)
     if (module := dict(hosted_modules(context.trainer.model)).get(LANGUAGE)) is not None:
         scale = module.scale_gradients
-        # Only ranks that have counted have a number of their own to divide by.
+        # Only ranks that have counted tokens have a number of their own.
         replace_attribute(context, module, "scale_gradients", lambda by: scale(1 / own[0] if own[0] else by))
 
 
@@ -95,7 +95,7 @@ def micro_batches_averaged(context: FaultContext) -> None:
 
 
 def _on_finished_gradients(context: FaultContext, module: str, change: Callable[[Shard], None]) -> None:
-    """Change the gradients of a hosted module once they are reduced and normalised."""
+    """Change the gradients of a module after they are reduced and normalised."""
     trainer = context.trainer
     finish = trainer.model.config.finalize_model_grads_func
 
@@ -109,7 +109,7 @@ def _on_finished_gradients(context: FaultContext, module: str, change: Callable[
 
 
 def _scale_further(context: FaultContext, module: Any, ratio: float) -> None:
-    """Scale a module's gradients by `ratio` beyond what they are normalised by."""
+    """Scale a module's gradients by `ratio` in addition to their normalisation."""
     replace_attribute(context, module, "scale_gradients", partial(_scale_twice, module.scale_gradients, ratio))
 
 

@@ -1,4 +1,4 @@
-"""What decides whether a fault shows in a layout of a scenario: degrees, settings, batch and samples. No torch."""
+"""Facts that decide if a fault shows in a layout: degrees, settings, batch and samples. No torch."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from mimo_bench.layout import BatchPlan, Layout, Settings
 from mimo_bench.scenario import LayoutCase, Scenario, Training
 
 NEVER = 1e-6
-"""A probability that is taken for none."""
+"""Probability that counts as zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """A layout of a scenario, by what decides whether a fault shows in it."""
+    """Facts about a layout of a scenario, for `shows_in` of a fault."""
 
     layout: Layout
     settings: Settings
     ties_embeddings: bool
-    """Whether the language model's output layer is its word embedding."""
+    """True if the language model's output layer is its word embedding."""
     has_uneven_items: bool
-    """Whether samples surely differ in how many items they have."""
+    """True if samples surely differ in their number of items."""
     plan: BatchPlan
     training: Training
     meets_empty_replica: bool
-    """Whether a replica of some encoder surely ends a timed step with a micro-batch without any item.
+    """True if a replica of some encoder surely ends a timed step with a micro-batch without items.
 
-    Only in the last one are gradients reduced while the backward pass still runs.
+    Gradients are reduced during the backward pass in the last micro-batch only.
     """
 
     @classmethod
     def of(cls, scenario: Scenario, name: str) -> Site:
-        """The layout called `name`."""
+        """Return the facts about the layout called `name`."""
         case, data = scenario.case(name), scenario.data
-        # Of files, no number of items is known before they are read.
+        # The number of items in files is unknown until they are read.
         drawn = data if isinstance(data, SyntheticData) else None
         return cls(
             layout=case.layout,
@@ -48,16 +48,16 @@ class Site:
 
     @property
     def encoder_dp(self) -> int:
-        """Replicas of the encoder that has most of them."""
+        """Replicas of the encoder that has the most."""
         return max(grid.dp for grid in self.layout.encoders.values())
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the distributed optimizer deals each replica a part of the gradients."""
+        """True if the distributed optimizer shards gradients over replicas."""
         return self.settings.distributed_optimizer
 
     def has(self, **least: int) -> bool:
-        """Whether some module has at least these degrees: `tp=2, dp=2`."""
+        """Return True if some module has at least these degrees: `tp=2, dp=2`."""
         return any(
             all(getattr(grid, axis) >= degree for axis, degree in least.items())
             for grid in self.layout.modules.values()

@@ -1,4 +1,4 @@
-"""Faults of the start: weights that are drawn otherwise than in the baseline."""
+"""Faults of starting weights: drawn in another way than in the baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimo_bench.trainer import Shard, draw_weights
 
 @fault(caught_by="static", shows_in=lambda site: site.has(tp=2))
 def weights_drawn_by_shard(context: FaultContext) -> None:
-    """Every tensor-parallel rank draws its slice as if it were the whole tensor."""
+    """Every tensor-parallel rank draws its shard as if it were the whole tensor."""
 
     def as_if_whole(shard: Shard) -> Iterator[torch.Tensor]:
         yield from torch.arange(shard.parameter.numel(), device=shard.parameter.device).split(CHUNK)
@@ -25,7 +25,7 @@ def weights_drawn_by_shard(context: FaultContext) -> None:
 
 @fault(caught_by="static")
 def weights_of_another_seed(context: FaultContext) -> None:
-    """The seed that was declared is not the one that is used."""
+    """Weights are drawn from another seed than the declared one."""
     _draw(context, seed=context.trainer.config.seed + 1)
 
 

@@ -1,4 +1,4 @@
-"""What a layout is about to train: weights and samples as hashes, taken in every rank before the first step."""
+"""Starting weights and samples of a rank as hashes, before the first step; and the variant with jittered weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TARGETS = f"{LANGUAGE}.targets"
 
 
 def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fingerprint | Mismatch:
-    """Weights and samples of the whole job; the same on every rank. Collective over the world.
+    """Return the fingerprint of the whole job, the same on every rank. Collective over the world.
 
     Args:
-        trainer: as it starts.
-        batches: the very micro-batches that the steps will be fed, by step.
+        trainer: the trainer before its first step.
+        batches: the micro-batches that it will train on, by step.
     """
     mine = RankFingerprint(weights=_weights(trainer), samples=tuple(_samples(batches)))
     everyone: list[str] = [""] * dist.get_world_size()
@@ -31,7 +31,7 @@ def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fi
 
 @torch.no_grad()
 def _weights(trainer: Trainer) -> dict[str, str]:
-    # Gathered, not hashed slice by slice: so the fingerprint does not rest on the arithmetic that drew the slices.
+    # Gathered before hashing: the fingerprint must not rest on the arithmetic that drew the shards.
     found = {}
     for shard in shards(trainer.model, trainer.topology):
         whole = shard.gather(shard.parameter)
@@ -60,10 +60,10 @@ def _scored(targets: torch.Tensor) -> tuple[int, int]:
 
 
 def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
-    """Each part of each sample that this rank feeds: its name, the sample's id, its content."""
+    """Yield each part of each sample that this rank feeds: its name, the sample's id, its content."""
     for module, inputs in batch.encoder_inputs.items():
         counts = batch.items_per_sample[module]
-        # A blank item, which stands in where no sample has one, is no sample's.
+        # A blank item, which the rank encodes if no sample has one, belongs to no sample.
         by_sample = inputs[: sum(counts)].split(counts)
         for sample_id, items in zip(batch.sample_ids[module], by_sample, strict=True):
             yield f"{module}.inputs", sample_id, items
@@ -80,8 +80,8 @@ def _sides(batch: MicroBatch) -> Iterator[tuple[str, int, torch.Tensor]]:
 def jitter_weights(trainer: Trainer) -> None:
     """Move every weight up or down by one unit in the last place of its precision, before the first step.
 
-    Mathematically the same start; how far training moves apart is what rounding alone can do. Which way a weight moves
-    depends on its place in the canonical tensor alone.
+    The difference that training makes of it is the effect of rounding alone. The direction of a weight depends on its
+    position in the canonical tensor only, so it is the same in every layout.
     """
     for shard in shards(trainer.model, trainer.topology):
         step = torch.finfo(shard.parameter.dtype).eps

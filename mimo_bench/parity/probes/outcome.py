@@ -1,6 +1,9 @@
-"""What two steps made of every parameter: Adam's moments and the way it went, against the baseline's.
+"""Comparison of Adam's moments and of every parameter's update after two steps with the baseline's.
 
-Gathered like gradients: over tensor-parallel ranks, and over replicas where the distributed optimizer deals state out.
+They are gathered like gradients: over tensor-parallel ranks, and over replicas under the distributed optimizer.
+
+Updates are compared in elements whose gradients are more than rounding. The baseline leaves the mean of every second
+moment. A layout marks the elements while the baseline's second moments stream by, and keeps one bit for each.
 """
 
 from __future__ import annotations
@@ -19,29 +22,29 @@ from mimo_bench.trainer import Shard, Trainer, shards
 from mimo_bench.util import write_atomically
 
 ROUNDING_SHARE = 1e-3
-"""Where updates are compared, an element is left out whose gradients, root mean square over the steps, are below this
-share of its parameter's: Adam takes a full step for a gradient that is rounding alone, in whatever direction."""
+"""An element is significant if its gradients, root mean square over the steps, are above this share of its parameter's.
+Adam takes a full step for a gradient that is rounding alone, in any direction."""
 
 _BITS = 8
 
 
 class Means:
-    """The means of the baseline's second moments, by parameter."""
+    """Means of the baseline's second moments, by parameter."""
 
     def __init__(self, path: Path, *, is_baseline: bool) -> None:
-        """They lie in the file `path`, which the baseline writes."""
+        """Read them from `path`, or write them there for the baseline."""
         self._path = path
         self._means: dict[str, float] = {} if is_baseline else json.loads(path.read_text(encoding="utf-8"))
 
     def take(self, parameter: str, second: torch.Tensor) -> None:
-        """Add the mean of a full second moment of the baseline's."""
+        """Add the mean of a full second moment of the baseline."""
         total = torch.zeros((), dtype=torch.float64, device=second.device)
         for part in chunks(second):
             total += part.sum(dtype=torch.float64)
         self._means[parameter] = (total / second.numel()).item()
 
     def leave(self) -> None:
-        """Write what all ranks of the baseline have taken; collective over the world."""
+        """Write the means of all ranks of the baseline; collective over the world."""
         everyone: list[dict[str, float]] = [{}] * dist.get_world_size()
         dist.all_gather_object(everyone, self._means)
         if dist.get_rank() == 0:
@@ -49,20 +52,20 @@ class Means:
             write_atomically(self._path, json.dumps(together).encode())
 
     def significant(self, parameter: str) -> SignificantElements:
-        """Marks the elements of a parameter as its second moments come by."""
+        """Return the significant elements of a parameter, to be marked by its second moments."""
         return SignificantElements(ROUNDING_SHARE**2 * self._means[parameter])
 
 
 class SignificantElements:
-    """The marked elements of one tensor: as it is looked at, so they come back, in chunks; a bit for each is held."""
+    """Marked elements of one tensor, one bit each. They come back in the chunks in which they were marked."""
 
     def __init__(self, bound: float) -> None:
-        """Elements are marked that are more than `bound`."""
+        """Mark elements above `bound`."""
         self._bound = bound
         self._packed: list[tuple[torch.Tensor, int]] = []
 
     def look(self, part: torch.Tensor) -> None:
-        """Mark what of a chunk is more."""
+        """Mark the elements of a chunk."""
         marked = torch.nn.functional.pad((part > self._bound).to(torch.uint8), (0, -len(part) % _BITS)).view(_BITS, -1)
         packed = marked[0].clone()
         for bit in range(1, _BITS):
@@ -70,38 +73,38 @@ class SignificantElements:
         self._packed.append((packed, len(part)))
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """By chunk, whether each element is marked."""
+        """Yield the mask of each chunk."""
         for packed, length in self._packed:
             yield torch.cat([(packed >> bit & 1).bool() for bit in range(_BITS)])[:length]
 
 
 OUTCOME_STEPS = 2
-"""Steps before this is looked at, or all parity steps if they are fewer. One would not see whether moments are carried
-over and their bias corrected; with every further one, what a module did wrong spreads to the gradients of all."""
+"""Steps before the comparison. One step would not show if moments are carried over and their bias corrected; every
+further one spreads an error of one module to the gradients of all."""
 
 _FIRST, _SECOND = "exp_avg", "exp_avg_sq"
 
 
 class OutcomeProbe:
-    """Saves the baseline's moments and updates, or holds a layout's against them."""
+    """Saves the baseline's moments and updates, or compares a layout's with them."""
 
     def __init__(self, directory: Path, *, is_baseline: bool) -> None:
-        """The baseline's tensors lie below `directory`."""
+        """Use the baseline's tensors below `directory`."""
         self._directory = directory
         self._is_baseline = is_baseline
         self.differences: OptimizerDifferences | None = None
         """Over the whole model; the same on every rank. None for the baseline."""
         self.disagreement: str | None = None
-        """Replicas whose weights differ, in words."""
+        """The first parameter of which replicas hold different moments or weights, as text."""
 
     @torch.no_grad()
     def inspect(self, trainer: Trainer) -> None:
-        """Look at weights and optimizer after a step; collective over the world."""
+        """Save or compare weights and optimizer state after a step; collective over the world."""
         firsts, seconds, updates = (self._comparison(trainer, kind) for kind in (_FIRST, _SECOND, "updates"))
         means = Means(self._directory / "means.json", is_baseline=self._is_baseline)
         for shard in shards(trainer.model, trainer.topology):
             significant = None
-            # What is frozen has no moments, and must not have moved at all.
+            # A frozen parameter has no moments, and must not have moved.
             if shard.parameter.requires_grad:
                 firsts.take(shard, shard.gather(local_moment(trainer, shard, _FIRST)))
                 significant = self._take_second(seconds, means, trainer, shard)
@@ -113,7 +116,7 @@ class OutcomeProbe:
     def _take_second(
         self, seconds: Comparison, means: Means, trainer: Trainer, shard: Shard
     ) -> SignificantElements | None:
-        """Save or compare a second moment; where the update is to be compared."""
+        """Save or compare a second moment; return the elements in which to compare the update."""
         second = shard.gather(local_moment(trainer, shard, _SECOND))
         if self._is_baseline:
             seconds.take(shard, second)
@@ -148,9 +151,9 @@ class OutcomeProbe:
 
 
 def local_moment(trainer: Trainer, shard: Shard, key: str) -> torch.Tensor:
-    """Adam's first or second moment, `key` says which, of a rank's slice, in its shape; zero where no step was taken.
+    """Return the first or second moment of a rank's shard, by `key`, in its shape; zero before the first step.
 
-    Collective over its replicas where the distributed optimizer deals them out.
+    Collective over its replicas under the distributed optimizer.
     """
     optimizer = trainer.optimizer.part_of(shard)
     if not hasattr(optimizer, "model_param_group_index_map"):
@@ -161,6 +164,6 @@ def local_moment(trainer: Trainer, shard: Shard, key: str) -> torch.Tensor:
         owned = optimizer._get_model_param_range_map(shard.parameter)["param"]
         part = optimizer._get_main_param_and_optimizer_states(shard.parameter)[key]
         whole.view(-1)[owned.start : owned.end].copy_(part.view(-1))
-    # Each element is one rank's and zero elsewhere, so the sum is exact.
+    # Each element is nonzero on one rank only, so the sum is exact.
     dist.all_reduce(whole, group=shard.replicas)
     return whole

@@ -24,35 +24,35 @@ from mimo_bench.trainer import RankDevice, build_model, build_topology, join, sh
 from mimo_bench.util import write_atomically
 
 _AT_ONCE = 2
-"""Samples that go through the referee together: in float64 the activations of a long one fill a good part of a GPU."""
+"""Samples that go through the referee together: float64 activations of a long one fill a good part of a GPU."""
 
 
 class OracleArguments(BaseModel):
-    """One baseline, and where it left what."""
+    """One baseline, and its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenario: Scenario
     weights: Path | None
-    """Where the weights lie that the scenario names."""
+    """Directory of the weights that the scenario names."""
     loss: float
-    """Of the baseline's first parity step."""
+    """Loss of the baseline's first parity step."""
     baseline: Path
-    """Where it left its fingerprint and the gradients of that step."""
+    """Folder with its fingerprint and the gradients of that step."""
     place: Path
-    """Takes what is measured."""
+    """Folder for the measurements."""
     device_kind: Literal["cpu", "cuda"]
 
 
 def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Run `transformers` over the first global batch, and leave how far the baseline is from it; one rank alone."""
+    """Run `transformers` over the first global batch on one rank, and leave the errors of the baseline."""
     assert (rank, world_size) == (0, 1)
     # Through JSON, whose lists may fill a tuple even where types are strict.
     asked = OracleArguments.model_validate_json(json.dumps(arguments))
     device, shape = join(asked.device_kind), asked.scenario.shape
     weights = starting_weights(asked, device)
     config = config_of(shape)
-    assert config is not None, "only models with a counterpart are held against it"
+    assert config is not None, "a model without a counterpart is not compared"
     referee = build_referee(config, to_transformers(shape, weights), device=device.torch_device)
     frozen = {name: weight for name, weight in weights.items() if not asked.scenario.training.trains(name)}
     for name in to_transformers(shape, frozen):
@@ -67,7 +67,7 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     ours = {
         name: gradient
         for name, gradient in to_transformers(shape, gradients).items()
-        # What no sample of the batch reaches is zero here, and has no gradient there.
+        # A parameter that no sample of the batch reaches is zero here, and has no gradient there.
         if name in expected.gradients or gradient.any()
     }
     found = deviation(Pass(loss=asked.loss, gradients=ours), expected)
@@ -80,7 +80,7 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
 
 @torch.no_grad()
 def starting_weights(asked: OracleArguments, device: RankDevice) -> dict[str, torch.Tensor]:
-    """Every parameter that the baseline starts from, on the host; the same by the hashes that it left."""
+    """Return the starting weights of the baseline, on the host, checked by its fingerprint."""
     scenario = asked.scenario
     topology = build_topology(Layout(modules=dict.fromkeys(scenario.shape.modules, Grid())), backend=device.backend)
     model = build_model(scenario.shape, topology=topology, settings=Settings(), precision="fp32")
@@ -92,7 +92,7 @@ def starting_weights(asked: OracleArguments, device: RankDevice) -> dict[str, to
 
 
 def first_samples(scenario: Scenario) -> Samples:
-    """Pixels and text of every sample of the first global batch."""
+    """Return pixels and text of every sample of the first global batch."""
     dataset = build_dataset(scenario.data, shape=scenario.shape, seq_length=scenario.seq_length, seed=scenario.seed)
     prepare(dataset, {"train": scenario.global_batch_size})
     return [

@@ -1,7 +1,8 @@
-"""Full tensors of every parameter against the baseline's, one canonical tensor at a time.
+"""Comparison of full tensors of every parameter with the baseline's, one canonical tensor at a time.
 
-The baseline's stream from disk, where they are not known to be the same by their digests. Sums run over chunks in
-float64.
+The baseline's tensors stream from disk in chunks, unless their digests are equal. They are as large as four copies of
+the model, and every layout reads them: threads read ahead into pinned memory, as fast as the page cache delivers. Sums
+run over chunks in float64.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from mimo_bench.trainer import Shard, Topology
 from mimo_bench.util import write_atomically
 
 CHUNK = 1 << 22
-"""Elements that are read, and compared, at a time."""
+"""Elements that are read and compared at a time."""
 
 _NUM_AHEAD = 6
-"""Chunks that are being read while one is looked at, each by a thread of its own."""
+"""Chunks that threads read ahead, one each."""
 
 _BYTES = torch.finfo(torch.float32).bits // 8
 
 
 def write(path: Path, tensor: torch.Tensor) -> None:
-    """Write a float32 tensor's elements in their order, and nothing else."""
+    """Write the elements of a float32 tensor in their order, without a header."""
     assert tensor.dtype == torch.float32
     with path.open("wb") as file:
         for part in chunks(tensor):
@@ -42,7 +43,7 @@ def write(path: Path, tensor: torch.Tensor) -> None:
 
 
 def stream(path: Path, device: torch.device) -> Iterator[torch.Tensor]:
-    """The elements of a file in chunks, on `device`; the next ones are read meanwhile."""
+    """Yield the elements of a file in chunks, on `device`, while threads read ahead."""
     num_elements = path.stat().st_size // _BYTES
     starts = iter(range(0, num_elements, CHUNK))
     reading: deque[Future[torch.Tensor]] = deque()
@@ -61,12 +62,12 @@ def stream(path: Path, device: torch.device) -> Iterator[torch.Tensor]:
 
 
 def chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A tensor's elements in the pieces in which `stream` brings a file."""
+    """Return the elements of a tensor in the chunks of `stream`."""
     return iter(tensor.flatten().split(CHUNK))
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the host; in pinned memory if it comes from a GPU, which is what makes it fast."""
+    """Return a copy on the host; from a GPU in pinned memory, for speed."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
 
 
@@ -85,19 +86,19 @@ def _read(path: Path, start: int, length: int, pinned: bool) -> torch.Tensor:
 _DIGESTS = "digests.json"
 
 _RESOLUTION = 3 * torch.finfo(torch.float32).eps
-"""Of the weight that an update moved: one unit in the last place where it started, and two steps that were rounded."""
+"""Rounding of an update relative to its weight: one unit in the last place at the start and for each of two steps."""
 
 
 def path_of(directory: Path, parameter: str) -> Path:
-    """Where a parameter's tensor lies, of those in `directory`."""
+    """Return the file of a parameter's tensor in `directory`."""
     return directory / f"{parameter}.float32"
 
 
 class Comparison:
-    """One kind of tensor of every parameter, gradients say: the baseline's are saved, a layout's held against them."""
+    """Tensors of one kind, such as gradients: the baseline's are saved, a layout's are compared with them."""
 
     def __init__(self, directory: Path, *, topology: Topology, is_baseline: bool) -> None:
-        """The baseline's tensors lie in `directory`, one file a parameter. Collective over the world."""
+        """Use the baseline's tensors in `directory`, one file a parameter. Collective over the world."""
         self._directory = directory
         self._topology = topology
         self._is_baseline = is_baseline
@@ -118,14 +119,14 @@ class Comparison:
         where: Iterable[torch.Tensor] | None = None,
         weights: torch.Tensor | None = None,
     ) -> None:
-        """Save or compare one full tensor, which every rank that holds a part of the parameter brings.
+        """Save or compare one full tensor; called by every rank that holds a shard of the parameter.
 
         Args:
-            shard: the rank's part.
-            full: in the canonical shape, float32.
-            look: called with every chunk of the baseline's that it is held against; None for nobody.
-            where: what of it is compared, in the chunks of `stored.chunks`; None for all of it.
-            weights: in that shape, a direction in which a difference would tell; None for none.
+            shard: the rank's shard.
+            full: float32, in the canonical shape.
+            look: called with every chunk of the baseline's tensor.
+            where: mask of the elements to compare, in chunks; None for all.
+            weights: a direction, in the canonical shape, along which the difference is measured as well.
         """
         if not hashes(shard):
             return
@@ -136,16 +137,16 @@ class Comparison:
             write(path_of(self._directory, shard.name), full)
             return
         if self._digests[shard.name] == self._expected[shard.name]:
-            # The same to the last bit, and nothing needs to be read.
+            # Equal in every bit: nothing needs to be read.
             expected, where, weights = chunks(full), None, None
         else:
             expected = stream(path_of(self._directory, shard.name), full.device)
         self._found.append(difference(shard, full, _shown(expected, look), where=where, weights=weights))
 
     def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
-        """What all ranks found, and which replicas' tensors, `what` they are, differ; the same on every rank.
+        """Return the differences of all ranks, and the first tensor whose copies differ; the same on every rank.
 
-        Collective over the world.
+        `what` names the kind of the tensors. Collective over the world.
         """
         mine = (json.dumps(self._digests), [one.model_dump_json() for one in self._found])
         everyone: list[tuple[str, list[str]]] = [("", [])] * dist.get_world_size()
@@ -167,7 +168,7 @@ def difference(
     where: Iterable[torch.Tensor] | None = None,
     weights: torch.Tensor | None = None,
 ) -> ParameterDifference:
-    """How a tensor relates to the baseline's: Frobenius norms, largest elements, the multiple that fits best."""
+    """Compare a tensor with the baseline's: Frobenius norms, largest elements, and the multiple that fits best."""
     sums = _Sums(shard, found.device)
     kept = cycle([None]) if where is None else where
     directions = cycle([None]) if weights is None else chunks(weights)
@@ -184,10 +185,10 @@ def _shown(parts: Iterator[torch.Tensor], look: Callable[[torch.Tensor], None] |
 
 
 class _Sums:
-    """What is summed over a tensor's chunks; on its device, so that it never waits for the host before the end."""
+    """Sums over the chunks of a tensor, kept on its device: the host waits once, at the end."""
 
     def __init__(self, shard: Shard, device: torch.device) -> None:
-        """Nothing yet."""
+        """Start at zero."""
         self._shard = shard
         self._start = 0
         self._products, self._maxima, self._slices = (
@@ -197,7 +198,7 @@ class _Sums:
     def add(
         self, found: torch.Tensor, expected: torch.Tensor, kept: torch.Tensor | None, along: torch.Tensor | None
     ) -> None:
-        """Add a chunk, or what of it is `kept`, and what lies along a direction."""
+        """Add a chunk, or the elements of it that are `kept`, and its part along a direction."""
         ours, theirs = found.double(), expected.double()
         if kept is not None:
             ours, theirs = ours * kept, theirs * kept
@@ -212,7 +213,7 @@ class _Sums:
         self._start += len(off)
 
     def difference(self, *, has_weights: bool) -> ParameterDifference:
-        """What the sums say; waits for the device."""
+        """Return the result; waits for the device."""
         square, cross, expected_square, error_square, along, weights_square = self._products.tolist()
         largest, largest_error = self._maxima.tolist()
         scale = cross / expected_square if expected_square else None
@@ -235,23 +236,23 @@ class _Sums:
 
 
 def _norms(squares: list[float]) -> tuple[float, ...]:
-    """By tensor-parallel rank; none where one is not a number."""
+    """Return norms by tensor-parallel rank; none if one is not finite."""
     return tuple(math.sqrt(square) for square in squares) if all(map(math.isfinite, squares)) else ()
 
 
 def hashes(shard: Shard) -> bool:
-    """Whether this rank is the one that hashes a full tensor, of those that gathered it together.
+    """Return True if this rank hashes a full tensor, of the ranks that gathered it together.
 
-    Each set of slices is hashed by one rank, and each copy of what is not split by its own: so whatever should be the
-    same is compared, and nothing is hashed twice. The rank that speaks for a parameter hashes it.
+    One rank hashes each set of shards, and every rank its copy of a replicated tensor. All copies are compared, and
+    none is hashed twice.
     """
     return shard.num_slices == 1 or shard.tp_group.rank() == _dealt(shard) % shard.num_slices
 
 
 def speaks_for(shard: Shard) -> bool:
-    """Whether this rank is the one of all that hold the parameter that reads or writes its file.
+    """Return True if this rank reads or writes the file of the parameter, of all ranks that hold it.
 
-    Parameters are dealt out over replicas and slices, so that all of a stage's ranks compare at the same time.
+    Parameters are spread over replicas and shards, so that all ranks of a stage compare at the same time.
     """
     return shard.holder == _dealt(shard) and not shard.is_copy
 

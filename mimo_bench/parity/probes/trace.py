@@ -1,8 +1,8 @@
-"""A sketch of every layer's output and of the gradient that reaches it, for every item of one step.
+"""Sketches of every layer's output and of its gradient, for every item of one step.
 
-A sketch is a handful of random projections, drawn from the counter-based generator: equal tensors have equal sketches
-whatever the layout, the distance of two sketches is an estimate of the distance of the tensors, and ranks that share a
-sequence add theirs up. So a trace takes kilobytes where activations take gigabytes.
+A sketch is a handful of random projections from the counter-based generator. Equal tensors have equal sketches in any
+layout, and the distance of two sketches estimates the distance of the tensors. Ranks that share a sequence add theirs
+up. A trace takes kilobytes, and activations take gigabytes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from mimo_bench.trainer import MicroBatch, Trainer, hosted_modules, unwrap
 NUM_PROJECTIONS = 16
 
 _LAST = 1 << 20
-"""Depth of what stands behind all layers."""
+"""Depth of points after all layers."""
 
 
 _Shaped = Callable[[torch.Tensor, int], torch.Tensor]
-"""Gives a tensor with that many items as [s, items, h]."""
+"""Return a tensor of that number of items as [s, items, h]."""
 
 
 class Trace:
-    """Watches one training step through hooks; nothing of the step changes."""
+    """Hooks that watch one training step and change nothing."""
 
     def __init__(self, trainer: Trainer, batch: Sequence[MicroBatch], undo: ExitStack) -> None:
-        """Hook every point of the modules that this rank hosts, until `undo` is closed."""
+        """Hook every point of the modules on this rank, until `undo` is closed."""
         self._trainer = trainer
         self._batch = batch
         self._undo = undo
@@ -52,7 +52,7 @@ class Trace:
                 self._hook(unwrap(module), f"{name}.output", _LAST, _rows_of_items)
 
     def merge(self) -> TraceRecord:
-        """The whole job's trace, the same on every rank; collective over the world."""
+        """Return the trace of the whole job, the same on every rank; collective over the world."""
         mine = [(glimpse.model_dump_json(), is_part) for glimpse, is_part in self._glimpses.values()]
         everyone: list[list[tuple[str, bool]]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(everyone, mine)
@@ -89,7 +89,7 @@ class Trace:
         self._undo.callback(module.register_forward_hook(after).remove)
 
     def _see(self, point: str, depth: int, tensor: torch.Tensor, shaped: _Shaped) -> None:
-        """Take down an activation, and the gradient once it comes."""
+        """Take a sketch of an activation, and later of its gradient."""
         micro_batch = self._micro_batch
         if self._is_forward:
             self._take(point, depth, "forward", micro_batch, tensor.detach(), shaped)
@@ -128,7 +128,7 @@ class Trace:
         batch = self._batch[micro_batch]
         if module == LANGUAGE:
             return [str(sample) for sample in batch.sample_ids[module]]
-        # Only first stages read items; where others have to be told apart, each sample has one.
+        # Only first stages read items; on other stages each sample has one.
         num_items = batch.items_per_sample.get(module, (1,) * len(batch.sample_ids[module]))
         counts = zip(batch.sample_ids[module], num_items, strict=True)
         return [f"{sample}.{index}" for sample, count in counts for index in range(count)]
@@ -139,21 +139,21 @@ def _as_it_is(tensor: torch.Tensor, _: int) -> torch.Tensor:
 
 
 def _positions_first(losses: torch.Tensor, _: int) -> torch.Tensor:
-    """Of losses, [b, s], which are whole on every tensor-parallel rank."""
+    """Reshape losses, [b, s], which are whole on every tensor-parallel rank."""
     return losses.transpose(0, 1).unsqueeze(-1)
 
 
 def _rows_of_items(rows: torch.Tensor, num_items: int) -> torch.Tensor:
-    """Of an encoder's output, [items * s, h]."""
+    """Reshape an encoder's output, [items * s, h]."""
     return rows.reshape(num_items, -1, rows.shape[-1]).transpose(0, 1)
 
 
 def sketch(tensor: torch.Tensor, *, first: int = 0) -> Iterable[tuple[list[float], list[float], float]]:
-    """Random projections of every item and of the sum of its rows, and its norm.
+    """Return random projections of every item and of the sum of its rows, and its norm.
 
     Args:
         tensor: [s, items, h].
-        first: where in the whole sequence its first position stands.
+        first: index of its first position in the whole sequence.
 
     Returns:
         For each item `NUM_PROJECTIONS` numbers with its norm as their root mean square, as many with the norm of the
@@ -169,6 +169,6 @@ def sketch(tensor: torch.Tensor, *, first: int = 0) -> Iterable[tuple[list[float
 
 
 def _signs(what: str, positions: torch.Tensor) -> torch.Tensor:
-    """float64 [positions, projections] of plus and minus one."""
+    """Return plus and minus one, float64 [positions, projections]."""
     columns = [uniform(f"trace/{what}/{k}", positions) for k in range(NUM_PROJECTIONS)]
     return torch.stack(columns, dim=1).sub_(0.5).sign_().double()
