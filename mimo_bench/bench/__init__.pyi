@@ -6,16 +6,26 @@ from .ledger import add_to_record, check_record
 from .linkspeed import describe_links, measure_links
 from .matrix import run_matrix
 from .overhead import describe_overhead, measure_overhead
-from .request import HANG_SECONDS, account_directory, check_fits, device_kind, parse_hang_limit, parse_modes, plan_runs, plan_training, run_directories
+from .request import (
+    HANG_SECONDS,
+    account_directory,
+    check_fits,
+    device_kind,
+    parse_hang_limit,
+    parse_modes,
+    plan_runs,
+    plan_training,
+    run_directories,
+)
 from .resume import read_earlier
 from .train import WORKER, resume_hint, run_training
 
 __all__ = [
-    "Campaign",
     "HANG_SECONDS",
     "SELFTEST",
     "SELFTEST_HANG_SECONDS",
     "WORKER",
+    "Campaign",
     "account_directory",
     "add_to_record",
     "check_fits",

@@ -1,20 +1,20 @@
-from .config import Contents, Data, DigitsData, FILLED_IN, HuggingFaceData, NAMED, Split, SyntheticData, locate
-from .dataset import CPU, Dataset, PAD, Text, check_items, check_text
+from .config import FILLED_IN, NAMED, Contents, Data, DigitsData, HuggingFaceData, Split, SyntheticData, locate
+from .dataset import CPU, PAD, Dataset, Text, check_items, check_text
 from .fingerprint import read_fingerprint
 from .prepare import build_dataset, in_words, num_left_out, prepare
 from .source import HELD_OUT, read_contents
 
 __all__ = [
     "CPU",
+    "FILLED_IN",
+    "HELD_OUT",
+    "NAMED",
+    "PAD",
     "Contents",
     "Data",
     "Dataset",
     "DigitsData",
-    "FILLED_IN",
-    "HELD_OUT",
     "HuggingFaceData",
-    "NAMED",
-    "PAD",
     "Split",
     "SyntheticData",
     "Text",

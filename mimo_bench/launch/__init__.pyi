@@ -4,11 +4,11 @@ from .launcher import DeviceKind, Launcher
 from .progress import beat
 
 __all__ = [
+    "RANKS_PER_GPU",
     "DeviceKind",
     "Job",
     "Launcher",
     "Outcome",
-    "RANKS_PER_GPU",
     "beat",
     "device_memory_bytes",
     "is_visible",

@@ -6,16 +6,16 @@ from .settings import AttentionBackend, Precision, Settings
 from .tables import GridTable, LayoutTable
 
 __all__ = [
+    "LANGUAGE",
+    "WITHOUT_FP16",
     "AttentionBackend",
     "BatchPlan",
     "Coordinate",
     "Grid",
     "GridTable",
-    "LANGUAGE",
     "Layout",
     "LayoutTable",
     "Precision",
     "Settings",
-    "WITHOUT_FP16",
     "refuse_fp16",
 ]

@@ -5,7 +5,15 @@ from .communication.watch import watch_communication
 from .cpu_compute import ComputeSpans
 from .energy import EnergyMeter, processes_on
 from .environment import hash_of_code, hash_of_measuring_code, read_environment
-from .memory import ExtraMemory, device_uuid, held_by_module, read_memory, reset_peaks, snapshot_if_out_of_memory, with_parts
+from .memory import (
+    ExtraMemory,
+    device_uuid,
+    held_by_module,
+    read_memory,
+    reset_peaks,
+    snapshot_if_out_of_memory,
+    with_parts,
+)
 from .memory_watch import Allocator, MemoryWatch, PeakStep, watch_peak
 from .phase_clock import PhaseClock
 from .phases import phases

@@ -1,5 +1,5 @@
 from .diagnose import LayoutFacts
-from .faults.catalogue import KNOWN, Planting, SLOW, fault, find_fault, known_faults
+from .faults.catalogue import KNOWN, SLOW, Planting, fault, find_fault, known_faults
 from .faults.context import FaultContext, encoders, replace_attribute
 from .faults.sites import Site
 from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare_fingerprints
@@ -9,26 +9,36 @@ from .probes.outcome import OUTCOME_STEPS, OutcomeProbe
 from .probes.trace import Trace
 from .tolerance import Variant, noise_of, parity_variants, rounded_variants
 from .trace import TRACE, TraceRecord, first_difference
-from .verdict import MEASURED, Measured, ParityChecks, judge, judge_as_timed, judge_baseline, judge_baseline_as_timed, judge_noise, judge_reference
+from .verdict import (
+    MEASURED,
+    Measured,
+    ParityChecks,
+    judge,
+    judge_as_timed,
+    judge_baseline,
+    judge_baseline_as_timed,
+    judge_noise,
+    judge_reference,
+)
 
 __all__ = [
     "FINGERPRINT",
+    "GRADIENTS",
+    "KNOWN",
+    "MEASURED",
+    "OUTCOME_STEPS",
+    "SLOW",
+    "TRACE",
     "FaultContext",
     "Fingerprint",
-    "GRADIENTS",
     "GradientProbe",
-    "KNOWN",
     "LayoutFacts",
-    "MEASURED",
     "Measured",
     "Mismatch",
-    "OUTCOME_STEPS",
     "OutcomeProbe",
     "ParityChecks",
     "Planting",
-    "SLOW",
     "Site",
-    "TRACE",
     "Trace",
     "TraceRecord",
     "Variant",

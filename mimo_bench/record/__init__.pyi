@@ -1,18 +1,78 @@
 from .files import RUN_FILE, read_rank, read_run, series_path, write_layout, write_rank, write_run
-from .gate import Alarms, Call, CleanRun, Finding, HeldBaseline, Mutant, MutantTrial, Origin, Selftest, Session, Trial, num_mutants, survivors_of
-from .merge import MIN_ENERGY_WINDOW_SECONDS, Trained, foreign_processes, imbalance, last_step_at, merge_account, merge_communication, merge_comparing, merge_energy, merge_launch, merge_loading, merge_memory, merge_modules, merge_timing, merge_training, merge_unmeasured, quartiles, slowest_rank_seconds
+from .gate import (
+    Alarms,
+    Call,
+    CleanRun,
+    Finding,
+    HeldBaseline,
+    Mutant,
+    MutantTrial,
+    Origin,
+    Selftest,
+    Session,
+    Trial,
+    num_mutants,
+    survivors_of,
+)
+from .merge import (
+    MIN_ENERGY_WINDOW_SECONDS,
+    Trained,
+    foreign_processes,
+    imbalance,
+    last_step_at,
+    merge_account,
+    merge_communication,
+    merge_comparing,
+    merge_energy,
+    merge_launch,
+    merge_loading,
+    merge_memory,
+    merge_modules,
+    merge_timing,
+    merge_training,
+    merge_unmeasured,
+    quartiles,
+    slowest_rank_seconds,
+)
 from .provenance import PLANTED, differences, incomparable, machine
 from .schema.base import Mode, Status
 from .schema.communication import Account, Communication, LinkSpeed, RankAccount, RankCommunication
 from .schema.history import Comparison, ExpectedFailure, HistoryComparison, Quantity
 from .schema.layout import LayoutRecord, ModuleGrid, RankRecord
-from .schema.memory import Comparing, DeviceProcess, DeviceState, Energy, Memory, MemoryParts, ModuleMemory, RankEnergy, RankMemory, RankMemoryOf
-from .schema.parity import AsTimed, Check, Difference, EvaluationResult, Noise, OptimizerDifferences, ParameterDifference, Parity, ReferenceVerdict, Tolerance, VariantName
-from .schema.run import Device, Environment, Interval, MEASURING_VERSION, Ranked, Resumption, RunRecord
+from .schema.memory import (
+    Comparing,
+    DeviceProcess,
+    DeviceState,
+    Energy,
+    Memory,
+    MemoryParts,
+    ModuleMemory,
+    RankEnergy,
+    RankMemory,
+    RankMemoryOf,
+)
+from .schema.parity import (
+    AsTimed,
+    Check,
+    Difference,
+    EvaluationResult,
+    Noise,
+    OptimizerDifferences,
+    ParameterDifference,
+    Parity,
+    ReferenceVerdict,
+    Tolerance,
+    VariantName,
+)
+from .schema.run import MEASURING_VERSION, Device, Environment, Interval, Ranked, Resumption, RunRecord
 from .schema.timing import Launch, Loading, ModuleTiming, PhaseSeconds, RankLoading, Timing
 from .series import read_series, write_series
 
 __all__ = [
+    "MEASURING_VERSION",
+    "MIN_ENERGY_WINDOW_SECONDS",
+    "PLANTED",
+    "RUN_FILE",
     "Account",
     "Alarms",
     "AsTimed",
@@ -38,8 +98,6 @@ __all__ = [
     "LayoutRecord",
     "LinkSpeed",
     "Loading",
-    "MEASURING_VERSION",
-    "MIN_ENERGY_WINDOW_SECONDS",
     "Memory",
     "MemoryParts",
     "Mode",
@@ -51,12 +109,10 @@ __all__ = [
     "Noise",
     "OptimizerDifferences",
     "Origin",
-    "PLANTED",
     "ParameterDifference",
     "Parity",
     "PhaseSeconds",
     "Quantity",
-    "RUN_FILE",
     "RankAccount",
     "RankCommunication",
     "RankEnergy",

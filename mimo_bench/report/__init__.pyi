@@ -3,7 +3,15 @@ from .check.rank_map import describe_layouts
 from .console import live
 from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
 from .frames import Run, load_run
-from .gate import describe_clean_run, describe_finding, describe_mutant, plot_alarms, render_alarms, render_mutants, render_selftest
+from .gate import (
+    describe_clean_run,
+    describe_finding,
+    describe_mutant,
+    plot_alarms,
+    render_alarms,
+    render_mutants,
+    render_selftest,
+)
 from .history.expectations import accept_since, read_expectations
 from .history.judgement import compare_with_history, regressions, unexpected
 from .history.pair import compare_runs, notes, pair_table
@@ -17,14 +25,14 @@ from .words import first_line, skipped_samples, stopped_early
 from .write import HTML_FILE, JUNIT_FILE, MARKDOWN_FILE, write_report
 
 __all__ = [
+    "HTML_FILE",
+    "JUNIT_FILE",
+    "MARKDOWN_FILE",
     "Change",
     "Changes",
-    "HTML_FILE",
     "History",
-    "JUNIT_FILE",
     "LayoutEnded",
     "LayoutStarted",
-    "MARKDOWN_FILE",
     "MatrixEnded",
     "MatrixStarted",
     "OnEvent",

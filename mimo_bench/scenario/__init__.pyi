@@ -3,10 +3,10 @@ from .scenario import Evaluation, LayoutCase, LoaderTable, Scenario, Steps, hash
 from .training import PARTS, Training
 
 __all__ = [
+    "PARTS",
     "Evaluation",
     "LayoutCase",
     "LoaderTable",
-    "PARTS",
     "Scenario",
     "Steps",
     "Training",

@@ -2,7 +2,7 @@ from .api import Dataset, Outcome, Text, evaluate, pretrain, set_up, train
 from .checkpoint.files import check_directory, path_of, saved_in
 from .device import RankDevice, join
 from .loader import MicroBatch
-from .logging import EvaluationTotals, Logging, METRICS
+from .logging import METRICS, EvaluationTotals, Logging
 from .megatron.bridge import GatherReplicas, SplitReplica, UnevenBridge
 from .model import Provider, build_model, hosted_modules, unwrap
 from .prefetch import LoaderWatch
@@ -14,12 +14,12 @@ from .trainer import StepTaken, Trainer, TrainerConfig, build_trainer, start_of
 from .weights import Shard, draw_weights, shards, trained_shards
 
 __all__ = [
+    "METRICS",
     "Dataset",
     "EvaluationTotals",
     "GatherReplicas",
     "LoaderWatch",
     "Logging",
-    "METRICS",
     "MicroBatch",
     "ModelForward",
     "Outcome",

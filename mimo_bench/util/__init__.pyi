@@ -1,6 +1,19 @@
 from .collectives import METHODS
 from .diff import are_named, first_difference, relative
-from .errors import CheckpointError, DataError, FaultError, HistoryError, LaunchError, LayoutError, MimoBenchError, RecordError, ScenarioError, TrainingError, UsageError, WeightsError
+from .errors import (
+    CheckpointError,
+    DataError,
+    FaultError,
+    HistoryError,
+    LaunchError,
+    LayoutError,
+    MimoBenchError,
+    RecordError,
+    ScenarioError,
+    TrainingError,
+    UsageError,
+    WeightsError,
+)
 from .explain import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table, explain
 from .field_docs import Described, descriptions
 from .files import LOCK_FILE, is_temporary, locked, new_directory, sweep, sync_directory, write_atomically
@@ -8,19 +21,19 @@ from .rng import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, first_of, start_of
 from .text import choices, counted
 
 __all__ = [
+    "GOLDEN",
+    "LAST_SHIFT",
+    "LOCK_FILE",
+    "MANTISSA_BITS",
+    "METHODS",
+    "MIX",
     "CheckpointError",
     "DataError",
     "Described",
     "FaultError",
-    "GOLDEN",
     "HistoryError",
-    "LAST_SHIFT",
-    "LOCK_FILE",
     "LaunchError",
     "LayoutError",
-    "MANTISSA_BITS",
-    "METHODS",
-    "MIX",
     "MimoBenchError",
     "NonNegativeFloat",
     "NonNegativeInt",
