@@ -1,4 +1,4 @@
-"""Denied words in docstrings, comments, messages and Markdown: `python -m tests.prose`, part of `nox -s lint`.
+"""Denied words in docstrings, comments, messages and Markdown: `python -m tests.prose`.
 
 A word is denied because the field has a better one (docs/contributing/index.md, docs/glossary.md). Tests are not read.
 """
