@@ -1,6 +1,6 @@
 from .gate.campaign import Campaign
 from .gate.false_alarms import count_alarms, read_account
-from .gate.mutants import plan, read_trials, run_mutants
+from .gate.mutants import read_trials, run_mutants
 from .gate.selftest import SELFTEST, SELFTEST_HANG_SECONDS, left_out, list_faults, plan_selftest, run_selftest
 from .ledger import add_to_record, check_record
 from .linkspeed import describe_links, measure_links
@@ -40,7 +40,6 @@ __all__ = [
     "measure_overhead",
     "parse_hang_limit",
     "parse_modes",
-    "plan",
     "plan_runs",
     "plan_selftest",
     "plan_training",

@@ -39,8 +39,15 @@ _ANCESTORS = {
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-MEASURING = ("meters/**/*.py", "models/cost.py", "record/merge.py", "bench/ranks/*.py")
-"""Where it is decided what is timed, counted and added up."""
+MEASURING = (
+    "meters/**/*.py",
+    "models/cost.py",
+    "models/table.py",
+    "models/*/shape.py",
+    "record/merge.py",
+    "bench/ranks/*.py",
+)
+"""Files that decide what is timed, counted and added up; FLOPs are formulas of the families' shapes."""
 
 
 def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
@@ -131,7 +138,8 @@ def _statements(source: str) -> Iterator[str]:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [child for child in body if not _is_silent(child)]  # type: ignore[attr-defined]
-    return (ast.dump(node) for node in tree.body)
+    # Not `dump`, whose format differs between versions of Python.
+    return (ast.unparse(node) for node in tree.body)
 
 
 def _is_silent(node: ast.AST) -> bool:

@@ -1,8 +1,7 @@
-"""What a model is, in integers: presets, and shapes read from `transformers` configurations. No torch.
+"""Models: one folder a family, presets, weights from and to `transformers`; README.md says how to add a family.
 
-scenario -> layout -> trainer: the scenario names a model, layouts are checked against its shape, the trainer builds it.
-
-    presets, transformers_config -> shape
+A scenario names a model, layouts are checked against its shape, and the trainer builds it. Shapes, tables of parameters
+and `hf/` import no torch; `modules/`, `kernels/` and each family's `module.py` do.
 """
 
 import lazy_loader

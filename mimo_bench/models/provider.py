@@ -1,7 +1,4 @@
-"""Encoders that other packages bring, found by entry point and put into a model. No torch.
-
-presets, transformers_config, [provider] -> shape
-"""
+"""Encoders of other packages, found by entry point and added to a model. No torch."""
 
 from __future__ import annotations
 

@@ -7,7 +7,15 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from mimo_bench.meters.environment import hash_of_statements, read_environment, relevant_variables
+from mimo_bench.meters.environment import (
+    MEASURING,
+    PACKAGE,
+    hash_of_measuring_code,
+    hash_of_statements,
+    read_environment,
+    relevant_variables,
+)
+from mimo_bench.record import MEASURING_VERSION
 
 HARMLESS = {"CUDA_VISIBLE_DEVICES": "0", "NCCL_ALGO": "Ring", "OMP_NUM_THREADS": "1"}
 SECRETS = {
@@ -76,3 +84,20 @@ def test_rewording_and_moving_measuring_code_keeps_its_hash_and_changing_it_does
     after = ['Y = 2\n\ndef f(x):\n    "New words."\n    return x + 1\n', "from a import b\n"]
     assert hash_of_statements(before) == hash_of_statements(after)
     assert hash_of_statements(before) != hash_of_statements([before[0].replace("x + 1", "x + 2"), before[1]])
+
+
+MEASURED_BY = (1, "1cbc5f902c7c61a757c153a5e8abd3d40619b15f65f31f51ec5c13efc912d77f")
+"""The measuring version, and the hash of the code that has it."""
+
+
+def test_a_change_of_measuring_code_says_whether_recorded_numbers_still_mean_the_same() -> None:
+    assert (MEASURING_VERSION, hash_of_measuring_code()) == MEASURED_BY, (
+        "measuring code changed: raise MEASURING_VERSION in record/schema/run.py if a recorded number means something "
+        "else now, which ends every history; then write version and hash here"
+    )
+
+
+def test_formulas_of_flops_are_measuring_code() -> None:
+    files = {path for place in MEASURING for path in PACKAGE.glob(place)}
+    assert {path.parent.name for path in files if path.name == "shape.py"} >= {"vit", "whisper", "llama"}
+    assert all(any(PACKAGE.glob(place)) for place in MEASURING)

@@ -1,4 +1,4 @@
-"""The arithmetic of `counter_random` as kernels in Triton: this is imported by the first tensor on a GPU.
+"""The arithmetic of `rng.py` as kernels in Triton; the first tensor on a GPU imports this module.
 
 Operation by operation, a device reads and writes eight bytes an element some thirty times; here it reads each once.
 """
@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-# What `counter_random` says of them. Kernels see no module's values but those of this type.
+# Constants of `rng.py`. Kernels see a module's values only if they are of this type.
 _GOLDEN = tl.constexpr(0x9E3779B97F4A7C15)
 _FIRST = tl.constexpr(0xBF58476D1CE4E5B9)
 _SECOND = tl.constexpr(0x94D049BB133111EB)
