@@ -20,7 +20,19 @@ from mimo_bench.models import MANIFEST, check_new, check_shape, read_manifest
 from mimo_bench.parity import Planting
 from mimo_bench.record import PLANTED, RUN_FILE, Mode, VariantName
 from mimo_bench.scenario import LayoutCase, Scenario, find_config, load_scenario
-from mimo_bench.util import LOCK_FILE, CheckpointError, ScenarioError, UsageError, WeightsError, choices, is_temporary
+from mimo_bench.util import (
+    LOCK_FILE,
+    CheckpointError,
+    ScenarioError,
+    UsageError,
+    WeightsError,
+    choices,
+    first_difference,
+    is_temporary,
+)
+
+TRAINING_FILE = "training.json"
+"""What a training with checkpoints leaves in `--out`, so that the same command may use the directory again."""
 
 HANG_SECONDS = 300.0
 """Default silence of a rank that counts as a hang."""
@@ -189,7 +201,7 @@ def plan_training(
         layout: the layout's name.
         steps: optimizer steps; None for the scenario's parity and learning steps.
         load: directory of weights, or checkpoint, to start from in place of the scenario's own.
-        out: new directory for the log; None for one by time.
+        out: directory for the log, new or of the same training with checkpoints; None for one by time.
         fields: the other fields of `TrainRequest`.
 
     Raises:
@@ -200,7 +212,8 @@ def plan_training(
     if steps is not None and steps < 1:
         raise UsageError(f"--steps: {steps}: give a whole number of at least 1")
     check_fits(scenario, file, (layout,), device_kind=fields["device_kind"], ranks_share=False, with_baseline=False)
-    (directory,) = run_directories(out, [file])
+    is_again = out is not None and fields["checkpoints"] is not None and (out / TRAINING_FILE).is_file()
+    directory = out if out is not None and is_again else run_directories(out, [file])[0]
     request = TrainRequest(
         scenario=scenario,
         layout=layout,
@@ -215,7 +228,7 @@ def plan_training(
 
 
 def _check_training(request: TrainRequest) -> None:
-    from mimo_bench.trainer import Pretraining, check_directory
+    from mimo_bench.trainer import check_directory
 
     scenario, every = request.scenario, request.checkpoint_every
     if request.save is not None:
@@ -228,16 +241,31 @@ def _check_training(request: TrainRequest) -> None:
         raise UsageError(f"--checkpoint-every: {every}: {remedy}")
     if request.checkpoints is not None:
         check_usable(request.checkpoints, option="--checkpoints")
-        run = Pretraining.of(scenario, request.layout, num_steps=request.num_steps)
+        held_fixed = held_fixed_of(request)
         try:
-            check_directory(request.checkpoints, run.held_fixed(scenario.data))
+            check_directory(request.checkpoints, held_fixed)
         except CheckpointError as error:
             raise UsageError(f"--checkpoints: {error}") from None
+        if (begun := request.directory / TRAINING_FILE).is_file() and (
+            found := first_difference(json.loads(begun.read_text(encoding="utf-8")), held_fixed)
+        ):
+            raise UsageError(
+                f"--out: {request.directory}: is of another training: {found.key} = {found.now!r}, and it was "
+                f"{found.before!r}; name a new directory"
+            )
     if request.validate_every is not None:
         if request.validate_every < 1:
             raise UsageError(f"--validate-every: {request.validate_every}: give at least 1")
         if not scenario.evaluation.num_batches:
             raise UsageError("--validate-every: evaluation.num_batches = 0 in the scenario; raise it")
+
+
+def held_fixed_of(request: TrainRequest) -> dict[str, Any]:
+    """Return what a training that resumes shares with the one that `request` describes, as JSON."""
+    from mimo_bench.trainer import Pretraining
+
+    run = Pretraining.of(request.scenario, request.layout, num_steps=request.num_steps)
+    return run.held_fixed(request.scenario.data)
 
 
 def _start(scenario: Scenario, load: Path | None) -> Path | None:

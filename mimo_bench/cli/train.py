@@ -12,7 +12,7 @@ import typer
 
 from mimo_bench.bench import HANG_SECONDS, device_kind, parse_hang_limit, plan_training
 from mimo_bench.cli.exits import NO_RECORD, Stopped
-from mimo_bench.cli.options import Device, DeviceOption, File, HangLimit, Out
+from mimo_bench.cli.options import Device, DeviceOption, File, HangLimit
 from mimo_bench.util import TrainingError
 
 app = typer.Typer()
@@ -58,7 +58,14 @@ def train(
         ),
     ] = None,
     device: DeviceOption = Device.auto,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory for the log: new, or with --checkpoints that of the same training.",
+            show_default="by time",
+        ),
+    ] = None,
     hang_limit: HangLimit = HANG_SECONDS,
 ) -> None:
     """Train in one layout, without the bench; save weights, and checkpoints to resume from."""
@@ -103,7 +110,7 @@ def train(
         print(f"mimo-bench: {error}", file=sys.stderr)
         raise typer.Exit(NO_RECORD) from None
     except (KeyboardInterrupt, Stopped):
-        print(f"mimo-bench: stopped: {resume_hint(request, names_out=out is not None)}", file=sys.stderr)
+        print(f"mimo-bench: stopped: {resume_hint(request)}", file=sys.stderr)
         raise
     if not num_taken and checkpoints is not None:
         print(f"no step of {request.num_steps} was left to take after {saved_in(checkpoints)[0]}; raise --steps")

@@ -19,7 +19,7 @@ from pydantic import InstanceOf
 
 from mimo_bench.data import Split
 from mimo_bench.trainer.arguments import check_fields
-from mimo_bench.util import PositiveInt
+from mimo_bench.util import PositiveInt, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +184,8 @@ def _cut(path: Path, *, num_steps: int) -> None:
             continue
         if found["step"] <= num_steps:
             kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    # Another file: a reader that follows the log sees that it was replaced.
+    write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 def _finite(value: Any) -> Any:

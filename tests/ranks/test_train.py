@@ -343,7 +343,9 @@ def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(
     assert [path.name for path in (place / "checkpoints").iterdir()] == ["step-00000001"]
 
 
-def test_a_training_that_is_stopped_says_how_to_resume(place: Path) -> None:
+def test_a_training_that_is_stopped_resumes_with_the_same_command(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place / "case.toml").write_text(DRAWN, encoding="utf-8")
     command = [sys.executable, "-m", "mimo_bench", "train", str(place / "case.toml"), "--device", "cpu"]
     command += ["--layout", "one", "--steps", "1000000", "--out", str(place / "out")]
@@ -357,19 +359,32 @@ def test_a_training_that_is_stopped_says_how_to_resume(place: Path) -> None:
         _, err = training.communicate(timeout=60)
     assert training.returncode == 130
     newest = saved_in(place / "checkpoints")[0]
-    assert err == f"mimo-bench: stopped: to resume from {newest}, give the same command with another --out\n"
+    assert err == f"mimo-bench: stopped: to resume from {newest}, give the same command\n"
+    num_steps = int(newest.name.removeprefix("step-")) + 1
+    again = [num if num != "1000000" else str(num_steps) for num in command[3:]]
+    assert cli.main(again) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"resuming from {newest}"
+    assert [line.split(":")[0] for line in lines[1:]][:1] == [f"step {num_steps}/{num_steps}"]
+    assert sum(line.startswith("step ") for line in lines) == 1
+    assert [line["step"] for line in read_metrics(place / "out")] == [*range(1, num_steps + 1)]
+    # The log of another training is left alone.
+    text = (place / "case.toml").read_text(encoding="utf-8")
+    (place / "case.toml").write_text(f"{text}\n[training]\nlearning_rate = 0.5\n", encoding="utf-8")
+    assert cli.main([*again, "--checkpoints", str(place / "others")]) == BAD_INPUT
+    assert f"--out: {place}/out: is of another training: training.learning_rate = 0.5" in capsys.readouterr().err
 
 
 def test_what_is_left_of_a_stopped_training_depends_on_its_checkpoints(place: Path) -> None:
     (place / "case.toml").write_text(DRAWN, encoding="utf-8")
     asked = options(load_scenario(place / "case.toml"), "one", place / "out")
-    assert resume_hint(asked, names_out=False).startswith("nothing was saved; --checkpoints DIR --checkpoint-ev")
+    assert resume_hint(asked).startswith("nothing was saved; --checkpoints DIR --checkpoint-ev")
     asked = asked.model_copy(update={"checkpoints": place / "checkpoints"})
     said = "no checkpoint was saved yet; the same command and --checkpoint-every N begins anew"
-    assert resume_hint(asked, names_out=False) == said
+    assert resume_hint(asked) == said
     (place / "checkpoints" / "step-00000007").mkdir(parents=True)
     said = f"to resume from {place / 'checkpoints' / 'step-00000007'}, give the same command"
-    assert resume_hint(asked, names_out=False) == said
+    assert resume_hint(asked) == said
 
 
 @pytest.mark.parametrize(
