@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, Final
 
@@ -11,9 +11,12 @@ from mimo_bench.bench.attempt import Attempts, LaunchResult
 from mimo_bench.bench.ledger import entry
 from mimo_bench.models import mfu, model_flops, unknown_encoders
 from mimo_bench.parity import (
+    LATE_LIMITS,
+    Bounds,
     LayoutFacts,
     ParityChecks,
     Planting,
+    TimedBounds,
     Variant,
     first_difference,
     judge,
@@ -21,7 +24,7 @@ from mimo_bench.parity import (
     judge_baseline,
     judge_baseline_as_timed,
     judge_noise,
-    noise_of,
+    parameter_bounds,
     parity_variants,
     rounded_variants,
 )
@@ -67,10 +70,12 @@ class Reference:
     """In parity mode; as timed where parity is not asked for."""
     tolerance: Tolerance
     """How far equal trainings lie apart then."""
+    late_bounds: Bounds = field(default_factory=dict)
+    """Bounds of single parameters' updates by all parity steps."""
     timed: Trained | None = None
     """Under its timed settings; None where nothing is timed."""
-    band: Tolerance | None = None
-    """How far equal trainings lie apart under those settings."""
+    timed_bounds: TimedBounds | None = None
+    """Bounds under those settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +138,7 @@ class LayoutRunner:
             compared = slice(self.scenario.steps.parity)
             known["losses"] = trained.losses[compared]
             known["grad_norms"] = {module: norms[compared] for module, norms in trained.grad_norms.items()}
-            known["evaluation"] = trained.evaluation
+            known["evaluation"], known["held_out"] = trained.evaluation, trained.held_out
         known["parity"] = result.parity
         known["comparing"] = merge_comparing(result.ranks_in("parity"))
         watched = result.ranks_in("comm")
@@ -172,7 +177,7 @@ class LayoutRunner:
         trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
         checks = self._checks_of(case)
         if reference is not None:
-            parity = judge(trained, reference.trained, checks, reference.tolerance)
+            parity = judge(trained, reference.trained, checks, reference.tolerance, reference.late_bounds)
             return self._localise(case, _judged(parity, trained, attempt))
         return self._measure_noise(case, _judged(judge_baseline(trained, checks), trained, attempt))
 
@@ -193,7 +198,8 @@ class LayoutRunner:
         assert result.trained is not None
         if result.status != "passed":
             return result
-        noise, too_large = [], []
+        variants: dict[VariantName, Trained] = {}
+        too_large = []
         for variant in parity_variants(self.scenario):
             attempt = self._attempt(case, "parity", variant)
             if attempt.outcome.ended == "oom":
@@ -204,13 +210,15 @@ class LayoutRunner:
             trained = merge_training(attempt.ranks, num_parity_steps=self.scenario.steps.parity)
             if (problem := trained.mismatch or trained.disagreement) is not None:
                 return _unfit(result, variant.name, problem)
-            noise.append(noise_of(variant.name, trained, result.trained, num_steps=self.scenario.steps.parity))
-        parity = judge_noise(result.parity, noise)
+            variants[variant.name] = trained
+        parity = judge_noise(result.parity, variants, result.trained, self._checks_of(case))
         parity = parity.model_copy(update={"reason": parity.reason + _without(too_large)})
         judged = replace(result, parity=parity, reason=parity.reason)
         if parity.tolerance is None:
             return replace(judged, status="parity_failed")
-        return replace(judged, reference=Reference(trained=result.trained, tolerance=parity.tolerance))
+        late = parameter_bounds((one.late_updates for one in variants.values()), LATE_LIMITS)
+        reference = Reference(trained=result.trained, tolerance=parity.tolerance, late_bounds=late)
+        return replace(judged, reference=reference)
 
     def _time(self, case: LayoutCase, result: LayoutResult, reference: Reference | None) -> LayoutResult:
         attempt = self._attempt(case, "timing")
@@ -222,7 +230,7 @@ class LayoutRunner:
             timed = replace(timed, parity=Parity(verdict="unjudged", reason=result.reason))
         if case.is_baseline:
             return self._measure_band(case, timed, trained)
-        return _judge_as_timed(timed, trained, reference, num_steps=self.scenario.steps.num_as_timed)
+        return _judge_as_timed(timed, trained, reference)
 
     def _time_again(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
         """Launch and time a layout that passed some more times: ranks never start twice in quite the same place."""
@@ -247,13 +255,14 @@ class LayoutRunner:
             if not attempt.finished:
                 return _cut_short(result, attempt)
             variants[variant.name] = merge_training(attempt.ranks, num_parity_steps=num_steps)
-        as_timed = judge_baseline_as_timed(timed, variants, precision=self.scenario.precision, num_steps=num_steps)
+        as_timed = judge_baseline_as_timed(timed, variants, precision=self.scenario.precision, num_required=num_steps)
         as_timed = as_timed.model_copy(update={"reason": as_timed.reason + _without(too_large)})
         judged = _with_as_timed(result, as_timed)
         if as_timed.band is None:
             return replace(judged, reference=None)
         reference = result.reference or Reference(trained=timed, tolerance=as_timed.band)
-        return replace(judged, reference=replace(reference, timed=timed, band=as_timed.band))
+        bounds = TimedBounds.of(as_timed.band, variants.values(), self.scenario.precision)
+        return replace(judged, reference=replace(reference, timed=timed, timed_bounds=bounds))
 
     def _count_communication(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
         attempt = self._attempt(case, "comm")
@@ -339,13 +348,11 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAc
     )
 
 
-def _judge_as_timed(
-    result: LayoutResult, timed: Trained, reference: Reference | None, *, num_steps: int
-) -> LayoutResult:
+def _judge_as_timed(result: LayoutResult, timed: Trained, reference: Reference | None) -> LayoutResult:
     """A layout that has not passed as timed has not passed: what is proven must be what is measured."""
-    if reference is None or reference.timed is None or reference.band is None:
+    if reference is None or reference.timed is None or reference.timed_bounds is None:
         return replace(result, status="unjudged", reason="the baseline was not timed, so nothing proves these times")
-    return _with_as_timed(result, judge_as_timed(timed, reference.timed, reference.band, num_steps=num_steps))
+    return _with_as_timed(result, judge_as_timed(timed, reference.timed, reference.timed_bounds))
 
 
 def _with_as_timed(result: LayoutResult, as_timed: AsTimed) -> LayoutResult:

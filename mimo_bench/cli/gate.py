@@ -68,7 +68,7 @@ def selftest(
         raise UsageError("selftest: name a FILE, such as scenarios/cpu_smoke.toml, or give --list")
     check_fits(scenario, file, (scenario.baseline,), device_kind=kind)
     if too_large := left_out(parts):
-        print(f"left out, as their layouts need more GPUs: {', '.join(too_large)}")
+        print(f"left out, as no layout that fits shows them: {', '.join(too_large)}")
     directory = account_directory(out, file, resume=resume)
     earlier = SELFTEST.read(directory) if resume else None
     with _campaign(directory, device_kind=kind, hang_seconds=SELFTEST_HANG_SECONDS) as campaign:

@@ -9,24 +9,20 @@ import torch.distributed as dist
 from mimo_bench.trainer import MicroBatch
 
 
-def rehearsal(
-    batches: Sequence[Sequence[MicroBatch]], *, num_warmup: int, num_compared: int
-) -> list[Sequence[MicroBatch]]:
-    """The timed batches to train on before they are timed: those with a shape that no batch before them has.
+def rehearsal(batches: Sequence[Sequence[MicroBatch]], *, num_warmup: int) -> list[Sequence[MicroBatch]]:
+    """Return the timed batches to run before they are timed: those with a shape that no batch before them has.
 
     Kernels are chosen, loaded and given their workspace where a number of images first comes up: seconds and memory
-    that no later step needs. Where samples are alike, there is nothing to rehearse. Collective over the world.
+    that no later step needs. Weights stay as they are, so every layout trains on the same batches, whichever its ranks
+    rehearse. Collective over the world.
 
     Args:
         batches: of the warm-up and the timed window.
-        num_warmup: how many of them are warm-up.
-        num_compared: how many steps from the first are held against the baseline, and so stay where they are.
+        num_warmup: number of warm-up batches.
     """
     everyone: list[list[int]] = [[]] * dist.get_world_size()
-    first = max(num_warmup, num_compared)
-    dist.all_gather_object(everyone, unseen([shapes(batch) for batch in batches], first=first))
-    steps = sorted({step for steps in everyone for step in steps})
-    return [batches[step] for step in (*range(num_warmup, first), *steps)] if steps else []
+    dist.all_gather_object(everyone, unseen([shapes(batch) for batch in batches], first=num_warmup))
+    return [batches[step] for step in sorted({step for steps in everyone for step in steps})]
 
 
 def unseen(shapes_by_step: Sequence[set[tuple[int, ...]]], *, first: int) -> list[int]:

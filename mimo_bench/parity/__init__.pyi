@@ -1,3 +1,4 @@
+from .compare import Bounds
 from .diagnose import LayoutFacts
 from .faults.catalogue import KNOWN, SLOW, Planting, fault, find_fault, known_faults
 from .faults.context import FaultContext, encoders, replace_attribute
@@ -5,14 +6,22 @@ from .faults.sites import Site
 from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare_fingerprints
 from .probes.fingerprint import fingerprint, jitter_weights
 from .probes.gradients import GRADIENTS, GradientProbe
-from .probes.outcome import OUTCOME_STEPS, OutcomeProbe
+from .probes.outcome import OUTCOME, OUTCOME_STEPS, OutcomeProbe, UpdateProbe, other_setting
+from .probes.tensors import DIGESTS
 from .probes.trace import Trace
-from .tolerance import Variant, noise_of, parity_variants, rounded_variants
+from .tolerance import (
+    LATE_LIMITS,
+    Variant,
+    parameter_bounds,
+    parity_variants,
+    rounded_variants,
+)
 from .trace import TRACE, TraceRecord, first_difference
 from .verdict import (
     MEASURED,
     Measured,
     ParityChecks,
+    TimedBounds,
     judge,
     judge_as_timed,
     judge_baseline,
@@ -22,13 +31,17 @@ from .verdict import (
 )
 
 __all__ = [
+    "DIGESTS",
     "FINGERPRINT",
     "GRADIENTS",
     "KNOWN",
+    "LATE_LIMITS",
     "MEASURED",
+    "OUTCOME",
     "OUTCOME_STEPS",
     "SLOW",
     "TRACE",
+    "Bounds",
     "FaultContext",
     "Fingerprint",
     "GradientProbe",
@@ -39,8 +52,10 @@ __all__ = [
     "ParityChecks",
     "Planting",
     "Site",
+    "TimedBounds",
     "Trace",
     "TraceRecord",
+    "UpdateProbe",
     "Variant",
     "compare_fingerprints",
     "encoders",
@@ -56,7 +71,8 @@ __all__ = [
     "judge_noise",
     "judge_reference",
     "known_faults",
-    "noise_of",
+    "other_setting",
+    "parameter_bounds",
     "parity_variants",
     "replace_attribute",
     "rounded_variants",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from mimo_bench.record import Difference, OptimizerDifferences, ParameterDifference, Trained
 from mimo_bench.util import relative
@@ -102,6 +104,68 @@ def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = Tr
         return None
     worst = max(gradients, key=lambda one: math.inf if errors[one.parameter] is None else errors[one.parameter] or 0.0)
     return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
+
+
+Measure = Literal["norm", "factor"]
+"""How a parameter differs: norm of the error over the baseline's norm, or distance of the factor that fits best from 1.
+
+Rounding of bf16 turns many small elements of an update, which enlarges the norm of the error and cancels in the factor.
+A frozen parameter has a factor of 0, a flipped gradient one of -1.
+"""
+
+Bounds = Mapping[Measure, Mapping[str, float]]
+"""Bound of each parameter by measure; none for a parameter that rounding alone moves too far."""
+
+
+def measured(found: Sequence[ParameterDifference]) -> dict[Measure, dict[str, float]]:
+    """Return the differences of parameters by measure; infinite if a number is not finite."""
+    norms = relative_errors(found, elementwise=False)
+    factors = {one.parameter: abs(one.scale - 1.0) for one in found if one.scale is not None}
+    return {
+        "norm": {name: math.inf if error is None else error for name, error in norms.items()},
+        "factor": {one.parameter: factors.get(one.parameter, 0.0) for one in found},
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A parameter with a bound of its own, by the measure that is closest to it."""
+
+    difference: ParameterDifference
+    rel: float
+    """Relative difference; infinite if a number is not finite."""
+    bound: float
+
+    @property
+    def is_wrong(self) -> bool:
+        """True if the difference exceeds the bound."""
+        return not self.rel <= self.bound
+
+    @property
+    def worst(self) -> Difference:
+        """Return what a record holds of it."""
+        one = self.difference
+        rel = None if math.isinf(self.rel) else self.rel
+        return Difference(module=one.module, parameter=one.parameter, rel=rel, bound=self.bound)
+
+
+def by_own_bounds(found: Sequence[ParameterDifference], bounds: Bounds) -> list[Judged]:
+    """Return the parameters that have a bound, the closest to it first."""
+    errors = measured(found)
+    judged = []
+    for one in found:
+        known = [
+            Judged(difference=one, rel=errors[measure][one.parameter], bound=some[one.parameter])
+            for measure, some in bounds.items()
+            if one.parameter in some
+        ]
+        if known:
+            judged.append(max(known, key=_share))
+    return sorted(judged, key=_share, reverse=True)
+
+
+def _share(one: Judged) -> float:
+    return one.rel / one.bound
 
 
 def significant(gradients: Sequence[ParameterDifference]) -> list[ParameterDifference]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from mimo_bench.layout import Grid, Layout
-from mimo_bench.parity.compare import relative_errors, significant
+from mimo_bench.parity.compare import Judged, relative_errors, significant
 from mimo_bench.record import OptimizerDifferences, ParameterDifference
 
 EQUAL = 1e-2
@@ -180,6 +180,9 @@ DECAY_SHARE = 0.1
 """Share of the bound by which an update may differ along the starting weights: a wrong weight decay points there, and
 rounding anywhere in a space of thousands of dimensions."""
 
+LONGEST_WAY = 1.001
+"""Largest movement of a weight relative to the longest way of AdamW; the excess is rounding of the way itself."""
+
 FAR_LESS = 0.2
 """Errors of updates below this share of the moments' errors are a consequence of them."""
 
@@ -195,13 +198,42 @@ def explain_outcome(found: OptimizerDifferences, *, moment_bound: float, update_
     the module, unless they are off by far less than the moments.
     """
     modules = [_Outcome.of(module, found) for module in dict.fromkeys(one.module for one in found.updates)]
+    if (impossible := next((words for one in modules if (words := one.explain_impossible())), None)) is not None:
+        return impossible
     if all(module.is_within(moment_bound, update_bound) for module in modules):
         return None
-    by_update = max(modules, key=lambda module: module.updates_off)
+    by_update = max(modules, key=lambda one: (bool(one.too_far), max(one.updates_off, one.along_weights / DECAY_SHARE)))
     by_moment = max(modules, key=lambda module: module.moments_off)
     if by_moment.moments_off > moment_bound and by_update.updates_off < FAR_LESS * by_moment.moments_off:
         return by_moment.explain_moments(moment_bound)
     return by_update.explain_update(update_bound)
+
+
+def explain_late(judged: Sequence[Judged], *, what: str) -> str | None:
+    """Explain updates by all steps, or gradients, that exceed their own bounds; None if none does.
+
+    Args:
+        judged: every parameter that has a bound.
+        what: kind of the tensors, such as updates by 5 steps.
+    """
+    reasons = []
+    wrong = [one for one in judged if one.is_wrong]
+    for module in dict.fromkeys(one.difference.module for one in wrong):
+        ours = [one for one in wrong if one.difference.module == module]
+        num_judged = sum(one.difference.module == module for one in judged)
+        worst = ours[0]
+        shown = "is not finite" if math.isinf(worst.rel) else f"by {worst.rel:.2g} of its norm, bound {worst.bound:.2g}"
+        factor = "" if worst.difference.norm else ", which is zero"
+        if worst.difference.norm and (scale := _uniform_scale([one.difference for one in ours])) is not None:
+            factor = f", each {scale:.3g} x the baseline's"
+        name = worst.difference.parameter
+        if len(ours) == num_judged and (scale := _about([one.difference for one in ours])) is not None:
+            reasons.append(f"{what} of {module}.* are about {scale:.2g} x the baseline's")
+            continue
+        reasons.append(
+            f"{what} of {len(ours)} of {num_judged} parameters of {module} differ, most {name} {shown}{factor}"
+        )
+    return "; ".join(reasons) or None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,33 +259,66 @@ class _Outcome:
     def updates_off(self) -> float:
         return _worst(relative_errors(self.updates, elementwise=False))
 
+    @property
+    def along_weights(self) -> float:
+        return _worst(_along_weights(self.updates))
+
+    @property
+    def too_far(self) -> list[ParameterDifference]:
+        """Return updates that no gradients make at these rates, the longest first."""
+        found = [one for one in self.updates if (one.longest_way or 0.0) > LONGEST_WAY]
+        return sorted(found, key=lambda one: one.longest_way or 0.0, reverse=True)
+
     def is_within(self, moment_bound: float, update_bound: float) -> bool:
-        along = _worst(_along_weights(self.updates))
         return (
             self.moments_off <= moment_bound
             and self.updates_off <= update_bound
-            and along <= DECAY_SHARE * update_bound
+            and self.along_weights <= DECAY_SHARE * update_bound
+            and not self.too_far
         )
 
-    def explain_update(self, bound: float) -> str:
+    def explain_impossible(self) -> str | None:
+        """Explain what no AdamW of the scenario's settings does, whatever the gradients are; None if nothing is."""
         if moved := [one.parameter for one in self.updates if one.baseline_norm == 0.0 and one.norm != 0.0]:
-            return f"{len(moved)} parameters of {self.module} moved that are frozen, first {moved[0]}"
+            frozen = [one.parameter for one in self.firsts]
+            if still := [name for name in moved if name not in frozen]:
+                return f"{len(still)} parameters of {self.module} moved that are frozen, first {still[0]}"
+        wrong = [one for one in self.updates if (one.untouched_error or 0.0) > 0.0]
+        if wrong:
+            worst = max(wrong, key=lambda one: one.untouched_error or 0.0)
+            return (
+                f"weights without any gradient moved otherwise than by their decay in {len(wrong)} parameters of "
+                f"{self.module}, most {worst.parameter} by {worst.untouched_error:.2g} of the longest way of AdamW"
+            )
+        return None
+
+    def explain_update(self, bound: float) -> str:
         if (scale := _about(self.updates)) is not None:
-            return f"updates of {self.module}.* are about {scale:.2g} x the baseline's: another learning rate"
-        if _worst(_along_weights(self.updates)) > self.updates_off / 2:
-            return f"updates of {self.module}.* differ along the weights themselves: another weight decay"
-        errors = relative_errors(self.updates, elementwise=False)
-        return f"{_most(self.module, 'updates', errors, bound)}: another epsilon or bias correction"
+            return f"updates of {self.module}.* are about {scale:.2g} x the baseline's"
+        along = _along_weights(self.updates)
+        if _worst(along) > self.updates_off / 2:
+            name, error = max(along.items(), key=lambda item: math.inf if item[1] is None else item[1])
+            shown = "beyond all numbers" if error is None else f"by {error:.2g} of its update"
+            return (
+                f"updates of {self.module}.* differ along the weights themselves, most {name} {shown}: "
+                "another weight decay"
+            )
+        if too_far := self.too_far:
+            return (
+                f"weights in {len(too_far)} parameters of {self.module} moved further than AdamW can at these rates, "
+                f"most {too_far[0].parameter} {too_far[0].longest_way:.3g} x as far"
+            )
+        return _most(self.module, "updates", relative_errors(self.updates, elementwise=False), bound)
 
     def explain_moments(self, bound: float) -> str:
         first, second = _about(self.firsts), _about(self.seconds)
-        if first is not None and second is not None:
+        if first is not None and second is not None and math.isclose(second, first**2, rel_tol=ALIKE):
             return (
                 f"first moments of {self.module}.* are about {first:.2g} x the baseline's and second moments about "
-                f"{second:.2g} x: gradients were clipped by another norm"
+                f"{second:.2g} x, its square: gradients of another scale after the first step's, as by another clipping"
             )
-        if second is not None:
-            return f"second moments of {self.module}.* are about {second:.2g} x the baseline's: another adam_beta2"
+        if first is None and second is not None:
+            return f"second moments of {self.module}.* are about {second:.2g} x the baseline's, and first moments agree"
         firsts, seconds = relative_errors(self.firsts), relative_errors(self.seconds)
         which, errors = max((("first", firsts), ("second", seconds)), key=lambda pair: _worst(pair[1]))
         return _most(self.module, f"{which} moments", errors, bound)

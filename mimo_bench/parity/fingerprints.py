@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,19 @@ class SampleSeen(BaseModel):
     """First position that the loss scores and the number of such positions; of `language.targets` only."""
 
 
+class BatchCount(BaseModel):
+    """Numbers of one micro-batch of a replica of one module, by its loader."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    micro_batch: int
+    module: str
+    first_sample: int
+    counts: dict[str, int]
+    """By the thing that is counted."""
+
+
 class RankFingerprint(BaseModel):
     """Fingerprint of one rank."""
 
@@ -38,6 +51,7 @@ class RankFingerprint(BaseModel):
     weights: dict[str, str]
     """Digest of the full tensor of each canonical parameter that this rank hashes."""
     samples: tuple[SampleSeen, ...]
+    counts: tuple[BatchCount, ...] = ()
 
 
 class Fingerprint(BaseModel):
@@ -50,6 +64,16 @@ class Fingerprint(BaseModel):
     """Digest by `step/side/sample id`."""
     scored: dict[str, tuple[int, int]] = {}
     """First scored position and the number of such positions, by the same keys."""
+    counts: dict[str, tuple[int, ...]] = {}
+    """Numbers of each step over the whole job by the loaders, by the thing that is counted."""
+
+    def other_count(self, found: Mapping[str, Sequence[int]]) -> str | None:
+        """Return the first number of a step that is not the loaders', as text."""
+        for what, expected in self.counts.items():
+            for step, (reported, count) in enumerate(zip(found[what], expected, strict=False)):
+                if reported != count:
+                    return f"step {step} reports {reported} {what}, and loaders read {count}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +96,14 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
         return Mismatch(weights_match=False, samples_match=True, reason=reason)
     weights = {name: digest for part in parts for name, digest in part.weights.items()}
     samples: dict[str, str] = {}
+    readers: dict[str, int] = {}
     ids: dict[tuple[int, int], dict[str, set[int]]] = {}
-    for seen in (sample for part in parts for sample in part.samples):
+    for rank, seen in ((rank, sample) for rank, part in enumerate(parts) for sample in part.samples):
+        reader = readers.setdefault(_key(seen), rank)
         if samples.setdefault(_key(seen), seen.digest) != seen.digest:
-            return _samples_differ(f"two ranks read sample {seen.sample_id} of step {seen.step} differently")
+            return _samples_differ(
+                f"ranks {reader} and {rank} read other {seen.side} of sample {seen.sample_id} in step {seen.step}"
+            )
         ids.setdefault((seen.step, seen.micro_batch), {}).setdefault(seen.side, set()).add(seen.sample_id)
     for (step, micro_batch), by_side in sorted(ids.items()):
         (first, expected), *others = sorted(by_side.items())
@@ -86,7 +114,18 @@ def merge(ranks: Iterable[RankFingerprint]) -> Fingerprint | Mismatch:
                     f"and {first} reads {_some(expected - found)}"
                 )
     scored = {_key(seen): seen.scored for part in parts for seen in part.samples if seen.scored is not None}
-    return Fingerprint(weights=weights, samples=samples, scored=scored)
+    return Fingerprint(weights=weights, samples=samples, scored=scored, counts=_totals(parts))
+
+
+def _totals(parts: Iterable[RankFingerprint]) -> dict[str, tuple[int, ...]]:
+    """Return numbers by step over the job; what ranks of a replica read together counts once."""
+    once = {(one.step, one.micro_batch, one.module, one.first_sample): one for part in parts for one in part.counts}
+    num_steps = 1 + max((one.step for one in once.values()), default=-1)
+    totals: dict[str, list[int]] = {}
+    for one in once.values():
+        for what, count in one.counts.items():
+            totals.setdefault(what, [0] * num_steps)[one.step] += count
+    return {what: tuple(counts) for what, counts in totals.items()}
 
 
 def disagreement(ranks: Iterable[Mapping[str, str]]) -> str | None:

@@ -7,12 +7,23 @@ baseline whose variants exceed it fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mimo_bench.layout import LayoutTable, Precision
-from mimo_bench.parity.compare import drifts, largest, step_errors, worst_moment, worst_of, worst_update
+from mimo_bench.parity.compare import (
+    Bounds,
+    Measure,
+    drifts,
+    largest,
+    measured,
+    step_errors,
+    worst_moment,
+    worst_of,
+    worst_update,
+)
 from mimo_bench.record import Noise, OptimizerDifferences, ParameterDifference, Tolerance, Trained, VariantName
 from mimo_bench.scenario import Scenario
 from mimo_bench.util import LayoutError
@@ -99,30 +110,63 @@ CEILINGS: Final[Mapping[Precision, Tolerance]] = {
 }
 """Widest bounds as timed: a gradient that is wrong by a ratio of degrees is off by half of itself at least."""
 
-_QUANTITIES = {
-    "loss_rel": "loss_rel_max",
-    "grad_norm_rel": "grad_norm_rel_max",
-    "gradient_rel": "gradient_rel_max",
-    "moment_rel": "moment_rel_max",
-    "update_rel": "update_rel_max",
-}
-"""The field of `Noise` that each bound of `Tolerance` comes from."""
 
-_CALMER = {
-    "loss_rel": ("the loss", "lower learning_rate or steps.parity"),
-    "grad_norm_rel": ("the gradient norm of a module", "lower learning_rate or steps.parity"),
-    # The two steps are fixed, and the samples decide how close a gradient comes to zero.
-    "gradient_rel": ("a gradient", "take another seed"),
-    "moment_rel": ("a moment of Adam", "take another seed"),
-    "update_rel": ("an update", "take another seed"),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterLimits:
+    """Smallest and widest bound of single parameters; each gets its own from the variants."""
+
+    floor: float
+    ceiling: float
+    """A parameter that rounding alone moves a quarter as far has no bound."""
+
+
+LATE_LIMITS: Final = ParameterLimits(floor=2e-3, ceiling=0.1)
+"""Of updates by all parity steps: a parameter that stops learning halfway is off by half of its update."""
+
+TIMED_GRADIENT_LIMITS: Final[Mapping[Precision, ParameterLimits]] = {
+    "fp32": ParameterLimits(floor=1e-4, ceiling=1e-2),
+    "bf16": ParameterLimits(floor=2e-2, ceiling=0.4),
 }
-"""Quantity of each bound, and the remedy if rounding alone exceeds it."""
+"""Of gradients of the first step as timed: a lost gradient is off by all of itself, a flipped one by twice of it."""
+
+TIMED_UPDATE_LIMITS: Final[Mapping[Precision, ParameterLimits]] = {
+    "fp32": LATE_LIMITS,
+    "bf16": ParameterLimits(floor=5e-2, ceiling=0.4),
+}
+"""Of updates by all steps of a timed run."""
+
+
+def parameter_bounds(variants: Iterable[Sequence[ParameterDifference] | None], limits: ParameterLimits) -> Bounds:
+    """Return the bounds of each parameter from its differences in the variants."""
+    spreads: dict[Measure, dict[str, float]] = {"norm": {}, "factor": {}}
+    for found in variants:
+        for measure, errors in measured(found or ()).items():
+            for name, error in errors.items():
+                spreads[measure][name] = max(spreads[measure].get(name, 0.0), error)
+    most = limits.ceiling / BAND_FACTOR
+    return {
+        measure: {name: max(limits.floor, BAND_FACTOR * spread) for name, spread in some.items() if spread <= most}
+        for measure, some in spreads.items()
+    }
+
+
+_OF_PARAMETERS = {
+    "gradient_rel": ("gradient_rel_max", "a gradient"),
+    "moment_rel": ("moment_rel_max", "a moment of Adam"),
+    "update_rel": ("update_rel_max", "an update"),
+}
+"""For a bound of `Tolerance`: the field of `Noise` that it comes from, and its quantity."""
 
 
 def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_steps: int) -> Noise:
-    """Return the differences of a variant from the baseline."""
+    """Return the differences of a variant from the baseline over the first steps."""
     losses, norms = step_errors(variant, baseline, num_steps)
     outcome = variant.optimizer
+    right = [
+        tokens
+        for one in (variant, baseline)
+        if one.held_out is not None and (tokens := one.held_out.right_tokens) is not None
+    ]
     return Noise(
         variant=name,
         loss_rel_max=largest(losses),
@@ -131,16 +175,57 @@ def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_step
         gradient_rel_max=_rel(worst_of(variant.gradients or ())),
         moment_rel_max=_rel(worst_moment(outcome)) if outcome else None,
         update_rel_max=_rel(worst_update(outcome)) if outcome else None,
+        right_tokens=abs(right[0] - right[1]) if len(right) == 2 else None,
         differs=_first_difference(variant, baseline, num_steps),
     )
 
 
-def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tolerance | str:
-    """Return the bounds that the variants set, or why they set none."""
-    if not noise:
+def band(
+    variants: Mapping[VariantName, Trained],
+    baseline: Trained,
+    *,
+    floor: Tolerance,
+    ceiling: Tolerance,
+    num_steps: int,
+    num_required: int,
+) -> Tolerance | str:
+    """Return the bounds that the variants set, or why they set none.
+
+    Args:
+        variants: the baseline, rounded differently.
+        baseline: as it is.
+        floor: smallest bounds.
+        ceiling: widest bounds.
+        num_steps: steps that are compared, as far as rounding allows.
+        num_required: steps in which rounding may not exceed the ceiling.
+    """
+    if not variants:
         return "no variant of it was trained"
-    bounds = {}
-    for bound, field in _QUANTITIES.items():
+    errors = {name: step_errors(variant, baseline, num_steps) for name, variant in variants.items()}
+    found = _by_step(
+        {name: losses for name, (losses, _) in errors.items()},
+        floor.loss_rel,
+        ceiling.loss_rel,
+        num_required,
+        what="the loss",
+    )
+    if isinstance(found, str):
+        return found
+    by_module = {}
+    for module in baseline.grad_norms:
+        bounds = _by_step(
+            {name: norms[module] for name, (_, norms) in errors.items()},
+            floor.grad_norm_rel,
+            ceiling.grad_norm_rel,
+            num_required,
+            what=f"the gradient norm of {module}",
+        )
+        if isinstance(bounds, str):
+            return bounds
+        by_module[module] = bounds
+    noise = [noise_of(name, variant, baseline, num_steps=num_required) for name, variant in variants.items()]
+    of_parameters = {}
+    for bound, (field, what) in _OF_PARAMETERS.items():
         if (least := getattr(floor, bound)) is None:
             continue
         spreads = [(getattr(one, field), one.variant) for one in noise]
@@ -148,13 +233,50 @@ def band(noise: Sequence[Noise], *, floor: Tolerance, ceiling: Tolerance) -> Tol
             return f"its variant {unknown} has no {field}"
         spread, widest = max(spreads)
         if BAND_FACTOR * spread > (most := getattr(ceiling, bound)):
-            what, remedy = _CALMER[bound]
-            return (
-                f"its variant {widest} differs by {spread:.1e} in {what}, and faults show only if rounding stays below "
-                f"{most / BAND_FACTOR:.1e}; {remedy}"
-            )
-        bounds[bound] = max(least, BAND_FACTOR * spread)
-    return Tolerance(**bounds)
+            # The two steps are fixed, and the samples decide how close a gradient comes to zero.
+            return _too_far(widest, spread, what, most, "take another seed")
+        of_parameters[bound] = max(least, BAND_FACTOR * spread)
+    right = [one.right_tokens for one in noise if one.right_tokens is not None]
+    return Tolerance(
+        loss_rel=max(found),
+        grad_norm_rel=max(max(bounds) for bounds in by_module.values()),
+        loss_rel_by_step=found,
+        grad_norm_rel_by_step=by_module,
+        right_tokens=max(1, round(BAND_FACTOR * max(right))) if right else None,
+        **of_parameters,
+    )
+
+
+def _by_step(
+    errors: Mapping[VariantName, Sequence[float | None]], floor: float, ceiling: float, num_required: int, *, what: str
+) -> tuple[float, ...] | str:
+    """Return bounds of one quantity by step, up to the step in which rounding alone exceeds the ceiling.
+
+    The bound of a step comes from the largest difference up to it: rounding grows, and few variants may agree by luck.
+    """
+    bounds: list[float] = []
+    spread = 0.0
+    for step, at_once in enumerate(zip(*errors.values(), strict=True)):
+        found = [(math.inf if error is None else error, name) for error, name in zip(at_once, errors, strict=True)]
+        worst, widest = max(found)
+        spread = max(spread, worst)
+        if BAND_FACTOR * spread > ceiling:
+            if step < num_required:
+                return _too_far(
+                    widest, worst, what, ceiling, "lower learning_rate or steps.parity, or take another seed"
+                )
+            break
+        bounds.append(max(floor, BAND_FACTOR * spread))
+    return tuple(bounds)
+
+
+def _too_far(variant: VariantName, spread: float, what: str, ceiling: float, remedy: str) -> str:
+    if math.isinf(spread):
+        return f"its variant {variant} has no finite number for {what}"
+    return (
+        f"its variant {variant} differs by {spread:.1e} in {what}, and faults show only if rounding stays below "
+        f"{ceiling / BAND_FACTOR:.1e}; {remedy}"
+    )
 
 
 def _first_difference(variant: Trained, baseline: Trained, num_steps: int) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median, quantiles
 
@@ -43,17 +43,28 @@ class Trained:
     num_learning_steps: int
     """Steps after those that are compared."""
     evaluation: EvaluationResult | None
+    held_out: EvaluationResult | None
+    """After the last parity step."""
     weights_match_at_start: bool | None
     samples_match: bool | None
     mismatch: str | None
     disagreement: str | None
     """First number that ranks report differently, although all should know the same; None if they agree."""
     gradients: tuple[ParameterDifference, ...] | None = None
-    """Gradients of the first parity step; None for the baseline and outside parity mode."""
-    scored_tokens: int | None = None
-    """Answer tokens in the global batch of the first parity step; None outside parity mode."""
+    """Gradients of the first step; None for the baseline."""
     optimizer: OptimizerDifferences | None = None
     """State after the second step; None for the baseline and outside parity mode."""
+    late_updates: tuple[ParameterDifference, ...] | None = None
+    """Updates by all steps that are compared; None for the baseline, and for two steps."""
+    groups: str | None = None
+    """First setting of a parameter group that is not the scenario's."""
+    counts: str | None = None
+    """First count that is not the loader's."""
+    counted: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Numbers of each step, by the thing that is counted."""
+    repeated_loss: float | None = None
+    movement: Mapping[str, float] = field(default_factory=dict)
+    comparing_seconds: float | None = None
 
 
 def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Trained:
@@ -64,12 +75,24 @@ def merge_training(ranks: Sequence[RankRecord], *, num_parity_steps: int) -> Tra
         grad_norms=first.grad_norms,
         num_learning_steps=max(0, len(first.losses) - num_parity_steps),
         evaluation=first.evaluation,
+        held_out=first.held_out,
         weights_match_at_start=first.weights_match_at_start,
         samples_match=first.samples_match,
         mismatch=first.mismatch,
         gradients=first.gradients,
         optimizer=first.optimizer,
-        scored_tokens=first.scored_tokens,
+        late_updates=first.late_updates,
+        groups=next((f"rank {rank.rank}: {rank.groups}" for rank in ranks if rank.groups is not None), None),
+        counts=first.counts,
+        counted={
+            "answer tokens": first.scored,
+            "tokens": first.tokens,
+            "token pairs": first.token_pairs,
+            **{f"items of {module}": counts for module, counts in first.items.items()},
+        },
+        repeated_loss=first.repeated_loss,
+        movement=first.movement,
+        comparing_seconds=max((rank.comparing_seconds for rank in ranks if rank.comparing_seconds), default=None),
         disagreement=first.replicas
         or next(chain.from_iterable(_disagreements(first, other) for other in others), None),
     )
@@ -366,7 +389,10 @@ def last_step_at(ranks: Sequence[RankRecord]) -> float | None:
 
 def _disagreements(first: RankRecord, other: RankRecord) -> list[str]:
     """Return what two ranks of one job report differently."""
-    names = ("losses", "grad_norms", "tokens", "items", "evaluation", "mismatch", "gradients", "optimizer", "replicas")
+    names = (
+        *("losses", "grad_norms", "tokens", "token_pairs", "scored", "items", "evaluation", "held_out", "mismatch"),
+        *("gradients", "optimizer", "late_updates", "replicas", "counts"),
+    )
     return [
         f"rank {other.rank} reports other {name} than rank {first.rank}"
         for name in names

@@ -177,6 +177,11 @@ class Scenario(Table):
         return None if self.stored is None else self.stored.directory
 
     @property
+    def training_for_parity(self) -> Training:
+        """Optimizer of parity mode, whose weight decay is large enough to be seen."""
+        return self.training.for_parity(modules=self.shape.modules, num_steps=self.steps.parity)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Layout names, in the order of the file."""
         return tuple(table.name for table in self.layout)
@@ -241,6 +246,7 @@ class Scenario(Table):
             raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
         self.shape.check_sequence(self.seq_length)
         self.training.check(modules=tuple(self.shape.modules))
+        self.training.refuse_rates_of_zero(modules=self.shape.modules)
         self.data.check(self.shape, seq_length=self.seq_length)
         for table in self.layout:
             try:
@@ -265,27 +271,8 @@ class Scenario(Table):
         )
 
 
-_KNOWN_BY = {"model": "configured", "weights": "stored"}
-"""Keys that may hold a path, and the key that holds what was read there."""
-
-
 def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a scenario as JSON without the paths of its files and the counts in them."""
-    kept = {key: value for key, value in content.items() if content.get(_KNOWN_BY.get(key, "")) is None}
-    return _without_place_of_data(kept)
-
-
-def hash_of_content(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a scenario as JSON, without its paths."""
-    return _hash(without_places(content))
-
-
-def earlier_hash_of_content(content: Mapping[str, Any]) -> str:
-    """Return the hash that records had while the paths of model and weights were part of it."""
-    return _hash(_without_place_of_data(content))
-
-
-def _without_place_of_data(content: Mapping[str, Any]) -> dict[str, Any]:
     data = content.get("data")
     if not isinstance(data, dict):
         return dict(content)
@@ -296,5 +283,7 @@ def _without_place_of_data(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "data": {key: value for key, value in data.items() if key not in left_out}}
 
 
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def hash_of_content(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what a scenario says, as JSON has it."""
+    canonical = json.dumps(without_places(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -15,6 +15,10 @@ PARTS = ("encoder", "projector")
 """What every module but the language model is made of; each can be frozen on its own."""
 
 
+VISIBLE_DECAY = 8 * 2.0**-23
+"""Share of a weight that decays in a step of parity mode at least: eight units in the last place of fp32."""
+
+
 class Schedule(Table):
     """Schedule of a learning rate, as a share of the full one."""
 
@@ -88,6 +92,33 @@ class Training(Schedule):
                 raise ScenarioError(f"training.freeze: {name!r} is not in the model; {choices(name, [*names, *parts])}")
         if all(map(self.is_frozen, names)):
             raise ScenarioError("training.freeze: nothing is left to train; remove a module from it")
+
+    def refuse_rates_of_zero(self, *, modules: Iterable[str]) -> None:
+        """Refuse a rate of zero for a module that is not frozen.
+
+        Raises:
+            ScenarioError: naming key, value and remedy.
+        """
+        for name in modules:
+            if not self.is_frozen(name) and not self.module_learning_rates.get(name, self.learning_rate):
+                key = f"module_learning_rates.{name}" if name in self.module_learning_rates else "learning_rate"
+                raise ScenarioError(
+                    f"training.{key} = 0.0: {name} does not train at this rate, and whatever its gradients are would "
+                    f'pass; raise the rate, or set freeze = ["{name}"]'
+                )
+
+    def for_parity(self, *, modules: Iterable[str], num_steps: int) -> Training:
+        """Return the training with a weight decay that fp32 weights of `modules` show in each of `num_steps` steps.
+
+        A step multiplies a weight by 1 - rate x decay, which is 1 in fp32 for a rate of 1e-6 and a decay of 0.01. In
+        parity mode every layout has a decay of `VISIBLE_DECAY` a step at least. No decay stays none.
+        """
+        trained = [name for name in modules if not self.is_frozen(name)]
+        rates = [self.rate_of(name, step) for name in trained for step in range(num_steps)]
+        smallest = min((rate for rate in rates if rate), default=math.inf)
+        if not self.weight_decay or self.weight_decay * smallest >= VISIBLE_DECAY:
+            return self
+        return self.model_copy(update={"weight_decay": VISIBLE_DECAY / smallest})
 
     def is_frozen(self, module: str) -> bool:
         """True if nothing of `module` is trained."""

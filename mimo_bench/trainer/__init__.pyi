@@ -1,5 +1,6 @@
 from .api import Dataset, Outcome, Text, evaluate, pretrain, set_up, train
 from .checkpoint.files import check_directory, path_of, saved_in
+from .checkpoint.state import MOMENTS, WEIGHT, OptimizerState
 from .device import RankDevice, join
 from .loader import MicroBatch
 from .logging import METRICS, EvaluationTotals, Logging
@@ -15,6 +16,8 @@ from .weights import Shard, draw_weights, shards, trained_shards
 
 __all__ = [
     "METRICS",
+    "MOMENTS",
+    "WEIGHT",
     "Dataset",
     "EvaluationTotals",
     "GatherReplicas",
@@ -22,6 +25,7 @@ __all__ = [
     "Logging",
     "MicroBatch",
     "ModelForward",
+    "OptimizerState",
     "Outcome",
     "Pretraining",
     "Provider",

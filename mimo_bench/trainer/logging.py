@@ -36,6 +36,8 @@ class StepResult:
     """Sum over samples of the squared number of those positions."""
     num_items: dict[str, int]
     """Items that encoders read, such as images, by encoder."""
+    num_scored: int
+    """Answer tokens: the divisor of loss and gradients."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,8 @@ class EvaluationTotals:
     answer_accuracy: float
     """Share of answer tokens that the model ranks first."""
     num_samples: int
+    num_scored: int
+    """Answer tokens."""
 
 
 METRICS = "metrics.jsonl"

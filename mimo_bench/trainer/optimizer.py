@@ -75,6 +75,12 @@ class ScheduledOptimizer(MimoOptimizer):
         parts = list(_parts(self.module_infos[shard.module].optimizer))
         return parts[-1 if shard.has_expert_replicas else 0]
 
+    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield each trained module that this rank hosts with its parameter groups, as torch's AdamW has them."""
+        for name in self._trained:
+            if (optimizer := self.module_infos[name].optimizer) is not None:
+                yield name, optimizer.param_groups
+
     @property
     def module_grad_norms(self) -> ModuleNorms:
         """Pre-clip gradient norm of the last step, by module that is trained; on every rank."""
@@ -85,10 +91,10 @@ class ScheduledOptimizer(MimoOptimizer):
         return [name for name in self.module_infos if not self._training.is_frozen(name)]
 
     def _set_rates(self) -> None:
-        for name, rate in self.learning_rates.items():
-            if (optimizer := self.module_infos[name].optimizer) is not None:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+        rates = self.learning_rates
+        for name, groups in self.groups():
+            for group in groups:
+                group["lr"] = rates[name]
 
     def _reduce_norms(self) -> torch.Tensor:
         """Return float32 [trained modules]: the norm of each module's whole gradient, on every rank."""

@@ -64,7 +64,7 @@ class TrainerConfig:
             layout=case.layout,
             plan=case.plan,
             settings=case.settings.for_parity() if for_parity else case.settings,
-            training=scenario.training,
+            training=scenario.training_for_parity if for_parity else scenario.training,
             precision="fp32" if for_parity else scenario.precision,
             seq_length=scenario.seq_length,
             seed=scenario.seed,
@@ -90,6 +90,7 @@ class StepTaken:
             num_tokens=round(totals["tokens"]),
             num_token_pairs=round(totals["token_pairs"]),
             num_items={name: round(totals[items_total(name)]) for name in self.encoders},
+            num_scored=round(totals["scored_tokens"]),
         )
 
 
@@ -125,6 +126,15 @@ class Trainer:
             totals=copy(self.totals), norms=self.optimizer.module_grad_norms, encoders=self.config.layout.encoders
         )
 
+    def rehearse(self, batch: Sequence[MicroBatch]) -> None:
+        """Run forward and backward over a global batch and leave weights and optimizer as they are; collective.
+
+        Kernels are then chosen and loaded, and memory is reserved, as for a step on this batch.
+        """
+        self.model.zero_grad_buffer()
+        self.totals.reset()
+        self.schedule(batch, forward_only=False)
+
     def evaluate(self, batches: Iterable[Sequence[MicroBatch]]) -> EvaluationTotals:
         """Score global batches without a gradient; collective over the world."""
         self.totals.reset()
@@ -139,6 +149,7 @@ class Trainer:
             loss=_mean(totals["loss"], totals["scored_tokens"]),
             answer_accuracy=_mean(totals["correct_tokens"], totals["scored_tokens"]),
             num_samples=num_batches * self.config.plan.global_batch_size,
+            num_scored=round(totals["scored_tokens"]),
         )
 
 

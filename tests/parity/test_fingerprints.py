@@ -101,7 +101,7 @@ def test_one_sample_with_two_contents_is_found() -> None:
     found = mismatch(
         rank(seen("language.inputs", 7, step=4)), rank(seen("language.inputs", 7, step=4, content="others"))
     )
-    assert found.reason == "two ranks read sample 7 of step 4 differently"
+    assert found.reason == "ranks 0 and 1 read other language.inputs of sample 7 in step 4"
     assert (found.weights_match, found.samples_match) == (True, False)
 
 

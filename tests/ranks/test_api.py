@@ -94,8 +94,8 @@ def test_a_training_that_has_ended_takes_no_further_step(launcher: Launcher, tmp
 def test_a_bf16_training_starts_from_the_fp32_weights_that_another_has_left(launcher: Launcher, tmp_path: Path) -> None:
     checkpoints = []
     for name, more in (("first", {}), ("second", {"weights": str(tmp_path / "first/checkpoints/step-00000001")})):
-        # The second changes nothing: what it saves is what it started from.
-        training = Training(learning_rate=0.0 if more else 1e-3)
+        # The second moves no weight by a bit: what it saves is what it started from.
+        training = Training(learning_rate=1e-30 if more else 1e-3)
         made = scenario({"one-rank": ({}, {})}, precision="bf16", training=training)
         train(launcher, tmp_path / name, "one-rank", made=made, num_steps=1, save=True, **more)
         checkpoints.append(read_manifest(tmp_path / name / "checkpoints" / "step-00000001"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from mimo_bench.bench.attempt import Training, launch_together
+from mimo_bench.bench.gate.campaign import Campaign, TestBench
 from mimo_bench.bench.layout_run import LayoutResult
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
@@ -21,7 +24,7 @@ SCENARIO = Scenario.model_validate(
         "global_micro_batch_size": 4,
         "seq_length": 32,
         "baseline": "colocated",
-        "steps": {"parity": 2},
+        "steps": {"parity": 3, "warmup": 1, "timed": 3},
         "layout": [
             {"name": "colocated", "vision": {}, "language": {}},
             {"name": "fan-in", "vision": {"dp": 2}, "language": {"rank_offset": 2}},
@@ -42,6 +45,17 @@ SCENARIO = Scenario.model_validate(
                 "settings": {"sequence_parallel": True},
             },
             {"name": "encoder-stages", "vision": {"pp": 2}, "language": {"rank_offset": 2}},
+            {
+                "name": "fused",
+                "vision": {"dp": 2},
+                "language": {"dp": 2},
+                "settings": {
+                    "fused_optimizer": True,
+                    "fused_loss": True,
+                    "fused_gradient_accumulation": True,
+                    "overlap_grad_reduce": True,
+                },
+            },
         ],
     }
 )
@@ -80,7 +94,7 @@ CAUGHT = [
         "sequence-parallel",
         "gradients of vision.* are 0.5 x the baseline's, uniformly: 1 / 2 micro-batches",
     ),
-    ("clipped-by-own-norm", "fan-in", "gradients were clipped by another norm"),
+    ("clipped-by-own-norm", "fan-in", "gradients of another scale after the first step's, as by another clipping"),
     (
         "encoder-epsilon-of-another-optimizer",
         "sharded-optimizer",
@@ -89,12 +103,12 @@ CAUGHT = [
     (
         "encoder-learning-rate-doubled",
         "sharded-optimizer",
-        "updates of vision.* are about 2 x the baseline's: another learning rate",
+        "lr of vision is 0.002 instead of 0.001 in step 0; ",
     ),
     (
         "encoder-weights-not-decayed",
         "shards",
-        "updates of vision.* differ along the weights themselves: another weight decay",
+        "weight_decay of vision is 0.0 instead of 0.01 in step 0; ",
     ),
     (
         "encoder-fed-other-samples",
@@ -113,6 +127,56 @@ CAUGHT = [
     ("replica-reduction-skipped", "fan-in", "data-parallel replicas of vision."),
     ("vision-layer-skipped", "fan-out", "layers.3."),
     ("weights-drawn-by-shard", "shards", "before the first step: "),
+    ("decay-lost-in-the-last-step", "equal", "weight_decay of vision is 0.0 instead of 0.01 in step 2"),
+    ("encoder-betas-swapped", "equal", "betas of vision is (0.95, 0.9) instead of (0.9, 0.95) in step 0; "),
+    ("encoder-rate-off-by-a-thousandth", "pipeline", "lr of vision is 0.001001 instead of 0.001 in step 0"),
+    ("evaluated-on-training-samples", "equal", " held-out answer tokens are scored instead of "),
+    ("every-held-out-answer-counted-right", "fan-in", " held-out answer tokens are right instead of "),
+    ("held-out-loss-off-by-a-thousandth", "pipeline", "the held-out loss is "),
+    ("items-counted-twice", "fan-out", "step 0 reports 16 items of vision, and loaders read 8"),
+    ("last-micro-batch-not-evaluated", "shards", " held-out answer tokens are scored instead of "),
+    (
+        "norms-and-biases-not-decayed",
+        "equal",
+        "updates of language.* differ along the weights themselves, most language.",
+    ),
+    (
+        "projector-gradient-flipped-in-the-last-step",
+        "fan-in",
+        "updates by 3 steps of 4 of 57 parameters of vision differ, most vision.projector.",
+    ),
+    (
+        "projector-steps-half-as-far-again",
+        "shards",
+        "moved further than AdamW can at these rates, most vision.projector.",
+    ),
+    (
+        "projector-stops-learning-in-the-last-step",
+        "sharded-optimizer",
+        "updates by 3 steps of 4 of 57 parameters of vision differ, most vision.projector.",
+    ),
+    (
+        "replica-drifts-in-the-last-step",
+        "equal",
+        "data-parallel replicas of vision.projector.linear_fc1.weight hold different weights on ranks 0 and 1",
+    ),
+    (
+        "rows-without-a-gradient-grow",
+        "sharded-optimizer",
+        "weights without any gradient moved otherwise than by their decay in 1 parameters of language",
+    ),
+    (
+        "rows-without-a-gradient-not-decayed",
+        "sequence-parallel",
+        "weights without any gradient moved otherwise than by their decay in 1 parameters of language",
+    ),
+    (
+        "tensor-parallel-copy-drifts-in-the-last-step",
+        "sequence-parallel",
+        "tensor-parallel copies of language.decoder.layers.0.input_layernorm.weight hold different weights",
+    ),
+    ("token-pairs-of-padded-samples", "equal", " token pairs, and loaders read "),
+    ("tokens-counted-twice", "sequence-parallel", " tokens, and loaders read "),
     ("weights-of-another-seed", "equal", "84 parameters start from other weights than the baseline's"),
 ]
 
@@ -144,7 +208,7 @@ def judge(gate: Gate, fault: str, layout: str) -> LayoutResult:
 @pytest.mark.parametrize("layout", [name for name in SCENARIO.names if name != SCENARIO.baseline])
 def test_a_layout_without_a_fault_passes(gate: Gate, layout: str) -> None:
     account = gate.judge(layout)
-    assert (account.status, account.reason.split(":")[0]) == ("passed", "2 steps agree")
+    assert (account.status, account.reason.split(":")[0]) == ("passed", "3 steps agree")
 
 
 @pytest.mark.parametrize(("fault", "layout", "words"), CAUGHT)
@@ -154,6 +218,43 @@ def test_a_fault_is_caught_and_the_reason_says_what_it_is(gate: Gate, fault: str
     assert words in account.reason
     assert account.parity is not None
     assert account.parity.failed_check == KNOWN[fault].caught_by
+
+
+AS_TIMED = [
+    ("fused-accumulation-loses-a-matrix", "self_attention.linear_proj.weight by 1 of its norm"),
+    (
+        "fused-loss-flips-a-gradient",
+        "self_attention.linear_qkv.weight by 2 of its norm, bound 0.0001, each -1 x the baseline's",
+    ),
+    ("fused-optimizer-idles-from-the-middle-on", "of vision"),
+    ("overlapped-reduction-skipped", "data-parallel replicas of vision."),
+    ("replica-drifts-under-the-fused-optimizer", "data-parallel replicas of vision.projector.linear_fc1.weight hold"),
+]
+
+
+@pytest.fixture(scope="module")
+def timed(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBench]:
+    campaign = Campaign(directory=tmp_path_factory.mktemp("timed"), device_kind="cpu")
+    with campaign.bench(launcher, SCENARIO) as bench:
+        baseline = bench.judge(SCENARIO.baseline, modes=("parity", "timing"))
+        assert baseline.status == "passed", baseline.reason
+        yield bench
+
+
+def test_fused_parts_pass_as_timed(timed: TestBench) -> None:
+    result = timed.judge("fused", modes=("parity", "timing"))
+    assert result.status == "passed", result.reason
+
+
+@pytest.mark.parametrize(("fault", "words"), AS_TIMED)
+def test_a_fault_of_what_runs_only_as_timed_passes_parity_and_is_caught_then(
+    timed: TestBench, fault: str, words: str
+) -> None:
+    result = timed.judge("fused", known_faults()[fault], modes=KNOWN[fault].modes)
+    assert result.parity is not None
+    assert (result.parity.failed_check, result.parity.loss_rel_max is not None) == ("as_timed", True)
+    assert result.reason.startswith("as timed, ")
+    assert words in result.reason
 
 
 SITES = {name: Site.of(SCENARIO, name) for name in SCENARIO.names if name != SCENARIO.baseline}
@@ -176,7 +277,9 @@ def test_a_fault_is_caught_in_every_layout_that_shows_it(gate: Gate, fault: str,
 
 def test_every_fault_of_ours_that_parity_can_judge_is_in_a_table_of_what_its_reason_says() -> None:
     ends_the_layout = {"encoder-rests-without-images", "exhaust-memory", "hang-rank", "kill-rank"}
-    assert {fault for fault, _, _ in (*CAUGHT, *test_companion.CAUGHT)} == set(KNOWN) - ends_the_layout
+    assert {fault for fault, _, _ in (*CAUGHT, *test_companion.CAUGHT)} == (
+        set(KNOWN) - ends_the_layout - {fault for fault, _ in AS_TIMED}
+    )
 
 
 def test_what_a_wrong_gradient_hides_in_the_loss_shows_in_the_gradient(gate: Gate) -> None:

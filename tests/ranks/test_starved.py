@@ -73,7 +73,7 @@ def test_a_variant_without_memory_is_named_and_the_others_set_the_band(run: Run,
     account = run(mode=mode, too_large={"micro-batches", "tensor-parallel"})
     assert account.status == "passed"
     assert account.reference is not None
-    assert account.reference.band is not None
+    assert account.reference.timed_bounds is not None
     assert account.parity is not None
     assert account.parity.as_timed is not None
     said = {"parity": account.parity.reason, "timing": account.parity.as_timed.reason}[mode]

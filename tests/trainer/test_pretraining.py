@@ -167,9 +167,13 @@ def test_samples_of_ours_go_by_name_or_description_and_files_are_looked_for_from
 
 def test_a_loss_that_is_no_number_is_null_in_the_metrics(tmp_path: Path) -> None:
     metrics = Metrics(Logging(directory=tmp_path, tensorboard=False), num_steps=2, first_step=0, is_writer=True)
-    result = StepResult(loss=float("nan"), grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={})
+    result = StepResult(
+        loss=float("nan"), grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={}, num_scored=3
+    )
     seconds = metrics.step(1, result, learning_rates={"vision": 0.5}, num_samples=4)
-    metrics.evaluation(1, "test", EvaluationTotals(loss=float("inf"), answer_accuracy=0.25, num_samples=4))
+    metrics.evaluation(
+        1, "test", EvaluationTotals(loss=float("inf"), answer_accuracy=0.25, num_samples=4, num_scored=3)
+    )
     step, test = read_metrics(tmp_path)
     assert (step["loss"], step["grad_norm"], step["step_seconds"]) == (None, 2.0, seconds)
     assert test == {"step": 1, "test_loss": None, "test_answer_accuracy": 0.25, "test_samples": 4}
@@ -202,9 +206,12 @@ def test_tensorboard_gets_what_the_log_gets_and_a_training_that_goes_on_takes_ba
     logging = Logging(directory=tmp_path, module_grad_norms=True)
     metrics = Metrics(logging, num_steps=9, first_step=2, is_writer=True)
     metrics.begin(skipped_samples={"train": 2}, passed_over=["step 3 was cut short"])
-    result = StepResult(loss=0.5, grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={})
+    result = StepResult(
+        loss=0.5, grad_norms={"vision": 2.0}, num_tokens=8, num_token_pairs=64, num_items={}, num_scored=3
+    )
     metrics.step(3, result, learning_rates={"vision": 0.25}, num_samples=4)
-    metrics.evaluation(3, "validation", EvaluationTotals(loss=0.75, answer_accuracy=0.5, num_samples=4))
+    totals = EvaluationTotals(loss=0.75, answer_accuracy=0.5, num_samples=4, num_scored=3)
+    metrics.evaluation(3, "validation", totals)
     metrics.close()
     (board,) = Board.made
     # TensorBoard forgets this step and those behind it: the second stays, as its line in the log does.

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from mimo_bench.bench.ranks.log import Phases, RankLog
 from mimo_bench.bench.ranks.setup import held_ready, plant
 from mimo_bench.bench.request import LaunchRequest
+from mimo_bench.launch import beat
 from mimo_bench.meters import Unmeasured, build_clock, rehearsal, watch_communication
 from mimo_bench.record import RankRecord
 from mimo_bench.trainer import Trainer
@@ -20,7 +21,9 @@ def run_comm(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, phase
     batches = held_ready(trainer, steps.warmup + steps.timed)
     phases.end("load")
     log.train(trainer, batches[: steps.warmup])
-    log.train(trainer, rehearsal(batches, num_warmup=steps.warmup, num_compared=steps.warmup))
+    for batch in rehearsal(batches, num_warmup=steps.warmup):
+        trainer.rehearse(batch)
+        beat()
     unmeasured = Unmeasured()
     found = watch_communication(
         trainer,

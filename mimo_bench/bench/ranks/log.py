@@ -81,6 +81,19 @@ class RankLog:
             self._taken[-1].result()
             self._last_step_at = time.time()
 
+    def counted(self) -> dict[str, list[int]]:
+        """Return the numbers of each step, by the thing that is counted."""
+        results = [taken.result() for taken in self._taken]
+        return {
+            "answer tokens": [result.num_scored for result in results],
+            "tokens": [result.num_tokens for result in results],
+            "token pairs": [result.num_token_pairs for result in results],
+            **{
+                f"items of {module}": [result.num_items[module] for result in results]
+                for module in results[0].num_items
+            },
+        }
+
     def record(self, trainer: Trainer, mode: Mode, *, phases: Phases, **found: Any) -> RankRecord:
         """The rank's record; `found` are the fields that the mode adds."""
         topology, results = trainer.topology, [taken.result() for taken in self._taken]
@@ -102,6 +115,7 @@ class RankLog:
                 for module in topology.layout.modules
                 if not trainer.config.training.is_frozen(module)
             },
+            scored=tuple(result.num_scored for result in results),
             tokens=tuple(result.num_tokens for result in results),
             token_pairs=tuple(result.num_token_pairs for result in results),
             items={

@@ -17,6 +17,7 @@ from mimo_bench.meters import Allocator, ExtraMemory, build_clock
 from mimo_bench.parity import (
     FINGERPRINT,
     GRADIENTS,
+    OUTCOME,
     OUTCOME_STEPS,
     TRACE,
     Fingerprint,
@@ -24,12 +25,14 @@ from mimo_bench.parity import (
     Mismatch,
     OutcomeProbe,
     Trace,
+    UpdateProbe,
     compare_fingerprints,
     fingerprint,
     jitter_weights,
+    other_setting,
 )
 from mimo_bench.record import Comparing, EvaluationResult, RankRecord
-from mimo_bench.trainer import Trainer, shards
+from mimo_bench.trainer import MicroBatch, Trainer, shards
 from mimo_bench.util import write_atomically
 
 
@@ -43,41 +46,70 @@ def run_parity(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, pha
     phases.end("load")
     extra = ExtraMemory(Allocator()) if request.device_kind == "cuda" else None
     with watched(extra):
-        mismatch = compare_with_baseline(fingerprint(trainer, batches), request)
+        found = fingerprint(trainer, batches)
+        mismatch = compare_with_baseline(found, request)
     phases.end("fingerprint")
     beat()
-    evaluation = None
-    probe = GradientProbe(request.baseline / GRADIENTS, is_baseline=request.is_baseline)
-    outcome = OutcomeProbe(request.baseline / "outcome", is_baseline=request.is_baseline)
-
-    def inspect_gradients() -> None:
-        with watched(extra):
-            probe.inspect(trainer)
-
+    known: dict[str, Any] = {}
     if mismatch is None:
-        log.train(trainer, batches[:1], inspect=inspect_gradients)
-        log.train(trainer, batches[1:OUTCOME_STEPS])
-        with watched(extra):
-            outcome.inspect(trainer)
-        log.train(trainer, batches[OUTCOME_STEPS:])
-    if mismatch is None and request.variant is None:
+        assert isinstance(found, Fingerprint)
+        known = train_and_compare(trainer, request, log, batches, extra)
+        known["counts"] = found.other_count(log.counted())
+        known["held_out"] = known["evaluation"] = evaluate(trainer, request.scenario.evaluation.num_batches)
+    if mismatch is None and request.is_baseline:
+        known["repeated_loss"] = finite(trainer.evaluate(batches[:1]).loss)
+    if mismatch is None and request.variant is None and steps.learning:
         with closing(trainer.loader.batches("train", start=steps.parity)) as later:
             log.train(trainer, (next(later) for _ in range(steps.learning)))
-        evaluation = evaluate(trainer, request.scenario.evaluation.num_batches)
+        known["evaluation"] = evaluate(trainer, request.scenario.evaluation.num_batches)
     return log.record(
         trainer,
         request.mode,
         phases=phases,
         mismatch=mismatch.reason if mismatch is not None else None,
-        evaluation=evaluation,
         weights_match_at_start=mismatch is None or mismatch.weights_match,
         samples_match=mismatch is None or mismatch.samples_match,
-        gradients=probe.differences,
-        optimizer=outcome.differences,
-        scored_tokens=probe.scored_tokens,
-        replicas=probe.disagreement or outcome.disagreement,
         comparing=extra and Comparing(extra_bytes=extra.peak, largest_tensor_bytes=largest_tensor_bytes(trainer)),
+        **known,
     )
+
+
+def train_and_compare(
+    trainer: Trainer,
+    request: LaunchRequest,
+    log: RankLog,
+    batches: Sequence[Sequence[MicroBatch]],
+    extra: ExtraMemory | None,
+) -> dict[str, Any]:
+    """Train the parity steps and compare with the baseline, or be it; return fields of the rank's record."""
+    known: dict[str, Any] = {"groups": None}
+    gradients = GradientProbe(request.baseline / GRADIENTS, is_baseline=request.is_baseline)
+    outcome = OutcomeProbe(request.baseline / OUTCOME, is_baseline=request.is_baseline)
+    late = UpdateProbe(request.baseline / "updates", is_baseline=request.is_baseline, marks=request.baseline / OUTCOME)
+
+    def inspect_gradients() -> None:
+        with watched(extra):
+            gradients.inspect(trainer)
+
+    def check_groups() -> None:
+        known["groups"] = known["groups"] or other_setting(trainer)
+
+    log.train(trainer, batches[:1], inspect=inspect_gradients, after_step=check_groups)
+    log.train(trainer, batches[1:OUTCOME_STEPS], after_step=check_groups)
+    with watched(extra):
+        outcome.inspect(trainer)
+    beat()
+    if len(batches) > OUTCOME_STEPS:
+        log.train(trainer, batches[OUTCOME_STEPS:], after_step=check_groups)
+        with watched(extra):
+            late.inspect(trainer)
+    return known | {
+        "gradients": gradients.differences,
+        "optimizer": outcome.differences,
+        "movement": outcome.movement,
+        "late_updates": late.differences,
+        "replicas": gradients.disagreement or outcome.disagreement or late.disagreement,
+    }
 
 
 def compare_with_baseline(found: Fingerprint | Mismatch, request: LaunchRequest) -> Mismatch | None:
@@ -101,7 +133,10 @@ def evaluate(trainer: Trainer, num_batches: int) -> EvaluationResult | None:
         return None
     totals = trainer.evaluate(_with_beats(trainer.loader.global_batch("validation", i) for i in range(num_batches)))
     return EvaluationResult(
-        loss=finite(totals.loss), answer_accuracy=finite(totals.answer_accuracy), num_samples=totals.num_samples
+        loss=finite(totals.loss),
+        answer_accuracy=finite(totals.answer_accuracy),
+        num_samples=totals.num_samples,
+        scored_tokens=totals.num_scored,
     )
 
 

@@ -64,5 +64,9 @@ def plant(trainer: Trainer, request: LaunchRequest, undo: ExitStack) -> None:
     if request.fault is not None:
         module, function, *argument = request.fault.split(":", 2)
         topology = trainer.topology
-        context = FaultContext(trainer=trainer, layout=topology.layout, rank=topology.rank, undo=undo)
+        steps = request.scenario.steps
+        num_steps = steps.parity if request.mode == "parity" else steps.warmup + steps.timed
+        context = FaultContext(
+            trainer=trainer, layout=topology.layout, rank=topology.rank, num_steps=num_steps, undo=undo
+        )
         getattr(import_module(module), function)(context, *argument)

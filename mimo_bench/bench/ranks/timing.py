@@ -8,8 +8,8 @@ the step that held the peak is taken again.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -37,12 +37,67 @@ from mimo_bench.meters import (
     watch_peak,
     with_parts,
 )
-from mimo_bench.parity import jitter_weights
+from mimo_bench.parity import DIGESTS, GRADIENTS, GradientProbe, UpdateProbe, jitter_weights, other_setting
 from mimo_bench.record import RankLoading, RankMemory, RankRecord
 from mimo_bench.scenario import Scenario
 from mimo_bench.trainer import LoaderWatch, MicroBatch, Trainer
 
 Batches = Sequence[Sequence[MicroBatch]]
+
+
+class TimedComparison:
+    """Comparison of single parameters under the timed settings, outside of the timed window.
+
+    Gradients are compared in the first warm-up step, in which all layouts start alike, and updates after the last step
+    of the window. Without warm-up there is no step for gradients.
+    """
+
+    def __init__(self, trainer: Trainer, request: LaunchRequest) -> None:
+        """Compare with the baseline's tensors, or leave them."""
+        folder, is_baseline = request.baseline / "timed", request.is_baseline
+        self._trainer = trainer
+        # Without them nothing is judged as timed, as the baseline was not timed to its end.
+        self._has_tensors = is_baseline or (folder / "updates" / DIGESTS).exists()
+        self._gradients = GradientProbe(folder / GRADIENTS, is_baseline=is_baseline)
+        self._updates = UpdateProbe(folder / "updates", is_baseline=is_baseline)
+        self._groups: str | None = None
+        self._seconds = 0.0
+
+    def inspect_gradients(self) -> None:
+        """Save or compare gradients of the first step before they are clipped."""
+        if self._has_tensors and self._trainer.optimizer.num_steps == 0:
+            with self._outside():
+                self._gradients.inspect(self._trainer)
+
+    def check_groups(self) -> None:
+        """Compare settings of the parameter groups with the scenario's after a step."""
+        self._groups = self._groups or other_setting(self._trainer)
+
+    def finish(self) -> dict[str, Any]:
+        """Save or compare updates by all steps; return the fields of the rank's record."""
+        self.check_groups()
+        if self._has_tensors:
+            with self._outside():
+                self._updates.inspect(self._trainer)
+        return {
+            "gradients": self._gradients.differences,
+            "late_updates": self._updates.differences,
+            "replicas": self._gradients.disagreement or self._updates.disagreement,
+            "groups": self._groups,
+            "comparing_seconds": self._seconds,
+        }
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Time what is not part of a step, and leave no memory of it in the allocator."""
+        began = time.perf_counter()
+        beat()
+        yield
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        self._seconds += time.perf_counter() - began
+        beat()
 
 
 class Window:
@@ -57,22 +112,40 @@ class Window:
         self._allocator = Allocator()
         self._at_peak = PeakStep(self._allocator)
 
-    def measure(self, batches: Batches, *, num_warmup: int, num_compared: int) -> dict[str, Any]:
-        """Train on all of `batches`, the first `num_warmup` as warm-up; the fields of the rank's record."""
+    def measure(self, batches: Batches, *, num_warmup: int, compare: TimedComparison) -> dict[str, Any]:
+        """Train on all of `batches`, the first `num_warmup` as warm-up; return the fields of the rank's record."""
         warmup_clock, reserved = build_clock(self._device_kind), list[int]()
-        warmup = [*batches[:num_warmup], *rehearsal(batches, num_warmup=num_warmup, num_compared=num_compared)]
-        self._log.train(self._trainer, warmup, clock=warmup_clock, after_step=lambda: self._keep_reserved(reserved))
+
+        def after_step() -> None:
+            compare.check_groups()
+            self._keep_reserved(reserved)
+
+        # The first step is the sharpest, as all layouts start alike; its warm-up time includes the comparison.
+        self._log.train(
+            self._trainer,
+            batches[:num_warmup],
+            clock=warmup_clock,
+            inspect=compare.inspect_gradients,
+            after_step=after_step,
+        )
+        rehearsed = rehearsal(batches, num_warmup=num_warmup)
+        for batch in rehearsed:
+            self._trainer.rehearse(batch)
+            beat()
         phase_clock = PhaseClock(self._device_kind)
         mark = self._unmeasured.guarded("modules", phase_clock.mark)
         with self._unmeasured.entered("modules", phases(self._trainer, mark)):
             on_device = self._time(batches[num_warmup:])
         self._keep_reserved(reserved)
+        compared = compare.finish()
         num_timed = len(batches) - num_warmup
         return {
+            **compared,
             **on_device,
             **self._look_at_memory(batches[num_warmup:], on_device.get("memory")),
             "module_seconds": self._unmeasured.attempt("modules", lambda: phase_clock.seconds(num_timed)) or {},
             "warmup_seconds": warmup_clock.step_seconds(),
+            "num_rehearsed": len(rehearsed),
             "reserved_bytes": tuple(reserved),
             "unmeasured": self._unmeasured.reasons,
         }
@@ -118,13 +191,15 @@ def run_timing(trainer: Trainer, request: LaunchRequest, *, undo: ExitStack, pha
     plant(trainer, request, undo)
     if request.variant == "jitter":
         jitter_weights(trainer)
-    if request.variant is not None:
-        log.train(trainer, held_ready(trainer, steps.num_as_timed))
-        return log.record(trainer, request.mode, phases=phases)
     batches = held_ready(trainer, steps.warmup + steps.timed)
+    compare = TimedComparison(trainer, request)
+    if request.variant is not None:
+        log.train(trainer, batches[: steps.warmup], inspect=compare.inspect_gradients)
+        log.train(trainer, batches[steps.warmup :], after_step=compare.check_groups)
+        return log.record(trainer, request.mode, phases=phases, **compare.finish())
     phases.end("load")
     window = Window(trainer, log, device_kind=request.device_kind)
-    found = window.measure(batches, num_warmup=steps.warmup, num_compared=steps.num_as_timed)
+    found = window.measure(batches, num_warmup=steps.warmup, compare=compare)
     found["micro_batch_items"] = items_of(batches[steps.warmup :])
     found["loading"] = watch_loader(trainer, request.scenario)
     return log.record(trainer, request.mode, phases=phases, **found)

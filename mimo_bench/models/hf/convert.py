@@ -31,7 +31,7 @@ from mimo_bench.models.hf.directory import (
     write_manifest,
 )
 from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec
-from mimo_bench.models.hf.spelling import PREFIXES, Spelling, find_spelling, is_known_beyond, refuse_wrapped
+from mimo_bench.models.hf.spelling import PREFIXES, Spelling, find_spelling, is_known_beyond
 from mimo_bench.models.hf.streams import Stream, are_equal, as_it_is, stack, unstack, write
 from mimo_bench.models.parameters import parameters
 from mimo_bench.models.shape import ModelShape
@@ -72,7 +72,6 @@ def import_weights(source: Path, target: Path) -> Converted:
     shape = read_model_shape(source / CONFIG)
     rows = parameters(shape)
     try:
-        refuse_wrapped(tensors)
         spelling, is_stored = _spelling_of(tensors, rows, shape)
         parts = {row.name: _parts(row, tensors, spelling) for row in rows}
         aside = _aside(tensors, rows, shape=shape, spelling=spelling)

@@ -18,6 +18,8 @@ class FaultContext:
     trainer: Trainer
     layout: Layout
     rank: int
+    num_steps: int
+    """Optimizer steps that the mode compares."""
     undo: ExitStack
     """Closed after the last step, which undoes what a fault entered here."""
 

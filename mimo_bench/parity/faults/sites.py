@@ -24,6 +24,8 @@ class Site:
     """True if samples surely differ in their number of items."""
     plan: BatchPlan
     training: Training
+    is_evaluated: bool
+    """True if held-out samples are scored."""
     meets_empty_replica: bool
     """True if a replica of some encoder surely ends a timed step with a micro-batch without items.
 
@@ -42,6 +44,7 @@ class Site:
             ties_embeddings=scenario.shape.language.tied_embeddings,
             plan=case.plan,
             training=scenario.training,
+            is_evaluated=scenario.evaluation.num_batches > 0,
             has_uneven_items=drawn is not None and drawn.counts_vary,
             meets_empty_replica=drawn is not None and _meets_empty_replica(scenario, case, drawn),
         )
@@ -50,6 +53,11 @@ class Site:
     def encoder_dp(self) -> int:
         """Replicas of the encoder that has the most."""
         return max(grid.dp for grid in self.layout.encoders.values())
+
+    @property
+    def trains_projectors(self) -> bool:
+        """True if the projector of every encoder is trained."""
+        return all(self.training.trains(f"{name}.projector") for name in self.layout.encoders)
 
     @property
     def is_sharded(self) -> bool:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.models import CHUNK, digest, uniform
-from mimo_bench.parity.fingerprints import Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
+from mimo_bench.parity.fingerprints import BatchCount, Fingerprint, Mismatch, RankFingerprint, SampleSeen, merge
 from mimo_bench.parity.probes.tensors import hashes
 from mimo_bench.trainer import MicroBatch, Trainer, shards
 
@@ -23,7 +23,7 @@ def fingerprint(trainer: Trainer, batches: Sequence[Sequence[MicroBatch]]) -> Fi
         trainer: the trainer before its first step.
         batches: the micro-batches that it will train on, by step.
     """
-    mine = RankFingerprint(weights=_weights(trainer), samples=tuple(_samples(batches)))
+    mine = RankFingerprint(weights=_weights(trainer), samples=tuple(_samples(batches)), counts=tuple(_counts(batches)))
     everyone: list[str] = [""] * dist.get_world_size()
     dist.all_gather_object(everyone, mine.model_dump_json())
     return merge(RankFingerprint.model_validate_json(text) for text in everyone)
@@ -52,6 +52,23 @@ def _samples(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[SampleSeen]:
                     digest=digest(tensor),
                     scored=_scored(tensor) if side == TARGETS else None,
                 )
+
+
+def _counts(batches: Sequence[Sequence[MicroBatch]]) -> Iterator[BatchCount]:
+    for step, batch in enumerate(batches):
+        for index, part in enumerate(batch):
+            by_module = {
+                module: {f"items of {module}": sum(part.items_per_sample[module])} for module in part.encoder_inputs
+            }
+            if part.loss_mask is not None:
+                by_module[LANGUAGE] = {
+                    "answer tokens": int(part.loss_mask.sum()),
+                    "tokens": part.num_tokens,
+                    "token pairs": part.num_token_pairs,
+                }
+            for module, counts in by_module.items():
+                first = part.sample_ids[module].start
+                yield BatchCount(step=step, micro_batch=index, module=module, first_sample=first, counts=counts)
 
 
 def _scored(targets: torch.Tensor) -> tuple[int, int]:

@@ -30,8 +30,6 @@ class GradientProbe:
         """By parameter, over the whole model; the same on every rank. None for the baseline."""
         self.disagreement: str | None = None
         """The first parameter of which replicas hold different gradients, as text."""
-        self.scored_tokens: int | None = None
-        """Answer tokens of the global batch; the same on every rank."""
 
     @torch.no_grad()
     def inspect(self, trainer: Trainer) -> None:
@@ -41,7 +39,6 @@ class GradientProbe:
         for shard, gradient in full_gradients(trainer):
             comparison.take(shard, gradient)
         differences, self.disagreement = comparison.merge("gradients")
-        self.scored_tokens = round(trainer.totals.read()["scored_tokens"])
         if not self._is_baseline:
             self.differences = differences
 

@@ -12,8 +12,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
@@ -83,10 +85,38 @@ def _read(path: Path, start: int, length: int, pinned: bool) -> torch.Tensor:
     return part
 
 
-_DIGESTS = "digests.json"
+DIGESTS = "digests.json"
+"""File of the digests of the baseline's tensors of one kind, written after the last tensor."""
 
-_RESOLUTION = 3 * torch.finfo(torch.float32).eps
-"""Rounding of an update relative to its weight: one unit in the last place at the start and for each of two steps."""
+_ULP = torch.finfo(torch.float32).eps
+"""One unit in the last place of a weight of 1."""
+
+
+class Elements(NamedTuple):
+    """Masks of a chunk of a parameter, by the baseline's second moment."""
+
+    significant: torch.Tensor
+    """Elements whose gradients are more than rounding."""
+    untouched: torch.Tensor
+    """Elements whose gradient was zero in every step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How far AdamW may move the weights of a module in some steps."""
+
+    start: torch.Tensor
+    """Starting weights, in the canonical shape."""
+    num_steps: int
+    longest: float
+    """Longest way of a weight besides its decay; infinite if no bound is known."""
+    decay: float
+    """Share of a weight that decays, negative."""
+
+    @property
+    def resolution(self) -> float:
+        """Rounding of an update relative to its weight: one unit in the last place at the start and for each step."""
+        return (self.num_steps + 1) * _ULP
 
 
 def path_of(directory: Path, parameter: str) -> Path:
@@ -107,7 +137,7 @@ class Comparison:
         if is_baseline and dist.get_rank() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         dist.barrier()
-        self._expected = {} if is_baseline else json.loads((directory / _DIGESTS).read_text(encoding="utf-8"))
+        self._expected = {} if is_baseline else json.loads((directory / DIGESTS).read_text(encoding="utf-8"))
 
     @torch.no_grad()
     def take(
@@ -116,8 +146,8 @@ class Comparison:
         full: torch.Tensor,
         *,
         look: Callable[[torch.Tensor], None] | None = None,
-        where: Iterable[torch.Tensor] | None = None,
-        weights: torch.Tensor | None = None,
+        where: Iterable[Elements] | None = None,
+        way: Way | None = None,
     ) -> None:
         """Save or compare one full tensor; called by every rank that holds a shard of the parameter.
 
@@ -125,8 +155,8 @@ class Comparison:
             shard: the rank's shard.
             full: float32, in the canonical shape.
             look: called with every chunk of the baseline's tensor.
-            where: mask of the elements to compare, in chunks; None for all.
-            weights: a direction, in the canonical shape, along which the difference is measured as well.
+            where: masks of the elements to compare, in chunks; None for all.
+            way: of an update, how far it may go; the difference along the starting weights is measured as well.
         """
         if not hashes(shard):
             return
@@ -138,10 +168,15 @@ class Comparison:
             return
         if self._digests[shard.name] == self._expected[shard.name]:
             # Equal in every bit: nothing needs to be read.
-            expected, where, weights = chunks(full), None, None
+            expected, where, way = chunks(full), None, None
         else:
             expected = stream(path_of(self._directory, shard.name), full.device)
-        self._found.append(difference(shard, full, _shown(expected, look), where=where, weights=weights))
+        self._found.append(difference(shard, full, _shown(expected, look), where=where, way=way))
+
+    def note(self, shard: Shard, what: str, full: torch.Tensor) -> None:
+        """Hash a further full tensor of a parameter, which only its replicas must agree on."""
+        if hashes(shard):
+            self._digests[f"{shard.name} {what}"] = digest(full)
 
     def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
         """Return the differences of all ranks, and the first tensor whose copies differ; the same on every rank.
@@ -154,7 +189,7 @@ class Comparison:
         digests = [json.loads(held) for held, _ in everyone]
         if self._is_baseline and dist.get_rank() == 0:
             together = {name: found for held in digests for name, found in held.items()}
-            write_atomically(self._directory / _DIGESTS, json.dumps(together).encode())
+            write_atomically(self._directory / DIGESTS, json.dumps(together).encode())
         problem = diverged(digests, self._topology.layout, what=what)
         texts = (text for _, some in everyone for text in some)
         return tuple(ParameterDifference.model_validate_json(text) for text in texts), problem
@@ -165,16 +200,16 @@ def difference(
     found: torch.Tensor,
     expected: Iterator[torch.Tensor],
     *,
-    where: Iterable[torch.Tensor] | None = None,
-    weights: torch.Tensor | None = None,
+    where: Iterable[Elements] | None = None,
+    way: Way | None = None,
 ) -> ParameterDifference:
     """Compare a tensor with the baseline's: Frobenius norms, largest elements, and the multiple that fits best."""
-    sums = _Sums(shard, found.device)
+    sums = _Sums(shard, found.device, way)
     kept = cycle([None]) if where is None else where
-    directions = cycle([None]) if weights is None else chunks(weights)
-    for parts in zip(chunks(found), expected, kept, directions, strict=False):
+    starts = cycle([None]) if way is None else chunks(way.start)
+    for parts in zip(chunks(found), expected, kept, starts, strict=False):
         sums.add(*parts)
-    return sums.difference(has_weights=weights is not None)
+    return sums.difference()
 
 
 def _shown(parts: Iterator[torch.Tensor], look: Callable[[torch.Tensor], None] | None) -> Iterator[torch.Tensor]:
@@ -187,35 +222,49 @@ def _shown(parts: Iterator[torch.Tensor], look: Callable[[torch.Tensor], None] |
 class _Sums:
     """Sums over the chunks of a tensor, kept on its device: the host waits once, at the end."""
 
-    def __init__(self, shard: Shard, device: torch.device) -> None:
+    def __init__(self, shard: Shard, device: torch.device, way: Way | None) -> None:
         """Start at zero."""
         self._shard = shard
+        self._way = way
         self._start = 0
         self._products, self._maxima, self._slices = (
-            torch.zeros(size, dtype=torch.float64, device=device) for size in (6, 2, shard.num_slices)
+            torch.zeros(size, dtype=torch.float64, device=device) for size in (6, 4, shard.num_slices)
         )
 
     def add(
-        self, found: torch.Tensor, expected: torch.Tensor, kept: torch.Tensor | None, along: torch.Tensor | None
+        self, found: torch.Tensor, expected: torch.Tensor, kept: Elements | None, start: torch.Tensor | None
     ) -> None:
-        """Add a chunk, or the elements of it that are `kept`, and its part along a direction."""
+        """Add a chunk, or the significant elements of it, and of an update its part along the starting weights."""
         ours, theirs = found.double(), expected.double()
+        if start is not None:
+            self._add_way(ours, theirs, kept, start.double())
         if kept is not None:
-            ours, theirs = ours * kept, theirs * kept
+            ours, theirs = ours * kept.significant, theirs * kept.significant
         off = ours - theirs
-        direction = off.new_zeros(()) if along is None else along.double()
+        direction = off.new_zeros(()) if start is None else start.double()
         pairs = ((ours, ours), (ours, theirs), (theirs, theirs), (off, off), (off, direction), (direction, direction))
         self._products += torch.stack([(one * other).sum() for one, other in pairs])
-        self._maxima = torch.maximum(self._maxima, torch.stack([theirs.abs().max(), off.abs().max()]))
+        self._maxima[:2] = torch.maximum(self._maxima[:2], torch.stack([theirs.abs().max(), off.abs().max()]))
         if len(self._slices) > 1:
             owner = self._shard.owners(self._start, len(off), off.device)
             self._slices += torch.stack([(off.square() * (owner == k)).sum() for k in range(len(self._slices))])
         self._start += len(off)
 
-    def difference(self, *, has_weights: bool) -> ParameterDifference:
+    def _add_way(self, ours: torch.Tensor, theirs: torch.Tensor, kept: Elements | None, start: torch.Tensor) -> None:
+        """Add what a weight moved besides its decay, and errors of weights that had no gradient, beyond rounding."""
+        assert self._way is not None
+        rounding = self._way.resolution * start.abs()
+        moved = ((ours - self._way.decay * start).abs() - rounding).max()
+        wrong = moved.new_zeros(())
+        if kept is not None:
+            wrong = (((ours - theirs).abs() - rounding) * kept.untouched).max()
+        self._maxima[2:] = torch.maximum(self._maxima[2:], torch.stack([moved, wrong]))
+
+    def difference(self) -> ParameterDifference:
         """Return the result; waits for the device."""
         square, cross, expected_square, error_square, along, weights_square = self._products.tolist()
-        largest, largest_error = self._maxima.tolist()
+        largest, largest_error, moved, wrong = self._maxima.tolist()
+        way = self._way
         scale = cross / expected_square if expected_square else None
         return ParameterDifference(
             parameter=self._shard.name,
@@ -228,7 +277,9 @@ class _Sums:
             baseline_max=_finite(largest),
             error_max=_finite(largest_error),
             slice_error_norms=_norms(self._slices.tolist()) if error_square > 0.0 and len(self._slices) > 1 else (),
-            resolution_norm=_finite(_RESOLUTION * math.sqrt(weights_square)) if has_weights else None,
+            resolution_norm=None if way is None else _finite(way.resolution * math.sqrt(weights_square)),
+            longest_way=None if way is None or not way.longest else _finite(moved / way.longest),
+            untouched_error=None if way is None or not way.longest else _finite(wrong / way.longest),
             along_weights_share=(
                 _finite(along**2 / (error_square * weights_square)) if error_square and weights_square else None
             ),

@@ -46,6 +46,8 @@ class RankRecord(Entry):
     """Non-padding language positions of each step, over the whole job."""
     items: dict[str, tuple[Count, ...]]
     """Items that each encoder read in each step, such as images, over the whole job."""
+    scored: tuple[Count, ...] = ()
+    """Answer tokens of each step, over the whole job."""
     token_pairs: tuple[Count, ...] = ()
     """Squared number of non-padding positions, summed over the samples of each step; attention's cost grows with it."""
     clock: Literal["wall", "cuda_events"]
@@ -62,6 +64,18 @@ class RankRecord(Entry):
     mismatch: str | None = None
     """Difference from the baseline before the first step; the layout then took no step."""
     evaluation: EvaluationResult | None = None
+    """After the last step."""
+    held_out: EvaluationResult | None = None
+    """After the last parity step."""
+    repeated_loss: Finite | None = None
+    """Loss of the first batch once more, after the last parity step; of the baseline only."""
+    movement: dict[str, Finite] = {}
+    """By trained module, norm of its update by two steps, less its decay, over the rounding of its weights; of the
+    baseline only."""
+    groups: str | None = None
+    """First setting of a parameter group that is not the scenario's, as text; null if all are."""
+    counts: str | None = None
+    """First count of a step that is not the loader's, as text; null if all are."""
     memory: RankMemory | None = None
     """Null on CPU ranks."""
     communication: tuple[RankCommunication, ...] = ()
@@ -71,6 +85,8 @@ class RankRecord(Entry):
     module_seconds: dict[str, PhaseSeconds] = {}
     """Timing mode only; per step of the timed window, by hosted module."""
     warmup_seconds: tuple[Seconds, ...] = ()
+    num_rehearsed: Count = 0
+    """Batches of the timed window that ran forward and backward before it, without a change of the weights."""
     reserved_bytes: tuple[Count, ...] = ()
     """Memory that the allocator had reserved after each step; empty on CPU ranks."""
     energy: RankEnergy | None = None
@@ -82,11 +98,13 @@ class RankRecord(Entry):
     first_step_seconds: Seconds | None = None
     phases: dict[str, Seconds] = {}
     gradients: tuple[ParameterDifference, ...] | None = None
-    """Gradients of the first parity step, by parameter of the whole model; null for the baseline and in other modes."""
+    """Gradients of the first step, by parameter of the whole model; null for the baseline and in comm mode."""
+    late_updates: tuple[ParameterDifference, ...] | None = None
+    """Updates by all steps that are compared; null for the baseline, in comm mode, and for two steps."""
+    comparing_seconds: Seconds | None = None
+    """Time of the comparison of single parameters in timing mode, outside of the timed window."""
     replicas: str | None = None
-    """Disagreement of replicas in the first parity step or after the last one; null if they agree."""
-    scored_tokens: Count | None = None
-    """Answer tokens in the global batch of the first parity step: the divisor of its gradients."""
+    """First disagreement of replicas; null if they agree."""
     optimizer: OptimizerDifferences | None = None
     """State after the second step; null for the baseline and in other modes."""
     comparing: Comparing | None = None
@@ -109,6 +127,9 @@ class LayoutRecord(Entry):
     grad_norms: dict[str, tuple[Finite | None, ...]] = {}
     """Pre-clip gradient norm of each parity step, by module."""
     evaluation: EvaluationResult | None = None
+    """Held-out samples after the last step."""
+    held_out: EvaluationResult | None = None
+    """Held-out samples after the last parity step, which is what is compared; null in older records."""
     parity: Parity | None = None
     timing: Timing | None = None
     memory: Memory | None = None

@@ -18,6 +18,13 @@ class Tolerance(Entry):
     """Bound of each parameter's Adam moments after the second step."""
     update_rel: Finite | None = None
     """Bound of each parameter's update by the first two steps."""
+    loss_rel_by_step: tuple[Finite, ...] = ()
+    """Bound of the loss by step, as rounding grows with training; empty in older records. The last steps have no bound
+    and were not compared if rounding alone moves them too far."""
+    grad_norm_rel_by_step: dict[str, tuple[Finite, ...]] = {}
+    """Bound of each module's gradient norm by step."""
+    right_tokens: Count | None = None
+    """Number of held-out answer tokens by which accuracy may differ."""
 
 
 class ParameterDifference(Entry):
@@ -44,6 +51,12 @@ class ParameterDifference(Entry):
     """Share of an update's squared difference that points along the starting weights."""
     resolution_norm: Finite | None = None
     """Distance that rounding may move weights of their size; a smaller difference of an update is not significant."""
+    untouched_error: Finite | None = None
+    """Of an update: largest error of a weight whose gradient was zero in every step of the baseline, beyond rounding;
+    relative to the longest way that Adam can move a weight."""
+    longest_way: Finite | None = None
+    """Of an update: largest movement of a weight besides its decay, beyond rounding; relative to the longest way that
+    Adam can move a weight. Above 1 no AdamW of the scenario's rates made it."""
 
 
 class OptimizerDifferences(Entry):
@@ -62,6 +75,8 @@ class Difference(Entry):
     parameter: str
     rel: Finite | None
     """Error norm over the baseline's norm, which counts as at least a floor for its module."""
+    bound: Finite | None = None
+    """Bound of this parameter, if each has its own."""
 
 
 VariantName = Literal["rerun", "jitter", "micro-batches", "tensor-parallel"]
@@ -81,6 +96,8 @@ class Noise(Entry):
     """Largest over the parameters in the first step; null as timed, like those below."""
     moment_rel_max: Finite | None = None
     update_rel_max: Finite | None = None
+    right_tokens: Count | None = None
+    """Difference of the number of right held-out answer tokens; null if none were scored."""
     differs: str | None = None
     """First quantity that is not equal to the last bit; null if all are."""
 
@@ -96,16 +113,24 @@ class AsTimed(Entry):
     """Mean signed difference, which is near zero for rounding; null in older records."""
     grad_norm_rel: dict[str, Finite | None] = {}
     grad_norm_rel_mean: dict[str, Finite | None] = {}
+    worst_gradient: Difference | None = None
+    """Gradient of the first step that is closest to its bound, or furthest beyond it; null in older records."""
+    worst_late_update: Difference | None = None
+    """Update over all steps that is closest to its bound; null in older records."""
+    num_unresolved: Count | None = None
+    """Parameters whose gradient or update the variants move too far for a bound."""
+    comparing_seconds: Finite | None = None
+    """Time of the comparison, all of it outside of the timed window; null in older records."""
     band: Tolerance | None = None
     """Bounds from the spread of mathematically equal variants of the baseline, measured in this run."""
     noise: tuple[Noise, ...] = ()
     """Variants that the bounds are measured from; only in the baseline's record."""
 
 
-Check = Literal["static", "replicas", "gradients", "sound", "optimizer", "steps", "evaluation", "as_timed"]
+Check = Literal["static", "replicas", "gradients", "sound", "counts", "optimizer", "steps", "evaluation", "as_timed"]
 """Checks in the order in which a layout has to pass them: weights and samples before the first step, replicas, every
-gradient of the first step, numbers that prove something, every moment and update after the second step, losses and
-gradient norms of every step, held-out samples, and the steps as timed."""
+gradient of the first step, numbers that prove something, numbers of tokens and items, the optimizer's settings with
+every moment and update, losses and gradient norms of every step, held-out samples, and the steps as timed."""
 
 
 class Parity(Entry):
@@ -133,6 +158,8 @@ class Parity(Entry):
     """Weights after the second step, relative to the parameter's update by two steps."""
     worst_moment: Difference | None = None
     """Adam's moments after the second step."""
+    worst_late_update: Difference | None = None
+    """Update over all parity steps that is closest to its bound; null in older records, and if there are two steps."""
     weights_match_at_start: bool | None = None
     samples_match: bool | None = None
     tolerance: Tolerance | None = None
@@ -150,6 +177,14 @@ class EvaluationResult(Entry):
     answer_accuracy: Finite | None
     """Share of answer tokens that the model ranks first."""
     num_samples: Count
+    scored_tokens: Count | None = None
+    """Answer tokens; null in older records."""
+
+    @property
+    def right_tokens(self) -> int | None:
+        """Number of answer tokens that the model ranks first; None if unknown."""
+        known = self.answer_accuracy is not None and self.scored_tokens is not None
+        return round((self.answer_accuracy or 0.0) * (self.scored_tokens or 0)) if known else None
 
 
 class ReferenceVerdict(Entry):

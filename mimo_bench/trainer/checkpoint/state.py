@@ -45,21 +45,21 @@ class OptimizerState:
         """
         if not shard.parameter.requires_grad:
             return {WEIGHT: shard.parameter.detach()}
-        held, is_dealt_out = self._held(shard), self._is_dealt_out(shard)
-        found = {}
-        for kind in (WEIGHT, *MOMENTS):
-            part = None if held is None else _tensor(held, kind)
-            if not is_dealt_out:
-                assert part is not None
-                found[kind] = part.detach().view(shard.parameter.shape)
-                continue
-            whole = torch.zeros(shard.parameter.numel(), dtype=torch.float32, device=shard.parameter.device)
-            if held is not None and part is not None:
-                whole[held.piece].copy_(part.view(-1))
-            # Each element is one rank's and zero elsewhere; as integers, so that not even a zero loses its sign.
-            dist.all_reduce(whole.view(torch.int32), group=shard.replicas)
-            found[kind] = whole.view(shard.parameter.shape)
-        return found
+        return {kind: self.read_one(shard, kind) for kind in (WEIGHT, *MOMENTS)}
+
+    def read_one(self, shard: Shard, kind: str) -> torch.Tensor:
+        """Return the weight or a moment of a trained parameter; moments are zero before the first step. Collective."""
+        held = self._held(shard)
+        part = None if held is None else _tensor(held, kind)
+        if not self._is_dealt_out(shard):
+            assert part is not None
+            return part.detach().view(shard.parameter.shape)
+        whole = torch.zeros(shard.parameter.numel(), dtype=torch.float32, device=shard.parameter.device)
+        if held is not None and part is not None:
+            whole[held.piece].copy_(part.view(-1))
+        # Each element is one rank's and zero elsewhere; as integers, so that not even a zero loses its sign.
+        dist.all_reduce(whole.view(torch.int32), group=shard.replicas)
+        return whole.view(shard.parameter.shape)
 
     def write(self, shard: Shard, tensors: dict[str, torch.Tensor], *, num_steps: int) -> None:
         """Replace weight and moments by `tensors`, slices in the shape of the rank's; moments may lack.
