@@ -102,7 +102,7 @@ def worst_of(gradients: Sequence[ParameterDifference], *, elementwise: bool = Tr
     errors = relative_errors(gradients, elementwise=elementwise)
     if not errors:
         return None
-    worst = max(gradients, key=lambda one: math.inf if errors[one.parameter] is None else errors[one.parameter] or 0.0)
+    worst = max(gradients, key=lambda one: _known(errors[one.parameter]))
     return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
 
 
@@ -192,5 +192,25 @@ def worst_update(found: OptimizerDifferences) -> Difference | None:
     return worst_of(found.updates, elementwise=False)
 
 
+def worst_along_weights(found: OptimizerDifferences) -> Difference | None:
+    """Return the parameter whose update differs most along its starting weights, as by another weight decay."""
+    errors = along_weights(found.updates)
+    if not errors:
+        return None
+    worst = max(found.updates, key=lambda one: _known(errors[one.parameter]))
+    return Difference(module=worst.module, parameter=worst.parameter, rel=errors[worst.parameter])
+
+
+def along_weights(updates: Sequence[ParameterDifference]) -> dict[str, float | None]:
+    """Return the relative error of each update along the starting weights; None if it is not finite."""
+    errors = relative_errors(updates, elementwise=False)
+    shares = {one.parameter: one.along_weights_share or 0.0 for one in updates}
+    return {name: None if error is None else error * math.sqrt(shares[name]) for name, error in errors.items()}
+
+
+def _known(error: float | None) -> float:
+    return math.inf if error is None else error
+
+
 def _badness(difference: Difference) -> float:
-    return math.inf if difference.rel is None else difference.rel
+    return _known(difference.rel)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from mimo_bench.layout import Grid, Layout
-from mimo_bench.parity.compare import Judged, relative_errors, significant
+from mimo_bench.parity.compare import Judged, along_weights, relative_errors, significant
 from mimo_bench.record import OptimizerDifferences, ParameterDifference
 
 EQUAL = 1e-2
@@ -176,10 +176,6 @@ def _within(error: float | None, bound: float) -> bool:
     return error is not None and error <= bound
 
 
-DECAY_SHARE = 0.1
-"""Share of the bound by which an update may differ along the starting weights: a wrong weight decay points there, and
-rounding anywhere in a space of thousands of dimensions."""
-
 LONGEST_WAY = 1.001
 """Largest movement of a weight relative to the longest way of AdamW; the excess is rounding of the way itself."""
 
@@ -190,19 +186,28 @@ ALIKE = 0.3
 """Relative spread of one wrong factor over the parameters, which grows with each step."""
 
 
-def explain_outcome(found: OptimizerDifferences, *, moment_bound: float, update_bound: float) -> str | None:
+def explain_outcome(
+    found: OptimizerDifferences, *, moment_bound: float, update_bound: float, along_bound: float
+) -> str | None:
     """Explain wrong moments or updates, for the module in which the error began; None if nothing is wrong.
 
     An error of one module reaches the gradients of all modules a step later, and their moments. It hardly reaches
     their updates: Adam turns a gradient of another size into a step of the same length. Wrong updates therefore name
     the module, unless they are off by far less than the moments.
+
+    Args:
+        found: moments and updates of every parameter.
+        moment_bound: largest relative error of a moment.
+        update_bound: of an update.
+        along_bound: of an update along the starting weights. It is sharper: a wrong weight decay points there, and
+            rounding anywhere in a space of thousands of dimensions.
     """
     modules = [_Outcome.of(module, found) for module in dict.fromkeys(one.module for one in found.updates)]
     if (impossible := next((words for one in modules if (words := one.explain_impossible())), None)) is not None:
         return impossible
-    if all(module.is_within(moment_bound, update_bound) for module in modules):
+    if all(module.is_within(moment_bound, update_bound, along_bound) for module in modules):
         return None
-    by_update = max(modules, key=lambda one: (bool(one.too_far), max(one.updates_off, one.along_weights / DECAY_SHARE)))
+    by_update = max(modules, key=lambda one: one.badness(update_bound, along_bound))
     by_moment = max(modules, key=lambda module: module.moments_off)
     if by_moment.moments_off > moment_bound and by_update.updates_off < FAR_LESS * by_moment.moments_off:
         return by_moment.explain_moments(moment_bound)
@@ -261,7 +266,7 @@ class _Outcome:
 
     @property
     def along_weights(self) -> float:
-        return _worst(_along_weights(self.updates))
+        return _worst(along_weights(self.updates))
 
     @property
     def too_far(self) -> list[ParameterDifference]:
@@ -269,11 +274,15 @@ class _Outcome:
         found = [one for one in self.updates if (one.longest_way or 0.0) > LONGEST_WAY]
         return sorted(found, key=lambda one: one.longest_way or 0.0, reverse=True)
 
-    def is_within(self, moment_bound: float, update_bound: float) -> bool:
+    def badness(self, update_bound: float, along_bound: float) -> tuple[bool, float]:
+        """Return a key by which the module with the most wrong updates is the largest."""
+        return bool(self.too_far), max(self.updates_off / update_bound, self.along_weights / along_bound)
+
+    def is_within(self, moment_bound: float, update_bound: float, along_bound: float) -> bool:
         return (
             self.moments_off <= moment_bound
             and self.updates_off <= update_bound
-            and self.along_weights <= DECAY_SHARE * update_bound
+            and self.along_weights <= along_bound
             and not self.too_far
         )
 
@@ -295,7 +304,7 @@ class _Outcome:
     def explain_update(self, bound: float) -> str:
         if (scale := _about(self.updates)) is not None:
             return f"updates of {self.module}.* are about {scale:.2g} x the baseline's"
-        along = _along_weights(self.updates)
+        along = along_weights(self.updates)
         if _worst(along) > self.updates_off / 2:
             name, error = max(along.items(), key=lambda item: math.inf if item[1] is None else item[1])
             shown = "beyond all numbers" if error is None else f"by {error:.2g} of its update"
@@ -340,12 +349,6 @@ def _most(module: str, what: str, errors: Mapping[str, float | None], bound: flo
     worst = max(wrong, key=lambda name: wrong[name])
     shown = "beyond all numbers" if math.isinf(wrong[worst]) else f"by {wrong[worst]:.2g} of its norm"
     return f"{what} of {len(beyond)} of {len(wrong)} parameters of {module} differ, most {worst} {shown}"
-
-
-def _along_weights(updates: Sequence[ParameterDifference]) -> dict[str, float | None]:
-    errors = relative_errors(updates, elementwise=False)
-    shares = {one.parameter: one.along_weights_share or 0.0 for one in updates}
-    return {name: None if error is None else error * math.sqrt(shares[name]) for name, error in errors.items()}
 
 
 def _worst(errors: Mapping[str, float | None]) -> float:

@@ -20,6 +20,7 @@ from mimo_bench.parity.compare import (
     largest,
     measured,
     step_errors,
+    worst_along_weights,
     worst_moment,
     worst_of,
     worst_update,
@@ -87,13 +88,15 @@ BAND_FACTOR = 4.0
 """Ratio of a bound to the spread of the baseline's variants: a correct layout differs by the same kind of rounding, in
 more places."""
 
-PARITY_FLOOR: Final = Tolerance(loss_rel=1e-5, grad_norm_rel=1e-4, gradient_rel=1e-4, moment_rel=1e-4, update_rel=1e-3)
+PARITY_FLOOR: Final = Tolerance(
+    loss_rel=1e-5, grad_norm_rel=1e-4, gradient_rel=1e-4, moment_rel=1e-4, update_rel=1e-3, along_rel=1e-4
+)
 """Smallest bounds in parity mode. Correct layouts on CPU ranks differ by 2e-7 in loss, by 2e-6 in gradients and their
 norms, by 1.4e-5 in moments, and by 1e-4 in updates: Adam turns the smallest gradients, which are largely rounding, into
 steps as long as any other."""
 
 PARITY_CEILING: Final = Tolerance(
-    loss_rel=1e-4, grad_norm_rel=1e-3, gradient_rel=1e-3, moment_rel=1e-3, update_rel=1e-2
+    loss_rel=1e-4, grad_norm_rel=1e-3, gradient_rel=1e-3, moment_rel=1e-3, update_rel=1e-2, along_rel=1e-3
 )
 """Widest bounds in parity mode: the mildest known silent fault moves the loss by 3e-4."""
 
@@ -154,6 +157,7 @@ _OF_PARAMETERS = {
     "gradient_rel": ("gradient_rel_max", "a gradient"),
     "moment_rel": ("moment_rel_max", "a moment of Adam"),
     "update_rel": ("update_rel_max", "an update"),
+    "along_rel": ("along_rel_max", "an update along the weights"),
 }
 """For a bound of `Tolerance`: the field of `Noise` that it comes from, and its quantity."""
 
@@ -175,6 +179,7 @@ def noise_of(name: VariantName, variant: Trained, baseline: Trained, *, num_step
         gradient_rel_max=_rel(worst_of(variant.gradients or ())),
         moment_rel_max=_rel(worst_moment(outcome)) if outcome else None,
         update_rel_max=_rel(worst_update(outcome)) if outcome else None,
+        along_rel_max=_rel(worst_along_weights(outcome)) if outcome else None,
         right_tokens=abs(right[0] - right[1]) if len(right) == 2 else None,
         differs=_first_difference(variant, baseline, num_steps),
     )

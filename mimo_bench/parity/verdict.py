@@ -15,6 +15,7 @@ from mimo_bench.parity.compare import (
     drifts,
     largest,
     step_errors,
+    worst_along_weights,
     worst_moment,
     worst_of,
     worst_update,
@@ -156,6 +157,7 @@ def judge(
         worst_gradient=worst_of(gradients),
         worst_weight=worst_update(trained.optimizer) if trained.optimizer else None,
         worst_moment=worst_moment(trained.optimizer) if trained.optimizer else None,
+        worst_along_weights=worst_along_weights(trained.optimizer) if trained.optimizer else None,
         worst_late_update=late[0].worst if late else None,
         weights_match_at_start=True,
         samples_match=True,
@@ -168,7 +170,13 @@ def _wrong_outcome(trained: Trained, tolerance: Tolerance) -> str | None:
         return "no moment and no update was compared"
     assert tolerance.moment_rel is not None
     assert tolerance.update_rel is not None
-    found = explain_outcome(trained.optimizer, moment_bound=tolerance.moment_rel, update_bound=tolerance.update_rel)
+    assert tolerance.along_rel is not None
+    found = explain_outcome(
+        trained.optimizer,
+        moment_bound=tolerance.moment_rel,
+        update_bound=tolerance.update_rel,
+        along_bound=tolerance.along_rel,
+    )
     # Settings are exact, and what they did to the weights is measured: together they are the reason.
     return "; ".join(words for words in (trained.groups, found) if words is not None) or None
 

@@ -142,6 +142,7 @@ class CleanRun(_Entry):
 
     seed: int
     layout: str
+    is_baseline: bool = False
     status: str
     reason: str
     shares: dict[str, float]
@@ -165,9 +166,12 @@ class Alarms(Session):
     as_timed: bool = False
     """True if layouts had to pass as timed, too."""
     num_runs: int
-    """Runs that could have failed by mistake, so without baselines that passed: they were compared with nothing."""
+    """Runs that could have failed by mistake, so without baselines: they were compared with nothing."""
     num_alarms: int
     """Runs of them that did not pass, for whatever reason."""
+    num_baselines: int = 0
+    num_unfit: int = 0
+    """Baselines that prove nothing with their seed, so that no layout was judged with it."""
     rate: float
     rate_upper_bound: float
     """Exact (Clopper-Pearson), one-sided, at 95 % confidence."""

@@ -118,7 +118,7 @@ def render_alarms(alarms: Alarms) -> str:
         f"Rate {alarms.rate:.2%}, at most {alarms.rate_upper_bound:.2%} at 95% confidence "
         f"(Clopper-Pearson, one-sided); {counted(len(seeds), 'seed')}, {seeds[0]} to {seeds[-1]}.",
         f"Judged in parity mode{', and as timed' if alarms.as_timed else ''}, on {_machine(alarms.environment)}.",
-        "Baselines that passed do not count: they were compared with their own variants alone.",
+        _baselines(alarms),
         *(f"Begun by {_session(session)}." for session in alarms.earlier[:1]),
         *(f"Resumed by {_session(session)}." for session in alarms.earlier[1:]),
         f"{'Resumed' if alarms.earlier else 'Made'} by {_session(alarms)}.",
@@ -126,6 +126,14 @@ def render_alarms(alarms: Alarms) -> str:
         "![Differences as shares of their bounds](alarms.svg)",
         *(f"- seed {run.seed}, {run.layout}: {run.reason}" for run in alarms.runs if run.status != "passed"),
     )
+
+
+def _baselines(alarms: Alarms) -> str:
+    apart = "Baselines that passed do not count: they were compared with their own variants alone."
+    if not alarms.num_baselines:
+        return apart
+    baselines = counted(alarms.num_baselines, "baseline")
+    return f"{apart} {alarms.num_unfit} of {baselines} proved nothing with their seed, so no layout was judged with it."
 
 
 def _session(session: Session) -> str:

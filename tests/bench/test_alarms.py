@@ -76,22 +76,44 @@ ONE_RANK = Scenario.model_validate(
 @pytest.mark.usefixtures("warm_commands")
 def test_only_seeds_that_were_not_judged_are_and_the_account_says_what_it_went_on_from(tmp_path: Path) -> None:
     committed = Alarms.model_validate_json((COMMITTED / "alarms.json").read_text(encoding="utf-8"))
-    failed = CleanRun(seed=0, layout="one-rank", status="parity_failed", reason="the loss is not finite", shares={})
-    known = committed.model_copy(update={"runs": (failed,), "num_runs": 1, "num_alarms": 1})
+    failed = CleanRun(
+        seed=0, layout="one-rank", is_baseline=True, status="parity_failed", reason="not finite", shares={}
+    )
+    known = committed.model_copy(update={"runs": (failed,), "num_runs": 0, "num_alarms": 0})
     judged: list[CleanRun] = []
     campaign = Campaign(directory=tmp_path, device_kind="cpu", command=("mimo-bench", "alarms", "--resume"))
     count_alarms(campaign, ONE_RANK, range(2), on_run=judged.append, known=known)
     assert [(run.seed, run.status) for run in judged] == [(1, "passed")]
     account = read_account(tmp_path, ONE_RANK, as_timed=False)
     assert account is not None
-    # An alarm of the earlier sitting stays one.
-    # The baseline of the second seed was held against nothing.
-    assert (account.num_runs, account.num_alarms, account.runs[0]) == (1, 1, failed)
+    # An unfit baseline of the earlier sitting stays one.
+    assert (account.num_runs, account.num_baselines, account.num_unfit, account.runs[0]) == (0, 2, 1, failed)
     assert [sitting.command for sitting in account.earlier] == [committed.command]
     assert account.command == ("mimo-bench", "alarms", "--resume")
     text = (tmp_path / "alarms.md").read_text(encoding="utf-8")
     assert f"Begun by `{' '.join(committed.command)}` (code {committed.code_hash[:8]}" in text
     assert "Resumed by `mimo-bench alarms --resume`" in text
+
+
+@pytest.mark.usefixtures("warm_commands")
+def test_a_seed_whose_baseline_proves_nothing_is_accounted_for_and_is_no_alarm(tmp_path: Path) -> None:
+    scenario = Scenario.model_validate(
+        {
+            **ONE_RANK.model_dump(by_alias=True),
+            "training": {"learning_rate": 1e-30},
+            "layout": [{"name": "one-rank", "vision": {}, "language": {}}, SHARDS],
+        }
+    )
+    campaign = Campaign(directory=tmp_path, device_kind="cpu")
+    found = count_alarms(campaign, scenario, range(2), on_run=lambda _: None)
+    assert (found.num_runs, found.num_alarms, found.num_baselines, found.num_unfit) == (0, 0, 2, 2)
+    assert [(run.layout, run.status) for run in found.runs] == [("one-rank", "parity_failed")] * 2
+    assert "its updates of vision are 0" in found.runs[0].reason
+    assert "2 of 2 baselines proved nothing with their seed" in (tmp_path / "alarms.md").read_text()
+    again: list[CleanRun] = []
+    account = read_account(tmp_path, scenario, as_timed=False)
+    count_alarms(campaign, scenario, range(2), on_run=again.append, known=account)
+    assert again == []
 
 
 SHARDS = {"name": "shards", "vision": {"tp": 2}, "language": {"tp": 2}}

@@ -31,7 +31,7 @@ def outcome(
 
 
 def reason(found: OptimizerDifferences) -> str | None:
-    return explain_outcome(found, moment_bound=1e-4, update_bound=1e-3)
+    return explain_outcome(found, moment_bound=1e-4, update_bound=1e-3, along_bound=1e-4)
 
 
 def test_equal_moments_and_updates_need_no_words() -> None:

@@ -67,6 +67,9 @@ def count_alarms(
     modes: tuple[Mode, ...] = ("parity", "timing") if as_timed else ("parity",)
     runs = [] if known is None else list(known.runs)
     judged = {(run.seed, run.layout) for run in runs}
+    # With a baseline that proves nothing no layout is judged.
+    unfit = [run.seed for run in runs if run.is_baseline and run.status != "passed"]
+    judged |= {(seed, name) for seed in unfit for name in scenario.names}
     for run in _judge(campaign, scenario, seeds, modes, judged):
         runs.append(run)
         alarms = _account(runs, session, earlier, as_timed=as_timed)
@@ -126,7 +129,9 @@ def _judge(
                     for seed in trained:
                         result = benches[seed].judge(name, modes=modes)
                         if (seed, name) not in judged:
-                            yield _clean_run(seed, name, result)
+                            yield _clean_run(seed, name, result, is_baseline=name == scenario.baseline)
+                    # Nothing can be compared with a baseline that proves nothing.
+                    some = tuple(seed for seed in some if benches[seed].reference is not None)
 
 
 def _trainings(scenario: Scenario, layout: str, modes: Sequence[Mode]) -> Iterator[Training]:
@@ -143,13 +148,15 @@ def _with_seed(scenario: Scenario, seed: int) -> Scenario:
     return Scenario.model_validate({**dict(scenario), "seed": seed})
 
 
-def _clean_run(seed: int, layout: str, result: LayoutResult) -> CleanRun:
+def _clean_run(seed: int, layout: str, result: LayoutResult, *, is_baseline: bool) -> CleanRun:
     parity = result.parity
-    shares = _shares(parity) if parity is not None and parity.verdict != "baseline" else {}
+    shares = _shares(parity) if parity is not None and not is_baseline else {}
     reason = result.reason
     if parity is not None and parity.as_timed is not None and result.status == "passed":
         reason += f"; as timed, {parity.as_timed.reason}"
-    return CleanRun(seed=seed, layout=layout, status=result.status, reason=reason, shares=shares)
+    return CleanRun(
+        seed=seed, layout=layout, is_baseline=is_baseline, status=result.status, reason=reason, shares=shares
+    )
 
 
 def _shares(parity: Parity) -> dict[str, float]:
@@ -161,6 +168,8 @@ def _shares(parity: Parity) -> dict[str, float]:
         "gradient": (_rel(parity.worst_gradient), bounds.gradient_rel),
         "moment": (_rel(parity.worst_moment), bounds.moment_rel),
         "update": (_rel(parity.worst_weight), bounds.update_rel),
+        "update along the weights": (_rel(parity.worst_along_weights), bounds.along_rel),
+        "update by all steps": _own(parity.worst_late_update),
     }
     return _over(found) | ({} if parity.as_timed is None else _shares_as_timed(parity.as_timed))
 
@@ -172,6 +181,8 @@ def _shares_as_timed(found: AsTimed) -> dict[str, float]:
         {
             "loss, as timed": (found.loss_rel_max, band.loss_rel),
             "norm, as timed": (_largest(found.grad_norm_rel), band.grad_norm_rel),
+            "gradient, as timed": _own(found.worst_gradient),
+            "update, as timed": _own(found.worst_late_update),
         }
     )
 
@@ -184,20 +195,27 @@ def _largest(errors: Mapping[str, float | None]) -> float | None:
     return max((error for error in errors.values() if error is not None), default=None)
 
 
+def _own(worst: Difference | None) -> tuple[float | None, float | None]:
+    """Return a difference and the bound of its parameter."""
+    return (None, None) if worst is None else (worst.rel, worst.bound)
+
+
 def _rel(worst: Difference | None) -> float | None:
     return worst.rel if worst is not None else None
 
 
 def _account(runs: list[CleanRun], session: Session, earlier: tuple[Session, ...], *, as_timed: bool) -> Alarms:
-    num_alarms = sum(run.status != "passed" for run in runs)
-    # A baseline that passed has no shares, as it was compared with nothing.
-    num_runs = num_alarms + sum(run.status == "passed" and bool(run.shares) for run in runs)
+    baselines = [run for run in runs if run.is_baseline]
+    compared = [run for run in runs if not run.is_baseline]
+    num_runs, num_alarms = len(compared), sum(run.status != "passed" for run in compared)
     return Alarms(
         **dict(session),
         earlier=earlier,
         as_timed=as_timed,
         num_runs=num_runs,
         num_alarms=num_alarms,
+        num_baselines=len(baselines),
+        num_unfit=sum(run.status != "passed" for run in baselines),
         rate=num_alarms / max(1, num_runs),
         rate_upper_bound=upper_bound(num_alarms, num_runs) if num_runs else 1.0,
         runs=tuple(runs),

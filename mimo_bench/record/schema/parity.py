@@ -18,6 +18,8 @@ class Tolerance(Entry):
     """Bound of each parameter's Adam moments after the second step."""
     update_rel: Finite | None = None
     """Bound of each parameter's update by the first two steps."""
+    along_rel: Finite | None = None
+    """Bound of each parameter's update along its starting weights; null in older records."""
     loss_rel_by_step: tuple[Finite, ...] = ()
     """Bound of the loss by step, as rounding grows with training; empty in older records. The last steps have no bound
     and were not compared if rounding alone moves them too far."""
@@ -96,6 +98,7 @@ class Noise(Entry):
     """Largest over the parameters in the first step; null as timed, like those below."""
     moment_rel_max: Finite | None = None
     update_rel_max: Finite | None = None
+    along_rel_max: Finite | None = None
     right_tokens: Count | None = None
     """Difference of the number of right held-out answer tokens; null if none were scored."""
     differs: str | None = None
@@ -158,6 +161,8 @@ class Parity(Entry):
     """Weights after the second step, relative to the parameter's update by two steps."""
     worst_moment: Difference | None = None
     """Adam's moments after the second step."""
+    worst_along_weights: Difference | None = None
+    """Part of an update along the starting weights, where a wrong decay points; null in older records."""
     worst_late_update: Difference | None = None
     """Update over all parity steps that is closest to its bound; null in older records, and if there are two steps."""
     weights_match_at_start: bool | None = None
