@@ -17,7 +17,7 @@ from mimo_bench.bench.attempt import environment_of
 from mimo_bench.bench.request import TRAINING_FILE, TrainRequest, held_fixed_of
 from mimo_bench.launch import Job, Launcher
 from mimo_bench.models import complete
-from mimo_bench.trainer import METRICS, saved_in
+from mimo_bench.trainer import METRICS, processor_of, saved_in
 from mimo_bench.util import TrainingError, new_directory, write_atomically
 
 WORKER = "mimo_bench.bench.ranks.train"
@@ -39,7 +39,7 @@ def run_training(request: TrainRequest, *, launcher: Launcher, on_line: OnLine) 
     with new_directory(request.save) if request.save is not None else nullcontext() as place:
         _train(request, launcher=launcher, place=place, on_line=on_line)
         if place is not None:
-            complete(place, start=request.start, config=request.config)
+            complete(place, start=request.start, config=request.config, processor=processor_of(request.scenario.data))
 
 
 def resume_hint(request: TrainRequest) -> str:

@@ -24,12 +24,13 @@ def import_(
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A directory of weights.")],
+    source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A directory of weights, or a checkpoint.")],
     target: Annotated[Path, typer.Argument(metavar="HF_DIR", help="New directory for `transformers`.")],
 ) -> None:
     """Write a directory of weights as a checkpoint that from_pretrained of `transformers` loads."""
     converted = export_weights(source, target)
     print(f"{target}: {_summary(converted)}; from_pretrained of `transformers` loads it")
+    print(*converted.remarks, sep="\n", end="\n" if converted.remarks else "")
 
 
 def _summary(converted: Converted) -> str:

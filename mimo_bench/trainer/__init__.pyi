@@ -7,7 +7,7 @@ from .logging import METRICS, EvaluationTotals, Logging
 from .megatron.bridge import GatherReplicas, SplitReplica, UnevenBridge
 from .model import Provider, build_model, hosted_modules, unwrap
 from .prefetch import LoaderWatch
-from .pretraining import Pretraining, Saving, Validation
+from .pretraining import Pretraining, Saving, Validation, processor_of
 from .step import ModelForward
 from .stored import write_weights
 from .topology import Topology, build_topology
@@ -50,6 +50,7 @@ __all__ = [
     "join",
     "path_of",
     "pretrain",
+    "processor_of",
     "saved_in",
     "set_up",
     "shards",

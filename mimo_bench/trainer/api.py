@@ -28,7 +28,7 @@ from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.logging import EvaluationTotals, Metrics, StepResult
 from mimo_bench.trainer.model import Provider, build_model
-from mimo_bench.trainer.pretraining import BuiltinData, Pretraining, parse_data
+from mimo_bench.trainer.pretraining import BuiltinData, Pretraining, parse_data, processor_of
 from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
 from mimo_bench.util import PositiveInt, TrainingError, UsageError, counted
 
@@ -257,6 +257,7 @@ def _go_on(trainer: Trainer, config: Pretraining, data: Samples) -> tuple[Saver 
         held_fixed=held_fixed,
         keep_last=saving.keep_last,
         in_background=saving.in_background,
+        processor=processor_of(data),
     )
     if (resumed := resume(trainer, saving.directory, held_fixed=held_fixed)) is None:
         return saver, ()

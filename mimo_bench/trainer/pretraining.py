@@ -163,6 +163,12 @@ def parse_data(data: BuiltinData) -> Data:
     return _DATA.validate_python(data)
 
 
+def processor_of(data: object) -> Path | None:
+    """Return the folder of the processor that makes samples of `data`; None if they are made without one."""
+    ours = parse_data(data) if isinstance(data, HuggingFaceData) else None
+    return ours.place("processor") if isinstance(ours, HuggingFaceData) else None
+
+
 def _identity(data: object) -> Any:
     """Return the identity of samples: options and content of files, or the class of a user's dataset."""
     if isinstance(data, BuiltinData):

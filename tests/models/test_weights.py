@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -338,6 +339,31 @@ def test_a_broken_directory_of_weights_is_refused(
     assert cli.main(["export", str(ours), str(tmp_path / "theirs")]) == 2
     assert complaint in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [ours]
+
+
+def test_an_export_says_what_it_leaves_out_and_what_is_not_stored(
+    ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", str(ours), str(tmp_path / "whole")]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    shutil.rmtree(ours / "companions")
+    (ours / "aside.safetensors").unlink()
+    tensors = load_file(ours / "vision.safetensors")
+    tensors["vision.projector.adapter.weight"] = torch.zeros(2)
+    save_file(tensors, ours / "vision.safetensors")
+    save_file({"step": torch.zeros(1)}, ours / "vision.exp_avg.safetensors")
+    content = (ours / "vision.safetensors").read_bytes()
+    manifest = json.loads((ours / "weights.json").read_text(encoding="utf-8"))
+    del manifest["files"]["aside"]
+    manifest["files"]["vision"] = {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (ours / "weights.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert cli.main(["export", str(ours), str(tmp_path / "theirs")]) == 0
+    assert [line.split(": ")[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["left out", "vision.projector.adapter.weight"],
+        ["left out", "vision.exp_avg.safetensors"],
+        ["not stored", "vision_tower.post_layernorm.weight, vision_tower.post_layernorm.bias"],
+        ["not stored", "tokenizer and processor; save them with save_pretrained of your processor"],
+    ]
 
 
 def test_weights_of_another_model_are_refused_with_the_field_that_differs(ours: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mimo_bench.bench.request import TrainRequest
 from mimo_bench.bench.train import resume_hint, run_training
@@ -323,6 +323,35 @@ def test_bad_samples_that_a_training_skips_are_counted_as_a_run_counts_them(
     assert first == {"step": 0, "skipped_samples": {"train": 2, "validation": 2}, "passed_over": []}
     log = (tmp_path / "out" / "rank0.log").read_text()
     assert log.count("nothing.png does not exist") == log.count("has no answer to learn") == 2
+
+
+def test_weights_and_checkpoints_of_own_files_are_exported_with_their_processor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path)
+    model = json.dumps(str(CONFIGS / "clip_llama.json"))
+    (tmp_path / "own.toml").write_text(OWN.replace('"llava-tiny"', model), encoding="utf-8")
+    arguments = ["--layout", "one", "--steps", "1", "--device", "cpu", "--out", str(tmp_path / "out")]
+    arguments += ["--save", str(tmp_path / "saved"), "--checkpoints", str(tmp_path / "checkpoints")]
+    assert cli.main(["train", str(tmp_path / "own.toml"), *arguments]) == 0
+    capsys.readouterr()
+    drawn = "vision_tower.post_layernorm.weight, vision_tower.post_layernorm.bias"
+    said = {}
+    for name in ("saved", "checkpoints/step-00000001"):
+        exported = tmp_path / "exported" / name
+        assert cli.main(["export", str(tmp_path / name), str(exported)]) == 0
+        _, *said[name] = capsys.readouterr().out.splitlines()
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(exported, output_loading_info=True)
+        model, info = loaded
+        assert {key.removeprefix("model.") for key in info["missing_keys"]} == set(drawn.split(", "))
+        assert not info["unexpected_keys"]
+        assert len(model.model.vision_tower.encoder.layers) == 4
+        assert LlavaProcessor.from_pretrained(exported).tokenizer("<image>")["input_ids"]
+    missing = f"not stored: {drawn}: from_pretrained draws them and the model does not read them"
+    assert said["saved"] == [missing]
+    (moments,) = (line for line in said["checkpoints/step-00000001"] if line != missing)
+    assert moments.startswith("left out: language.exp_avg.safetensors, ")
+    assert moments.endswith(": the state of the optimizer")
 
 
 def test_a_training_without_a_loss_ends_with_3_and_saves_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,13 @@ def companions(directory: Path) -> list[Path]:
         and not path.name.endswith(".index.json")
         and not path.name.startswith(".")
     )
+
+
+def copy_files(files: Iterable[Path], folder: Path) -> None:
+    """Copy files into a folder, which is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
 
 
 def deal_out(specs: Iterable[TensorSpec], *, shard_bytes: int = SHARD_BYTES) -> dict[str, list[TensorSpec]]:

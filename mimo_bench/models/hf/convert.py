@@ -15,6 +15,7 @@ from mimo_bench.models.hf.checkpoint import (
     INDEX,
     SHARD_BYTES,
     companions,
+    copy_files,
     deal_out,
     index_of,
     read_checkpoint,
@@ -31,7 +32,13 @@ from mimo_bench.models.hf.directory import (
     write_manifest,
 )
 from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec
-from mimo_bench.models.hf.spelling import PREFIXES, Spelling, find_spelling, is_known_beyond
+from mimo_bench.models.hf.spelling import (
+    PREFIXES,
+    Spelling,
+    find_spelling,
+    is_known_beyond,
+    unread,
+)
 from mimo_bench.models.hf.streams import Stream, are_equal, as_it_is, stack, unstack, write
 from mimo_bench.models.parameters import parameters
 from mimo_bench.models.shape import ModelShape
@@ -46,19 +53,23 @@ _OUTPUT_LAYER = "weight"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Converted:
-    """What went from one form to the other, counted in tensors of `transformers`."""
+    """Result of an import or export, counted in tensors of `transformers`."""
 
     num_tensors: int
     """Of the model that is built."""
     num_aside: int
-    """Of what is not built, kept as it was."""
+    """Of layers that are not built, unchanged."""
     num_bytes: int
+    remarks: tuple[str, ...] = ()
+    """Sentences about what an export leaves out, and about what it does not have."""
 
     @classmethod
-    def of(cls, tensors: Iterable[TensorSpec], *, num_aside: int) -> Converted:
-        """The count of all `tensors`, of which `num_aside` are not built."""
+    def of(cls, tensors: Iterable[TensorSpec], *, num_aside: int, remarks: Iterable[str] = ()) -> Converted:
+        """Return the count of all `tensors`, of which `num_aside` are not built."""
         sizes = [spec.num_bytes for spec in tensors]
-        return cls(num_tensors=len(sizes) - num_aside, num_aside=num_aside, num_bytes=sum(sizes))
+        return cls(
+            num_tensors=len(sizes) - num_aside, num_aside=num_aside, num_bytes=sum(sizes), remarks=tuple(remarks)
+        )
 
 
 def import_weights(source: Path, target: Path) -> Converted:
@@ -90,7 +101,7 @@ def import_weights(source: Path, target: Path) -> Converted:
             files[ASIDE] = write(temporary / f"{ASIDE}.safetensors", map(as_it_is, aside))
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
         if kept := companions(source):
-            _copy(kept, temporary / COMPANIONS)
+            copy_files(kept, temporary / COMPANIONS)
         write_manifest(
             temporary, Manifest(shape=shape, files=files, spelling=spelling, stores_tied_output_layer=is_stored)
         )
@@ -119,8 +130,25 @@ def export_weights(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES
             (temporary / INDEX).write_text(index_of(dealt), encoding="utf-8")
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
         if (source / COMPANIONS).is_dir():
-            _copy(companions(source / COMPANIONS), temporary)
-    return Converted.of((stream.spec for stream in streams), num_aside=len(aside))
+            copy_files(companions(source / COMPANIONS), temporary)
+    specs = [stream.spec for stream in streams]
+    return Converted.of(specs, num_aside=len(aside), remarks=_remarks(source, manifest, specs))
+
+
+def _remarks(source: Path, manifest: Manifest, specs: Sequence[TensorSpec]) -> Iterator[str]:
+    known = {row.name for row in parameters(manifest.shape)}
+    own = sorted(name for module in manifest.shape.modules for name in tensors_of(source, module) if name not in known)
+    if own:
+        yield (
+            f"left out: {', '.join(own)}: parameters of your own have no place in a model of `transformers`, which "
+            "computes something else without them"
+        )
+    if others := sorted(path.name for path in source.glob("*.safetensors") if path.stem not in manifest.files):
+        yield f"left out: {', '.join(others)}: the state of the optimizer"
+    if drawn := [name for name in unread(manifest.shape, manifest.spelling) if name not in {one.name for one in specs}]:
+        yield f"not stored: {', '.join(drawn)}: from_pretrained draws them and the model does not read them"
+    if not (source / COMPANIONS).is_dir():
+        yield "not stored: tokenizer and processor; save them with save_pretrained of your processor"
 
 
 def _spelling_of(tensors: Tensors, rows: Sequence[Row], shape: ModelShape) -> tuple[Spelling, bool]:
@@ -180,16 +208,13 @@ def _unstack_all(source: Path, manifest: Manifest) -> Iterator[Stream]:
     for row in parameters(manifest.shape):
         whole = stored[row.module].get(row.name)
         if whole is None or whole.spec.shape != row.shape:
-            raise WeightsError(f"{source}: {row.name} is missing or of another shape; import the weights again")
+            raise WeightsError(
+                f"{source}: {row.name} is missing or of another shape: these are not the weights of a model that "
+                "`transformers` has"
+            )
         yield from unstack(row, whole, manifest.spelling)
         if manifest.stores_tied_output_layer and (row.parts[0].component, row.parts[0].name) == EMBEDDING:
             name = manifest.spelling["lm_head"] + _OUTPUT_LAYER
             yield Stream(
                 spec=TensorSpec(name=name, dtype=whole.spec.dtype, shape=whole.spec.shape), chunks=whole.read()
             )
-
-
-def _copy(files: Iterable[Path], folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, folder / file.name)

@@ -1,4 +1,4 @@
-"""What trained weights become: a directory like an imported one, which `mimo-bench export` takes."""
+"""Completion of trained weights to a directory like an imported one, which `mimo-bench export` takes."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mimo_bench.models.hf.checkpoint import CONFIG
+from mimo_bench.models.hf.checkpoint import CONFIG, companions, copy_files
 from mimo_bench.models.hf.config import config_of
 from mimo_bench.models.hf.directory import ASIDE, COMPANIONS, Manifest, read_manifest, tensors_of, write_manifest
+from mimo_bench.models.registry import configured
+from mimo_bench.util import write_atomically
 
 _DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What a config.json calls the dtypes of weights."""
 
 
-def complete(directory: Path, *, start: Path | None, config: Path | None) -> None:
-    """Put beside freshly written weights what they do not hold themselves.
+def complete(directory: Path, *, start: Path | None, config: Path | None, processor: Path | None) -> None:
+    """Add config.json, tokenizer and processor to trained weights, and the layers that are not built.
 
     Args:
-        directory: where the trainer has left its files and their manifest.
+        directory: files of the trainer and their manifest.
         start: the directory of weights that training started from: what is not built comes from there as it is.
         config: the model's config.json; without one, and without `start`, it is made from the shape.
+        processor: the folder of tokenizer and processor that samples were made with; in place of those in `start`.
     """
     manifest = read_manifest(directory)
     if start is not None:
         manifest = _with_heritage(directory, manifest, start)
         config = config or (start / CONFIG if (start / CONFIG).is_file() else None)
+    if processor is not None:
+        copy_files(companions(processor), directory / COMPANIONS)
     content = config_of(manifest.shape) if config is None else json.loads(config.read_text(encoding="utf-8"))
     if content is not None:
+        if ASIDE not in manifest.files:
+            content = configured(content["model_type"]).as_built(content, manifest.shape)
         text = json.dumps(_with_dtype(content, _dtypes(directory, manifest)), indent=2) + "\n"
-        (directory / CONFIG).write_text(text, encoding="utf-8")
+        write_atomically(directory / CONFIG, text.encode())
     write_manifest(directory, manifest)
 
 
@@ -42,7 +49,7 @@ def _with_heritage(directory: Path, manifest: Manifest, start: Path) -> Manifest
         shutil.copyfile(start / f"{ASIDE}.safetensors", directory / f"{ASIDE}.safetensors")
         files[ASIDE] = before.files[ASIDE]
     if (start / COMPANIONS).is_dir():
-        shutil.copytree(start / COMPANIONS, directory / COMPANIONS)
+        copy_files(companions(start / COMPANIONS), directory / COMPANIONS)
     kept = {"files": files, "spelling": before.spelling, "stores_tied_output_layer": before.stores_tied_output_layer}
     return manifest.model_copy(update=kept)
 

@@ -41,6 +41,12 @@ def is_known_beyond(name: str, *, shape: ModelShape, spelling: Spelling) -> bool
     return False
 
 
+def unread(shape: ModelShape, spelling: Spelling) -> list[str]:
+    """Return the tensors that `transformers` expects of every model and never reads."""
+    names = ("post_layernorm.weight", "post_layernorm.bias") if shape.vision is not None else ()
+    return [spelling["vision_tower"] + name for name in names]
+
+
 def find_spelling(tensors: Iterable[tuple[Component, str]], names: set[str]) -> Spelling:
     """How a checkpoint that holds `names` spells its components; told by the first of each component's `tensors`.
 

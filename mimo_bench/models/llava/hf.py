@@ -8,7 +8,7 @@ from mimo_bench.layout import LANGUAGE
 from mimo_bench.models.hf.config_section import Section, check_token
 from mimo_bench.models.llama.hf import read_language, write_language
 from mimo_bench.models.shape import ModelShape
-from mimo_bench.models.vit.hf import read_vision, write_vision
+from mimo_bench.models.vit.hf import read_vision, write_layers, write_vision
 
 
 def read(top: Section) -> ModelShape:
@@ -26,6 +26,13 @@ def read(top: Section) -> ModelShape:
     for section in (vision, text):
         section.finish()
     return shape
+
+
+def as_built(content: dict[str, Any], shape: ModelShape) -> dict[str, Any]:
+    """Return a config.json without the parts that are not built: the feature layer is the last."""
+    assert shape.vision is not None
+    vision = {**content["vision_config"], **write_layers(shape.vision)}
+    return {**content, "vision_feature_layer": -1, "vision_config": vision}
 
 
 def write(shape: ModelShape) -> dict[str, Any] | None:

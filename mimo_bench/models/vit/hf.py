@@ -75,8 +75,14 @@ def write_vision(shape: VisionShape) -> dict[str, Any]:
         "patch_size": shape.patch_size,
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.ffn_hidden_size,
-        "num_hidden_layers": shape.num_layers,
         "num_attention_heads": shape.num_attention_heads,
         "hidden_act": shape.activation,
         "layer_norm_eps": shape.norm_epsilon,
+        **write_layers(shape),
     }
+
+
+def write_layers(shape: VisionShape) -> dict[str, Any]:
+    """Return the keys of a table that has the layers which are built, and no head."""
+    head = {"vision_use_head": False} if shape.family == "siglip" else {}
+    return {"num_hidden_layers": shape.num_layers, **head}

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.models import MANIFEST as WEIGHTS_MANIFEST
-from mimo_bench.models import Manifest, StoredFile, TensorSpec, header_of, write_manifest
+from mimo_bench.models import Manifest, StoredFile, TensorSpec, complete, header_of, write_manifest
 from mimo_bench.trainer.checkpoint.files import (
     MANIFEST,
     CheckpointManifest,
@@ -34,7 +34,7 @@ from mimo_bench.trainer.checkpoint.files import (
 from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import Shard, shards
-from mimo_bench.util import CheckpointError, sync_directory
+from mimo_bench.util import CheckpointError, WeightsError, sync_directory
 
 _Result = TypeVar("_Result")
 
@@ -62,6 +62,7 @@ class Saver:
         held_fixed: Mapping[str, Any],
         keep_last: int = 2,
         in_background: bool = False,
+        processor: Path | None = None,
     ) -> None:
         """Save into `directory`, and keep the newest `keep_last`. Collective over the world.
 
@@ -71,12 +72,14 @@ class Saver:
             held_fixed: what a training that goes on has in common with this one.
             keep_last: older checkpoints are removed once a newer one is whole.
             in_background: train on while files are written; their tensors are held on the host so long.
+            processor: folder of the processor that makes the samples; a checkpoint holds a copy.
         """
         self._trainer = trainer
         self._directory = directory
         self._held_fixed = dict(held_fixed)
         self._keep_last = keep_last
         self._in_background = in_background
+        self._processor = processor
         # gloo: objects are on the host, and the groups of the training must not be used in the background.
         self._group = dist.new_group(backend="gloo", group_desc="checkpoint")
         self._writing: threading.Thread | None = None
@@ -149,6 +152,8 @@ class Saver:
             result = work()
         except OSError as error:
             problem = f"{error.filename or self._directory}: {error.strerror or error}"
+        except WeightsError as error:
+            problem = str(error)
         failed = [found for found in self._gather(problem) if found is not None]
         if failed:
             raise CheckpointError(f"{failed[0]}; nothing was saved, and the checkpoints before it are as they were")
@@ -159,6 +164,10 @@ class Saver:
         config = self._trainer.config
         weights = {module: files[_file(module, WEIGHT)] for module in config.shape.modules}
         write_manifest(temporary, Manifest(shape=config.shape, files=weights))
+        start = config.weights
+        # Weights that were moved away since the training began end no training.
+        has_start = start is not None and (start / WEIGHTS_MANIFEST).is_file()
+        complete(temporary, start=start if has_start else None, config=None, processor=self._processor)
         files[WEIGHTS_MANIFEST] = stored_file(temporary / WEIGHTS_MANIFEST)
         grids = config.layout.modules.items()
         manifest = CheckpointManifest(
