@@ -7,17 +7,16 @@ turn adds to the rendered conversation before it. So it holds for any template t
 from __future__ import annotations
 
 import re
-import reprlib
-from collections.abc import Set
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from mimo_bench.data.dataset import Text
+from mimo_bench.data.formats import IMAGE_PARTS, TEXT_PARTS, BadSample, short
 from mimo_bench.data.processor import Tokens
-from mimo_bench.data.source import BadSample
 from mimo_bench.models import ModelShape
-from mimo_bench.util import ScenarioError, counted
+from mimo_bench.util import ScenarioError, choices, counted
 
 Message = dict[str, Any]
 
@@ -25,46 +24,59 @@ ROLES = ("system", "user", "assistant", "tool")
 """Those that chat templates of the field share."""
 
 
-def roles_of(template: Any) -> frozenset[str]:
-    """The roles that messages may have: the common ones, and all words that the chat template has in quotes.
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
 
-    So those of its own are among them, such as `developer` or `ipython`.
+
+def roles_of(template: Any, *, renamed: Mapping[str, str]) -> dict[str, str]:
+    """The roles that messages may have, and what the chat template calls each.
+
+    They are the common ones, all words that the chat template has in quotes, so that those of its own are among them,
+    such as `developer` or `ipython`, ShareGPT's, and those that a scenario has `renamed`.
     """
     # Of several templates under names, `str` writes the quotes with a backslash.
-    return frozenset(ROLES).union(re.findall(r"""['"](\w+)\\?['"]""", str(template)))
+    own = {*ROLES, *re.findall(r"""['"](\w+)\\?['"]""", str(template))}
+    return {**_SHAREGPT, **dict(zip(own, own, strict=True)), **renamed}
 
 
-def in_parts(messages: list[Any], *, image_token: str, roles: Set[str]) -> list[Message]:
+def in_parts(messages: list[Any], *, placeholders: re.Pattern[str], roles: Mapping[str, str]) -> list[Message]:
     """The messages with their content as a list of text and images in order; what else they hold stays, null apart.
 
     Raises:
         BadSample: one has no role, none of `roles`, no content, or other content than text and images.
     """
-    return [_in_parts(index, message, image_token, roles) for index, message in enumerate(messages)]
+    return [_in_parts(index, _openai(message), placeholders, roles) for index, message in enumerate(messages)]
 
 
-def _in_parts(index: int, message: Any, image_token: str, roles: Set[str]) -> Message:
+def _openai(message: Any) -> Any:
+    """Return a message of ShareGPT with the keys of OpenAI, any other as it is."""
+    if not isinstance(message, dict) or message.get("role") is not None or message.get("from") is None:
+        return message
+    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
+    return {**rest, "role": message["from"], "content": message.get("value")}
+
+
+def _in_parts(index: int, message: Any, placeholders: re.Pattern[str], roles: Mapping[str, str]) -> Message:
     if not isinstance(message, dict) or not isinstance(role := message.get("role"), str):
-        raise BadSample(f"has a message without a role, {_short(message)}; give each one role and content")
+        raise BadSample(f"has a message without a role, {short(message)}; give each one role and content")
     if role not in roles:
         raise BadSample(
-            f"role {_short(role)} of message {index} is not known; use {', '.join(ROLES[:-1])} or {ROLES[-1]}, or one "
-            "that the chat template names"
+            f"role {short(role)} of message {index} is not known; use {', '.join(ROLES[:-1])} or {ROLES[-1]}, one "
+            "that the chat template names, or say in data.roles which it is"
         )
-    content = message.get("content")
+    role, content = roles[role], message.get("content")
     if content is None and not (role == "assistant" and message.get("tool_calls")):
         raise BadSample(f"message {index} has no content; give it text, or a list of parts")
     known = {key: value for key, value in message.items() if value is not None}
-    return {**known, "content": [] if content is None else _parts(content, image_token)}
+    return {**known, "role": role, "content": [] if content is None else _parts(content, placeholders)}
 
 
-def _parts(content: Any, image_token: str) -> list[Message]:
+def _parts(content: Any, placeholders: re.Pattern[str]) -> list[Message]:
     """Text and images in order, from a string with image tokens or from parts already."""
     if isinstance(content, list):
         return [_part(part) for part in content]
     if not isinstance(content, str):
-        raise BadSample(f"has {_short(content)} as content of a message; make it text, or a list of parts")
-    first, *others = content.split(image_token)
+        raise BadSample(f"has {short(content)} as content of a message; make it text, or a list of parts")
+    first, *others = placeholders.split(content)
     parts = [{"type": "text", "text": first}]
     for other in others:
         parts += [{"type": "image"}, {"type": "text", "text": other}]
@@ -73,16 +85,11 @@ def _parts(content: Any, image_token: str) -> list[Message]:
 
 def _part(part: Any) -> Message:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "image":
+    if kind in IMAGE_PARTS:
         return {"type": "image"}
-    if kind == "text" and isinstance(text := part.get("text"), str):
+    if kind in TEXT_PARTS and isinstance(text := part.get("text"), str):
         return {"type": "text", "text": text}
-    raise BadSample(f"has {_short(part)} as part of a message, which is neither text nor an image; make it one of them")
-
-
-def _short(value: Any) -> str:
-    """Shorten a value for a message."""
-    return reprlib.repr(value)
+    raise BadSample(f"has {short(part)} as part of a message, which is neither text nor an image; make it one of them")
 
 
 _NO_ANSWER = "has no answer to learn; give it a message of the role 'assistant' that is not empty"
@@ -91,8 +98,10 @@ _NO_ANSWER = "has no answer to learn; give it a message of the role 'assistant' 
 class Chat:
     """Turns messages into tokens with a `transformers` processor."""
 
-    def __init__(self, processor: Any, *, shape: ModelShape, seq_length: int, where: str) -> None:
-        """Tokens for models of `shape`, at most `seq_length` of them.
+    def __init__(
+        self, processor: Any, *, shape: ModelShape, seq_length: int, roles: Mapping[str, str], where: str
+    ) -> None:
+        """Tokens for models of `shape`, at most `seq_length` of them; `roles` are those of the template by other names.
 
         Raises:
             ScenarioError: the processor has no chat template, or its tokens are not the model's; `where` names it.
@@ -106,7 +115,12 @@ class Chat:
             raise ScenarioError(
                 f"{where}: the processor has no chat template; save one next to it, chat_template.jinja"
             )
-        self._roles = roles_of(processor.chat_template)
+        known = roles_of(processor.chat_template, renamed={})
+        if unknown := next((name for name in roles.values() if name not in known), None):
+            raise ScenarioError(f"data.roles: {unknown!r} is no role of the chat template; {choices(unknown, known)}")
+        self._roles = roles_of(processor.chat_template, renamed=roles)
+        # Data of the field says <image>, whatever the processor calls its token.
+        self._placeholders = re.compile("|".join(map(re.escape, {"<image>", self._image_token})))
         tokens = Tokens(
             image_token=self._image_token,
             image_token_id=self._tokenizer.convert_tokens_to_ids(self._image_token),
@@ -114,7 +128,7 @@ class Chat:
         )
         tokens.check(shape, where=where)
 
-    def text(self, messages: list[Message], *, num_images: int) -> Text:
+    def text(self, messages: list[Message], *, num_images: int, tools: list[Any] | None = None) -> Text:
         """The tokens of a conversation, image tokens repeated for every position that an image takes.
 
         Raises:
@@ -124,8 +138,12 @@ class Chat:
         conversation = self._with_images(messages, num_images)
         if not conversation:
             raise BadSample(_NO_ANSWER)
-        rendered = self._render(conversation)
-        answers = self._answers(conversation, rendered)
+        rendered = self._render(conversation, tools)
+        if tools and rendered == self._render(conversation, None):
+            raise BadSample(
+                "has tools, which the chat template does not write; use a template that does, or remove the column"
+            )
+        answers = self._answers(conversation, tools, rendered)
         encoded = self._tokenizer(
             rendered,
             return_offsets_mapping=True,
@@ -152,7 +170,7 @@ class Chat:
 
     def _with_images(self, messages: list[Message], num_images: int) -> list[Message]:
         """The messages in parts; images that no message places stand before the first of the user."""
-        conversation = in_parts(messages, image_token=self._image_token, roles=self._roles)
+        conversation = in_parts(messages, placeholders=self._placeholders, roles=self._roles)
         placed = sum(part["type"] == "image" for message in conversation for part in message["content"])
         if not placed and num_images:
             first = next((message for message in conversation if message["role"] == "user"), None)
@@ -165,11 +183,11 @@ class Chat:
             )
         return conversation
 
-    def _render(self, conversation: list[Message], *, asks: bool = False) -> str:
+    def _render(self, conversation: list[Message], tools: list[Any] | None, *, asks: bool = False) -> str:
         try:
             # As a batch of one: by itself, a conversation of no message is taken for none.
             (rendered,) = self._processor.apply_chat_template(
-                [conversation], tokenize=False, add_generation_prompt=asks
+                [conversation], tools=tools, tokenize=False, add_generation_prompt=asks
             )
         except Exception as error:  # a template is a user's program, and raises what it likes
             words = " ".join(str(error).split()) or type(error).__name__
@@ -183,22 +201,22 @@ class Chat:
             ) from None
         return str(rendered)
 
-    def _answers(self, conversation: list[Message], rendered: str) -> list[tuple[int, int]]:
+    def _answers(self, conversation: list[Message], tools: list[Any] | None, rendered: str) -> list[tuple[int, int]]:
         """First character and the one behind the last of each answer in the rendered conversation."""
         spans = []
         for index, message in enumerate(conversation):
             calls = message.get("tool_calls")
             if message["role"] != "assistant" or not (message["content"] or calls):
                 continue
-            before = self._render(conversation[:index], asks=True)
-            behind = self._render(conversation[: index + 1])
+            before = self._render(conversation[:index], tools, asks=True)
+            behind = self._render(conversation[: index + 1], tools)
             if not (behind.startswith(before) and rendered.startswith(behind.rstrip())):
                 raise BadSample(
                     "is rendered by the chat template so that its answers are not separable: a further turn "
                     "changes what was there; use a template that only appends, and that writes what asks for an answer "
                     "(add_generation_prompt)"
                 )
-            if calls and behind == self._render([*conversation[:index], {**message, "tool_calls": []}]):
+            if calls and behind == self._render([*conversation[:index], {**message, "tool_calls": []}], tools):
                 raise BadSample(
                     f"message {index} has tool_calls, which the chat template does not write; use one that does, or "
                     "write them as content"

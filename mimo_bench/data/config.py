@@ -197,12 +197,16 @@ class HuggingFaceData(Table):
     """The folder where `transformers` saved the processor: tokenizer, image processor and chat template."""
     images: str = "images"
     """The column with a sample's images: one or several, as paths relative to the file, or as images; an empty list for
-    none."""
+    none. The default stands for `image`, too, and for no column if messages name their images themselves."""
     messages: str = "messages"
-    """The column with the conversation: a list of messages with `role` and `content`."""
+    """The column with the conversation: a list of messages with `role` and `content`, or `from` and `value`. The
+    default stands for `conversations`, too."""
     question: str | None = None
     """With `answer`, columns of one question and its answer, instead of a conversation."""
     answer: str | None = None
+    roles: Annotated[dict[str, str], Field(exclude_if=lambda roles: not roles)] = Field(default={})
+    """Roles of the chat template by their names in the data: `{ bot = "assistant" }`; ShareGPT's `human` and `gpt` are
+    known."""
     on_bad_sample: Literal["stop", "skip"] = "stop"
     """What a sample that cannot be read does: stop the run, or be left out, counted and named in the record."""
     located: Annotated[dict[str, str], SkipJsonSchema(), Field(exclude_if=lambda places: not places)] = Field(

@@ -15,10 +15,22 @@ import torch
 from mimo_bench.data.chat import Chat, Message
 from mimo_bench.data.config import HuggingFaceData, Split
 from mimo_bench.data.dataset import CPU, Text, shuffled
+from mimo_bench.data.formats import (
+    MEDIA,
+    OBJECTS,
+    TOOLS,
+    UNFILLED,
+    BadSample,
+    is_empty,
+    row_images,
+    texts_of,
+    tools_of,
+    without_nulls,
+)
 from mimo_bench.data.images import pixels
-from mimo_bench.data.source import BadSample, file_rows, image_sources, open_rows, row_at
+from mimo_bench.data.source import Rows, file_rows, open_rows, row_at
 from mimo_bench.models import ModelShape
-from mimo_bench.util import DataError, ScenarioError
+from mimo_bench.util import DataError, MimoBenchError, ScenarioError
 
 
 class HuggingFaceDataset:
@@ -34,8 +46,14 @@ class HuggingFaceDataset:
         self._item_shape = shape.encoders["vision"].item_shape
         processor = _load_processor(data)
         self._image_processor = processor.image_processor
-        self._chat = Chat(processor, shape=shape, seq_length=seq_length, where=f"data.processor: {data.processor!r}")
-        self._rows: dict[Split, int] = {}
+        self._chat = Chat(
+            processor,
+            shape=shape,
+            seq_length=seq_length,
+            roles=data.roles,
+            where=f"data.processor: {data.processor!r}",
+        )
+        self._rows: dict[Split, Rows] = {}
         self._file_rows: dict[Split, Sequence[range] | None] = {}
         self._columns: dict[Split, dict[str, Any]] = {}
         self._kept: dict[Split, list[int]] = {}
@@ -51,14 +69,14 @@ class HuggingFaceDataset:
         """
         if split not in self._rows:
             rows = open_rows(self._data, split)
+            table, names = rows.table, {*rows.columns.values(), "id", TOOLS, OBJECTS, *MEDIA}
             # A view of a column costs a millisecond, a value in it a tenth, and no other column is read with it.
             self._columns[split] = {
-                name: rows.select_columns([name])
-                for name in {*self._data.columns.values(), "id"}.intersection(rows.column_names)
+                name: table.select_columns([name]) for name in names.intersection(table.column_names)
             }
-            self._file_rows[split] = file_rows(self._data, split, rows)
-            self._rows[split] = len(rows)
-        return self._rows[split]
+            self._file_rows[split] = file_rows(self._data, split, table)
+            self._rows[split] = rows
+        return len(self._rows[split].table)
 
     @property
     def skips_bad_samples(self) -> bool:
@@ -82,8 +100,9 @@ class HuggingFaceDataset:
         """Return the complaint about the row at a position of the order, or None; makes all of the sample."""
         row = self.row_at(split, position)
         try:
-            self._make_text(split, row)
-            self._make_images(split, row)
+            with _reading():
+                self._make_text(split, row)
+                self._make_images(split, row)
         except BadSample as reason:
             return f"{self._name(split, row)} {reason}"
         return None
@@ -95,7 +114,7 @@ class HuggingFaceDataset:
         return shuffled(f"{self._seed}/rows/{epoch}", num_rows)[place] if split == "train" else place
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:
-        """Return the number of images of a sample; reads no other column.
+        """Return the number of images of a sample; reads no other column, unless messages may name images.
 
         Raises:
             DataError: the column holds something else than images; the message names the sample.
@@ -122,25 +141,49 @@ class HuggingFaceDataset:
             return self._make_text(split, row)
 
     def _make_text(self, split: Split, row: int) -> Text:
-        return self._chat.text(self._messages(split, row), num_images=len(self._sources(split, row)))
+        messages = self._messages(split, row)
+        self._refuse_unread(split, row, messages)
+        tools = tools_of(self._column(split, row, TOOLS))
+        return self._chat.text(messages, num_images=len(self._sources(split, row)), tools=tools)
 
     def _make_images(self, split: Split, row: int) -> torch.Tensor:
         return pixels(self._sources(split, row), self._image_processor, item_shape=self._item_shape)
 
+    def _refuse_unread(self, split: Split, row: int, messages: list[Message]) -> None:
+        """Refuse a row whose text leaves out what columns hold that nothing here reads."""
+        for name in MEDIA:
+            if not is_empty(self._column(split, row, name)):
+                raise BadSample(f"has {name}, which are not read; remove the column, or drop the sample")
+        texts = [*texts_of(messages)]
+        marks = () if is_empty(self._column(split, row, OBJECTS)) else UNFILLED
+        if found := next((mark for mark in marks for text in texts if mark in text), None):
+            raise BadSample(
+                f"has {found} in its text, and the column {OBJECTS!r} that fills it is not read; write it out"
+            )
+        if not self._rows[split].is_utf8 and any("\ufffd" in text for text in texts):
+            raise BadSample("has bytes in its text that are not UTF-8; save it as UTF-8")
+
     def _sources(self, split: Split, row: int) -> list[Any]:
-        return image_sources(self._column(split, row, self._data.images), folder=self._folder)
+        rows = self._rows[split]
+        held = self._column(split, row, rows.columns.get("images"))
+        messages = self._column(split, row, rows.columns["messages"]) if rows.messages_name_images else None
+        return row_images(held, messages, folder=self._folder)
 
     def _messages(self, split: Split, row: int) -> list[Message]:
-        if self._data.question is None or self._data.answer is None:
-            messages = self._column(split, row, self._data.messages) or []
+        columns = self._rows[split].columns
+        if (column := columns.get("messages")) is not None:
+            messages = self._column(split, row, column) or []
             if not isinstance(messages, list):
                 raise BadSample(f"has a {type(messages).__name__} for a list of messages; give each role and content")
             return messages
-        question, answer = (self._column(split, row, name) for name in (self._data.question, self._data.answer))
-        return [{"role": "user", "content": _written(question)}, {"role": "assistant", "content": _written(answer)}]
+        question, answer = (_written(key, self._column(split, row, columns[key])) for key in ("question", "answer"))
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
-    def _column(self, split: Split, row: int, column: str) -> Any:
-        return self._columns[split][column][row][column]
+    def _column(self, split: Split, row: int, column: str | None) -> Any:
+        """Return the value of a column; None if there is no such column."""
+        if column is None or (values := self._columns[split].get(column)) is None:
+            return None
+        return without_nulls(values[row][column], values.features[column])
 
     def _row(self, split: Split, sample_id: int) -> int:
         return self.row_at(split, self._kept[split][sample_id] if split in self._kept else sample_id)
@@ -149,7 +192,8 @@ class HuggingFaceDataset:
     def _naming(self, split: Split, row: int) -> Iterator[None]:
         """Make what is wrong with a row an error that names it."""
         try:
-            yield
+            with _reading():
+                yield
         except BadSample as reason:
             remedy = "" if self.skips_bad_samples else '; data.on_bad_sample = "skip" leaves out bad samples'
             raise DataError(f"{self._name(split, row)} {reason}{remedy}") from None
@@ -159,7 +203,10 @@ class HuggingFaceDataset:
 
         Rows of a file are counted from 1, as an editor counts the lines of a JSONL; others as `datasets` does.
         """
-        own = self._column(split, row, "id") if "id" in self._columns[split] else None
+        try:
+            own = self._column(split, row, "id")
+        except Exception:  # of a row that cannot be read, its id perhaps neither
+            own = None
         named = "" if own is None else f" ({own!r})"
         parts = self._file_rows[split]
         where = (
@@ -170,9 +217,23 @@ class HuggingFaceDataset:
         return f"{self._data.path}, split {getattr(self._data, split)!r}, {where}{named}:"
 
 
-def _written(value: str | int | None) -> str:
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Make whatever reading a row raises a reason why it cannot be trained on; errors of the scenario stay."""
+    try:
+        yield
+    except (BadSample, MimoBenchError):
+        raise
+    except Exception as error:  # a row is a user's, and so is what decodes it
+        words = " ".join(str(error).split())
+        raise BadSample(f"cannot be read: {type(error).__name__}: {words}; mend the row") from error
+
+
+def _written(key: str, value: str | int | None) -> str:
     """A question or an answer as text; of numbers, only whole ones come here."""
-    return "" if value is None else str(value)
+    if value is None:
+        raise BadSample(f"has null as its {key}; give it text, '' for none")
+    return str(value)
 
 
 def _load_processor(data: HuggingFaceData) -> Any:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Final
+from typing import Final
 
 from mimo_bench.data.config import FILE_KINDS, DataFingerprint, FileDigest, HuggingFaceData, ImagesDigest
-from mimo_bench.data.source import be_quiet, holds_paths, source_of
+from mimo_bench.data.source import Rows, be_quiet, columns_of, holds_paths, images_of_messages, load, source_of
 from mimo_bench.util import DataError
 
 _HIDDEN: Final = (".", "__")
@@ -86,19 +86,22 @@ def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _images_in_rows(data: HuggingFaceData, folder: Path) -> _Named:
     """The images that rows name by their paths, in whatever split; none where they hold the images themselves."""
-    import datasets
+    loaded = load(data)
+    columns = columns_of(data, loaded.features)
+    found = (name for table in loaded.rows.values() for name in _paths(Rows(table=table, columns=columns)))
+    return {name: folder / name for name in found}
 
-    splits = datasets.load_dataset(**source_of(data)).values()
-    named = (rows for rows in splits if holds_paths(rows.features.get(data.images)))
-    return {name: folder / name for rows in named for name in _paths(rows, data.images)}
 
-
-def _paths(rows: Any, column: str) -> Iterator[str]:
-    for batch in rows.select_columns([column]).iter(batch_size=_ROWS_AT_ONCE):
-        for value in batch[column]:
-            several: Iterable[str | None] = value if isinstance(value, list) else [value]
-            # A value that is no path is a bad sample, reported when it is read.
-            yield from filter(None, several)
+def _paths(rows: Rows) -> Iterator[str]:
+    column = rows.columns.get("images")
+    if column is not None and holds_paths(rows.table.features.get(column)):
+        for batch in rows.table.select_columns([column]).iter(batch_size=_ROWS_AT_ONCE):
+            for value in batch[column]:
+                several: Iterable[str | None] = value if isinstance(value, list) else [value]
+                # A value that is no path is a bad sample, reported when it is read.
+                yield from filter(None, several)
+    for values in images_of_messages(rows):
+        yield from (value for value in values if isinstance(value, str) and not value.startswith("data:"))
 
 
 def _digest(path: Path) -> FileDigest:

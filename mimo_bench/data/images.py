@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from mimo_bench.data.formats import BadSample
 from mimo_bench.data.processor import check_image_size
-from mimo_bench.data.source import BadSample
 
 _WIDE = ("I", "F")
 """How Pillow's modes of 16 and 32 bits begin."""

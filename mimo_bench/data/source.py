@@ -8,26 +8,52 @@ such as lists of mixed types, is reported for each sample when it is read.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mimo_bench.data.config import Contents, HuggingFaceData, Split
+from mimo_bench.data.formats import TOOLS, named_images
 from mimo_bench.util import DataError, choices
 
-
-class BadSample(Exception):  # noqa: N818  # a finding about one sample; the reader raises it as an error or skips the sample
-    """Reason why a sample cannot be trained on; the caller adds its name."""
-
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
+_USUAL: Final = {"images": ("images", "image"), "messages": ("messages", "conversations")}
+"""Names of columns in the formats of the field, the default first, which stands for all of them."""
 
-def open_rows(data: HuggingFaceData, split: Split) -> Any:
-    """The rows of one split, as a `datasets.Dataset` whose images are not decoded.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """A source as `datasets` has it."""
+
+    rows: Any
+    """The rows of a split, or of all splits by name."""
+    features: Any
+    """Types of the first rows, before messages are read as JSON."""
+    is_utf8: bool = True
+    """False if bytes of other encodings were replaced by U+FFFD."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The rows of one split."""
+
+    table: Any
+    """A `datasets.Dataset` whose images are not decoded."""
+    columns: Mapping[str, str]
+    """Columns that samples are made from, by the key that names them; no images if messages alone name any."""
+    is_utf8: bool = True
+    """False if bytes of other encodings were replaced by U+FFFD."""
+
+    @property
+    def messages_name_images(self) -> bool:
+        """True if the type of the messages leaves room for parts, which may name images."""
+        return _may_hold_parts(self.table.features.get(self.columns.get("messages")))
+
+
+def open_rows(data: HuggingFaceData, split: Split) -> Rows:
+    """The rows of one split, with images not decoded.
 
     Raises:
         DataError: the source cannot be read, lacks the split or a column, is empty, or holds something else.
@@ -40,7 +66,7 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
     wanted = getattr(data, split)
     where = f"data: {data.path}, split {wanted!r}"
     try:
-        rows = datasets.load_dataset(**source_of(data), split=wanted)
+        loaded = load(data, split=wanted)
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{where}: cannot be read: {_first_line(error.__cause__ or error)}; mend the file") from None
     except pa.ArrowInvalid as error:
@@ -49,15 +75,74 @@ def open_rows(data: HuggingFaceData, split: Split) -> Any:
         raise DataError(f"{where}: holds no samples; give a file that does") from None
     except (ValueError, OSError, ArithmeticError, LookupError) as error:
         raise DataError(f"{where}: {_first_line(error)}; {_remedy(split)}") from None
+    rows = loaded.rows
     if not len(rows):
         raise DataError(f"{where}: holds no samples; {_remedy(split)}")
-    for key, column in data.columns.items():
+    if rows.info.builder_name == "webdataset":
+        raise DataError(f"{where}: holds shards of WebDataset, which are not read; convert them to Parquet")
+    columns = columns_of(data, loaded.features)
+    for key, column in columns.items():
         if column not in rows.column_names:
-            remedy = _column_remedy(key, column, others=set(rows.column_names) - set(data.columns.values()))
+            remedy = _column_remedy(key, column, others=set(rows.column_names) - set(columns.values()))
             raise DataError(f"{where}: has no column {column!r}, which data.{key} names; {remedy}")
-    for reason in wrong_columns(data, rows.features):
+    for reason in wrong_columns(columns, loaded.features):
         raise DataError(f"{where}: {reason}")
-    return _undecoded(rows, data.images)
+    return Rows(table=_undecoded(rows, columns.get("images")), columns=columns, is_utf8=loaded.is_utf8)
+
+
+def load(data: HuggingFaceData, *, split: str | None = None) -> Loaded:
+    """Return what `datasets` makes of the source, with texts and messages as the files have them."""
+    import datasets
+
+    source = source_of(data)
+    if source["path"] == "csv":
+        source |= _as_written(data, "csv", {})
+    loaded = datasets.load_dataset(**source, split=split)
+    one = loaded if split is not None else next(iter(loaded.values()))
+    # Files in a folder, and on the hub, are known by their kind only now.
+    exact = _as_written(data, one.info.builder_name, one.features)
+    if not exact or source.keys() >= exact.keys():
+        return Loaded(rows=loaded, features=one.features)
+    try:
+        return Loaded(rows=datasets.load_dataset(**source, **exact, split=split), features=one.features)
+    except datasets.exceptions.DatasetGenerationError:
+        # Of bytes that are not UTF-8, their rows are named. `datasets` 5 decodes only what is not called "utf-8".
+        rows = datasets.load_dataset(**source, **exact, split=split, encoding="utf8", encoding_errors="replace")
+        return Loaded(rows=rows, features=one.features, is_utf8=False)
+
+
+def _as_written(data: HuggingFaceData, builder: str, features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options by which a builder of `datasets` 5 reads our columns as their file has them.
+
+    Left alone, it takes types from the first 10 MB of JSON and writes what has another type later as JSON text; it
+    reads JSON within texts, and numbers and nulls within CSV.
+    """
+    import datasets
+
+    texts = [name for name in (data.question, data.answer) if name is not None]
+    if builder == "csv":
+        kept = {"keep_default_na": False, "na_values": {data.images: [""]}}
+        return {"converters": dict.fromkeys(texts, str), **kept}
+    if builder != "json":
+        return {}
+    if texts:
+        return {"on_mixed_types": None}
+    wanted = (columns_of(data, features)["messages"], TOOLS)
+    as_json = {name: datasets.Json() for name in wanted if name in features and _no_messages(features[name]) is None}
+    return {"features": datasets.Features({**features, **as_json})}
+
+
+def columns_of(data: HuggingFaceData, features: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns of samples by key: those that the scenario names, or their usual names if it names none."""
+    found = {}
+    for key, column in data.columns.items():
+        usual = _USUAL.get(key, ())
+        others = usual if usual and column == usual[0] else (column,)
+        found[key] = next((name for name in others if name in features), column)
+    messages = features.get(found.get("messages", ""))
+    if found["images"] not in features and found["images"] == _USUAL["images"][0] and _may_hold_parts(messages):
+        del found["images"]
+    return found
 
 
 def be_quiet() -> None:
@@ -80,43 +165,18 @@ def source_of(data: HuggingFaceData) -> dict[str, Any]:
     return {"path": _BUILDERS[place.suffix], "data_files": str(place)}
 
 
-def _undecoded(rows: Any, column: str) -> Any:
+def _undecoded(rows: Any, column: str | None) -> Any:
     """Return the rows with images as bytes or paths, so that only ranks that need pixels decode them."""
     import datasets
 
+    if column is None:
+        return rows
     feature = rows.features[column]
     if isinstance(feature, datasets.Image):
         return rows.cast_column(column, datasets.Image(decode=False))
     if isinstance(getattr(feature, "feature", None), datasets.Image):
         return rows.cast_column(column, datasets.List(datasets.Image(decode=False)))
     return rows
-
-
-def image_sources(value: Any, *, folder: Path | None) -> list[Path | bytes]:
-    """Return paths or bytes of a row's images, from one or several paths or images, or None for none.
-
-    Args:
-        value: what the column holds.
-        folder: the folder that relative paths start from.
-
-    Raises:
-        BadSample: it holds something else.
-    """
-    values: Iterable[Any] = value if isinstance(value, list) else [] if value is None else [value]
-    return [_image_source(one, folder=folder) for one in values]
-
-
-def _image_source(value: Any, *, folder: Path | None) -> Path | bytes:
-    if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            content: bytes = value["bytes"]
-            return content
-        value = value.get("path")
-    if not isinstance(value, str) or not value:
-        raise BadSample(f"has {value!r} among its images; give the path of an image, or an empty list for none")
-    if _URL.match(value):
-        raise BadSample(f"has {value!r} among its images, and URLs are not fetched; save it, and give its path")
-    return Path(value) if folder is None else folder / value
 
 
 def _first_line(error: BaseException) -> str:
@@ -126,7 +186,8 @@ def _first_line(error: BaseException) -> str:
 def _column_remedy(key: str, column: str, *, others: Set[str]) -> str:
     """Return the remedy for a missing column; columns that another key names are not offered."""
     if not others:
-        return "and no column that another key does not name already; add it"
+        remedy = "add it, with an empty list where there are none" if key == "images" else "add it"
+        return f"and no column that another key does not name already; {remedy}"
     remedy = f"set data.{key} to the column that holds them: {choices(column, sorted(others))}"
     return (
         f"{remedy}; or data.question and data.answer to columns of one question each" if key == "messages" else remedy
@@ -140,12 +201,13 @@ def _remedy(split: Split) -> str:
 
 
 _TEXT = ("string", "large_string")
-_MESSAGE = ("role", "content")
+_MESSAGES = (("role", "content"), ("from", "value"))
+"""Keys of a message, as OpenAI and as ShareGPT have them."""
 
 
-def wrong_columns(data: HuggingFaceData, features: Any) -> Iterator[str]:
+def wrong_columns(columns: Mapping[str, str], features: Any) -> Iterator[str]:
     """Yield reason and remedy for each column whose type in `features` does not fit its key."""
-    for key, column in data.columns.items():
+    for key, column in columns.items():
         feature = features[column]
         match key:
             case "images":
@@ -176,10 +238,17 @@ def _no_messages(feature: Any) -> str | None:
     inner = _listed(feature)
     if inner is None:
         kind = _scalar(feature)
-        return None if kind is None else f"holds {kind}; give it lists of messages with {' and '.join(_MESSAGE)}"
-    if isinstance(inner, dict) and (missing := [name for name in _MESSAGE if name not in inner]):
-        return f"holds messages of {' and '.join(inner)}, without {' and '.join(missing)}; rename what stands for them"
+        return None if kind is None else f"holds {kind}; give it lists of messages with role and content"
+    if isinstance(inner, dict) and not any(inner.keys() >= {*keys} for keys in _MESSAGES):
+        return f"holds messages of {' and '.join(inner)}; rename these to role and content, or to from and value"
     return None
+
+
+def _may_hold_parts(feature: Any) -> bool:
+    """True if the type of a column of messages leaves room for contents that are lists of parts."""
+    inner = _listed(feature)
+    contents = [inner.get("content"), inner.get("value")] if isinstance(inner, dict) else [feature]
+    return any(one is not None and _scalar(one) is None for one in contents)
 
 
 def _no_text(feature: Any) -> str | None:
@@ -220,10 +289,16 @@ def read_contents(data: HuggingFaceData, splits: Iterable[Split], *, most_images
         return None
     opened = {split: open_rows(data, split) for split in splits}
     train = opened["train"]
+    counts = _image_counts(train)
+    if counts and (fewest := min(counts)) > most_images:
+        raise DataError(
+            f"data: {data.path}, split {data.train!r}: every sample has more images than fit, the fewest "
+            f"{fewest}, and a sequence holds {most_images}; use a longer seq_length or fewer images"
+        )
     return Contents(
-        num_samples={split: len(rows) for split, rows in opened.items()},
-        most_images=_most_images(train, data.images, at_most=most_images),
-        num_trained_on={split: shared for split in HELD_OUT if (shared := _num_shared(data, split, train))},
+        num_samples={split: len(rows.table) for split, rows in opened.items()},
+        most_images=None if counts is None else max(count for count in counts if count <= most_images),
+        num_trained_on={split: shared for split in HELD_OUT if (shared := _num_shared(data, split, train.table))},
     )
 
 
@@ -261,19 +336,45 @@ def row_at(parts: Sequence[range], row: int) -> int:
     return next(islice(chain.from_iterable(parts), row, None))
 
 
-def _most_images(rows: Any, column: str, *, at_most: int) -> int | None:
-    """The most images that a row has, those left out that have more than `at_most`; None where types do not tell."""
+def _image_counts(rows: Rows) -> set[int] | None:
+    """The numbers of images that rows have, each once; None where types do not tell."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    held = rows.select_columns([column]).with_format("arrow")[:].column(column)
+    named = {len(values) for values in images_of_messages(rows)}
+    if "images" not in rows.columns:
+        return named or {0}
+    held = _arrow(rows.table, rows.columns["images"])
     if any(is_kind(held.type) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
-        counts = pc.list_value_length(held)
+        counts = pc.list_value_length(held).fill_null(0)
     elif isinstance(held.type, pa.BaseExtensionType):  # of unlike things, which `datasets` keeps as JSON
         return None
     else:
         counts = held.is_valid().cast(pa.int32())
-    return pc.max(counts.filter(pc.less_equal(counts, at_most))).as_py() or 0
+    return named.union(pc.unique(counts).to_pylist())
+
+
+def _arrow(table: Any, column: str) -> Any:
+    return table.select_columns([column]).with_format("arrow")[:].column(column)
+
+
+def images_of_messages(rows: Rows) -> Iterator[list[Any]]:
+    """Yield the values by which the messages of a row name images, for each row that names any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not rows.messages_name_images:
+        return
+    column = rows.columns["messages"]
+    view = rows.table.select_columns([column])
+    held = _arrow(rows.table, column)
+    if isinstance(held.type, pa.BaseExtensionType):  # JSON, of which few rows may have to be parsed
+        text = pa.chunked_array([chunk.storage for chunk in held.chunks])
+        view = view.select(pc.indices_nonzero(pc.match_substring(text, '"image').fill_null(False)).to_pylist())
+    for row in view:
+        found = [value for value in named_images(row[column]) if value is not None]
+        if found:
+            yield found
 
 
 def _num_shared(data: HuggingFaceData, split: Split, train: Any) -> int:

@@ -251,8 +251,8 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
         (talk({"role": "user"}, ANSWER), "message 0 has no content"),
         (talk({"role": "user", "content": "what ?"}, {**CALL, "tool_calls": None}), "message 1 has no content"),
         (
-            talk({"role": "human", "content": "what ?"}, {"role": "gpt", "content": "a flower"}),
-            "role 'human' of message 0 is not known; use system, user, assistant or tool, or one that the chat",
+            talk({"role": "asker", "content": "what ?"}, {"role": "gpt", "content": "a flower"}),
+            "role 'asker' of message 0 is not known; use system, user, assistant or tool, one that the chat template",
         ),
         (asks("what ?", role="usr"), "role 'usr' of message 0 is not known"),
         (
@@ -406,8 +406,8 @@ def write_scenario(folder: Path, **changes: Any) -> Path:
         ("", "holds no samples"),
         (json.dumps(row(0))[:-30], "cannot be read: .*; mend the file"),
         (
-            json.dumps({"image": [], "messages": []}),
-            r"has no column 'images', which data\.images names; set data\.images to .*: did you mean 'image'\? .*",
+            json.dumps({"imags": [], "messages": row(0)["messages"]}),
+            r"has no column 'images', which data\.images names; set data\.images to .*: did you mean 'imags'\? .*",
         ),
         (
             json.dumps({"images": [], "talk": [], "question": "a"}),
@@ -418,8 +418,8 @@ def write_scenario(folder: Path, **changes: Any) -> Path:
             "has no column 'messages', .* names; and no column that another key does not name already; add it$",
         ),
         (
-            json.dumps({"images": [], "messages": [{"from": "human", "value": "what ?"}]}),
-            r"column 'messages', which data\.messages names, holds messages of from and value, without role and",
+            json.dumps({"images": [], "messages": [{"speaker": "human", "value": "what ?"}]}),
+            r"column 'messages', which data\.messages names, holds messages of speaker and value; rename these to role",
         ),
         (json.dumps({"images": [], "messages": "what ?"}), "column 'messages', .*, holds string; give it lists"),
         (
