@@ -37,6 +37,7 @@ from mimo_bench.meters import (
     watch_peak,
     with_parts,
 )
+from mimo_bench.models import DTYPES
 from mimo_bench.parity import DIGESTS, GRADIENTS, GradientProbe, UpdateProbe, jitter_weights, other_setting
 from mimo_bench.record import RankLoading, RankMemory, RankRecord
 from mimo_bench.scenario import Scenario
@@ -58,8 +59,10 @@ class TimedComparison:
         self._trainer = trainer
         # Without them nothing is judged as timed, as the baseline was not timed to its end.
         self._has_tensors = is_baseline or (folder / "updates" / DIGESTS).exists()
-        self._gradients = GradientProbe(folder / GRADIENTS, is_baseline=is_baseline)
-        self._updates = UpdateProbe(folder / "updates", is_baseline=is_baseline)
+        # What bf16 rounds of them is far below the bounds as timed, and a large model's tensors fill a disk.
+        dtype = DTYPES[request.scenario.precision]
+        self._gradients = GradientProbe(folder / GRADIENTS, is_baseline=is_baseline, dtype=dtype)
+        self._updates = UpdateProbe(folder / "updates", is_baseline=is_baseline, dtype=dtype)
         self._groups: str | None = None
         self._seconds = 0.0
 

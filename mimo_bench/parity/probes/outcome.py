@@ -204,12 +204,15 @@ class OutcomeProbe:
 class UpdateProbe:
     """Saves the baseline's updates by all steps that are compared, or compares a layout's with them."""
 
-    def __init__(self, directory: Path, *, is_baseline: bool, marks: Path | None = None) -> None:
-        """Use the baseline's tensors in `directory`; compare elements that its moments below `marks` show significant.
+    def __init__(
+        self, directory: Path, *, is_baseline: bool, marks: Path | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Use the baseline's tensors in `directory`, stored as `dtype`.
 
-        Without `marks` all elements are compared.
+        Elements are compared that its moments below `marks` show significant; without `marks` all of them.
         """
         self._directory = directory
+        self._dtype = dtype
         self._is_baseline = is_baseline
         self._marks = marks
         self.differences: tuple[ParameterDifference, ...] | None = None
@@ -220,7 +223,9 @@ class UpdateProbe:
     @torch.no_grad()
     def inspect(self, trainer: Trainer) -> None:
         """Save or compare the weights; collective over the world."""
-        updates = Comparison(self._directory, topology=trainer.topology, is_baseline=self._is_baseline)
+        updates = Comparison(
+            self._directory, topology=trainer.topology, is_baseline=self._is_baseline, dtype=self._dtype
+        )
         means = None
         if self._marks is not None and not self._is_baseline:
             means = Means(self._marks / _MEANS, is_baseline=False)
