@@ -132,10 +132,14 @@ class DigitsData(Table):
         """Refuse to start without the package that ships the digits, or with a model that reads something else.
 
         Raises:
-            ScenarioError: scikit-learn is missing, or the model has other encoders than vision.
+            ScenarioError: scikit-learn is missing, or the model reads something else than square images.
         """
         if set(shape.encoders) != {"vision"}:
             raise ScenarioError('data: the digits are images and nothing else; use "synthetic" for a model with audio')
+        if (dims := shape.encoders["vision"].item_shape) != (3, dims[-1], dims[-1]):
+            raise ScenarioError(
+                f'data: the digits are square images of 3 channels, and vision reads {list(dims)}; use "synthetic"'
+            )
         if find_spec("sklearn") is None:
             raise ScenarioError("data: the digits ship with scikit-learn, which is missing; pip install scikit-learn")
 

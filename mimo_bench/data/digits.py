@@ -59,17 +59,17 @@ class DigitsDataset:
         Raises:
             ScenarioError: the vocabulary or the sequence is too small.
         """
-        assert shape.vision is not None, "`check` has refused models without vision"
-        self._image_size = shape.vision.image_size
+        encoder = shape.encoders["vision"]
+        self._image_size = encoder.item_shape[-1]
         image_token = shape.special_tokens["vision"]
-        self._image_tokens = torch.full((shape.vision.num_image_tokens,), image_token)
+        self._image_tokens = torch.full((encoder.num_tokens,), image_token)
         self._seed = seed
         if (last := _FIRST_DIGIT + 9) >= shape.language.vocab_size or (PAD < image_token <= last):
             raise ScenarioError(
                 f"data: the digits use tokens 1 to {last} of a vocabulary of {shape.language.vocab_size}, in which "
                 f"{image_token} is the image token; choose a model with room for them"
             )
-        if seq_length < (length := shape.vision.num_image_tokens + len(_QUESTION) + 1):
+        if seq_length < (length := encoder.num_tokens + len(_QUESTION) + 1):
             raise ScenarioError(f"seq_length = {seq_length}: a digit sample has {length} tokens; use at least {length}")
 
     def num_items(self, module: str, split: Split, sample_id: int) -> int:

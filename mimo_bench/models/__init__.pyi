@@ -20,7 +20,7 @@ from .modules.encoder import encoder_config, encoder_module
 from .modules.layers_local import FIXED
 from .parameters import known_encoder, stage_parameters, unknown_encoders, vocab_per_rank
 from .presets import PRESETS
-from .provider import extend
+from .provider import Added, extend
 from .shape import ModelShape
 from .table import Parameter
 from .vit.shape import VisionShape
@@ -37,6 +37,7 @@ __all__ = [
     "PRESETS",
     "UNPADDED_ROWS",
     "WORD_EMBEDDING",
+    "Added",
     "AudioShape",
     "Build",
     "Converted",

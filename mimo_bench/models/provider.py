@@ -18,52 +18,90 @@ from mimo_bench.util import ScenarioError, choices
 GROUP: Final = "mimo_bench.providers"
 """Entry points of this group add encoders: the module's name -> a class that is an `EncoderProvider`."""
 
-OURS: Final = ("vision", "audio", LANGUAGE)
+_REPLACED: Final = ("vision", "audio")
+"""Encoders of our own, in their order in a model; one of another package may take the place of each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Added:
+    """An encoder of another package in a model."""
+
+    provider: str
+    """The name that the package registers."""
+    options: Mapping[str, Any]
+    """Fields of its class."""
+    token: int | None
+    """The token whose positions its output fills; None for that of the encoder whose place it takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendedShape(ModelShape):
-    """A model with encoders of other packages beside its own."""
+    """A model with encoders of other packages among its own or in place of them."""
 
     others: Mapping[str, EncoderProvider]
     other_tokens: Mapping[str, int]
-    """The token of each of them."""
+    """Tokens of those that take no other's."""
 
     @property
     def encoders(self) -> Mapping[str, EncoderShape]:
-        """Every module but the language model; those of other packages come last."""
-        return {**self.own_encoders(), **self.others}
+        """Every module but the language model; modules that only other packages have come last."""
+        found = {**self.own_encoders(), **self.others}
+        return {name: found[name] for name in dict.fromkeys((*_REPLACED, *found)) if name in found}
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
         """The token of each encoder."""
         return {**self.own_tokens(), **self.other_tokens}
 
+    @property
+    def foreign(self) -> dict[str, Any]:
+        """Class, options and token of each encoder of another package, by module, as JSON."""
+        return {
+            name: {"class": f"{type(encoder).__module__}.{type(encoder).__qualname__}", "options": _options(encoder)}
+            for name, encoder in self.others.items()
+        }
 
-def extend(shape: ModelShape, *, options: Mapping[str, Mapping[str, Any]], tokens: Mapping[str, int]) -> ModelShape:
-    """`shape` with encoders of other packages, by module name; their options, and the token of each.
+
+def _options(encoder: EncoderProvider) -> Any:
+    return TypeAdapter(type(encoder)).dump_python(encoder, mode="json")
+
+
+def extend(shape: ModelShape, added: Mapping[str, Added]) -> ModelShape:
+    """Return `shape` with encoders of other packages, by module name.
 
     Raises:
         ScenarioError: no package provides one, its class is no encoder's, or options or tokens do not fit.
     """
-    if not options:
+    if not added:
         return shape
-    others = {name: _build(name, values) for name, values in options.items()}
-    own = {field.name: getattr(shape, field.name) for field in fields(ModelShape)}
-    extended = ExtendedShape(**own, others=others, other_tokens=tokens)
-    taken = shape.special_tokens
-    for name, token in tokens.items():
-        if not 2 <= token < shape.language.vocab_size or token in taken.values():
-            raise ScenarioError(
-                f"encoders.{name}.token_id = {token}: use one of 2 to {shape.language.vocab_size - 1} that no other "
-                f"encoder has; taken: {', '.join(f'{token} by {other}' for other, token in taken.items()) or 'none'}"
-            )
-        taken = {**taken, name: token}
-    return extended
+    own: dict[str, Any] = {
+        field.name: None if field.name in added else getattr(shape, field.name) for field in fields(ModelShape)
+    }
+    others = {name: _build(name, encoder) for name, encoder in added.items()}
+    tokens = dict(shape.special_tokens)
+    for name, encoder in added.items():
+        tokens[name] = _token(shape, name, encoder, tokens)
+    return ExtendedShape(**own, others=others, other_tokens={name: tokens[name] for name in added})
 
 
-def _build(name: str, options: Mapping[str, Any]) -> EncoderProvider:
-    provider = _load(_find(name))
+def _token(shape: ModelShape, name: str, encoder: Added, taken: Mapping[str, int]) -> int:
+    """Return the token of an encoder, which no other encoder has."""
+    if encoder.token is None and name in taken:
+        return taken[name]
+    if encoder.token is None:
+        raise ScenarioError(f"encoders.{name}.token_id is missing; add it")
+    others = {other: token for other, token in taken.items() if other != name}
+    if not 2 <= encoder.token < shape.language.vocab_size or encoder.token in others.values():
+        used = ", ".join(f"{token} by {other}" for other, token in others.items()) or "none"
+        raise ScenarioError(
+            f"encoders.{name}.token_id = {encoder.token}: use one of 2 to {shape.language.vocab_size - 1} that no "
+            f"other encoder has; taken: {used}"
+        )
+    return encoder.token
+
+
+def _build(name: str, encoder: Added) -> EncoderProvider:
+    provider, options = _load(_find(name, encoder.provider), name), encoder.options
     known = [field.name for field in fields(provider)]
     if unknown := sorted(set(options) - set(known)):
         raise ScenarioError(f"encoders.{name}.options.{unknown[0]}: unknown; {choices(unknown[0], known)}")
@@ -76,31 +114,34 @@ def _build(name: str, options: Mapping[str, Any]) -> EncoderProvider:
     return built
 
 
-def _find(name: str) -> EntryPoint:
-    if name in OURS:
-        raise ScenarioError(f"encoders.{name}: {name!r} is the name of a module of our own; register another name")
+def _find(module: str, name: str) -> EntryPoint:
+    where = f"encoders.{module}" if name == module else f"encoders.{module}.provider: {name!r}"
+    if name == LANGUAGE:
+        raise ScenarioError(f"{where}: the language model is no encoder; `provider` of the scenario replaces it")
     registered = entry_points(group=GROUP)
     found = [entry for entry in registered if entry.name == name]
     if not found:
         known = sorted({entry.name for entry in registered})
         remedy = choices(name, known) if known else f"install a package with an entry point of {GROUP}"
-        raise ScenarioError(f"encoders.{name}: no installed package provides it; {remedy}")
+        if name in _REPLACED:
+            remedy = f"name the encoder that takes its place with provider: {remedy}"
+        raise ScenarioError(f"{where}: no installed package provides it; {remedy}")
     if len({entry.value for entry in found}) > 1:
         values = " and ".join(sorted(entry.value for entry in found))
-        raise ScenarioError(f"encoders.{name}: two packages provide it, {values}; uninstall one")
+        raise ScenarioError(f"{where}: two packages provide it, {values}; uninstall one")
     return found[0]
 
 
-def _load(entry: EntryPoint) -> type[Any]:
+def _load(entry: EntryPoint, module: str) -> type[Any]:
     try:
         provider = entry.load()
     except (ImportError, AttributeError) as error:
-        raise ScenarioError(f"encoders.{entry.name}: {entry.value} cannot be imported: {error}") from None
+        raise ScenarioError(f"encoders.{module}: {entry.value} cannot be imported: {error}") from None
     if not hasattr(provider, "encoder_spec"):
         raise ScenarioError(
-            f"encoders.{entry.name}: {entry.value} makes no encoder: it has no encoder_spec. megatron-core 0.19 has no "
+            f"encoders.{module}: {entry.value} makes no encoder: it has no encoder_spec. megatron-core 0.19 has no "
             "output side, so what generates images or sound cannot be trained; provide an encoder"
         )
     if not (isinstance(provider, type) and is_dataclass(provider)):
-        raise ScenarioError(f"encoders.{entry.name}: {entry.value} is no dataclass; make its options the fields of one")
+        raise ScenarioError(f"encoders.{module}: {entry.value} is no dataclass; make its options the fields of one")
     return provider

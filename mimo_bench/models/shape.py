@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mimo_bench.layout import LANGUAGE, Layout
 from mimo_bench.models.base import EncoderShape
@@ -36,6 +37,11 @@ class ModelShape:
     def special_tokens(self) -> Mapping[str, int]:
         """The token of each encoder, whose positions are filled by what it makes of an item."""
         return self.own_tokens()
+
+    @property
+    def foreign(self) -> dict[str, Any]:
+        """Encoders of other packages, by module, as JSON."""
+        return {}
 
     def own_encoders(self) -> dict[str, EncoderShape]:
         """Those of the encoders that no other package brings."""

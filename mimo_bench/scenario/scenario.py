@@ -19,7 +19,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from mimo_bench.data import FILLED_IN, Data, SyntheticData
 from mimo_bench.layout import BatchPlan, Layout, LayoutTable, Precision, Settings, refuse_fp16
-from mimo_bench.models import PRESETS, ModelShape, extend
+from mimo_bench.models import PRESETS, Added, ModelShape, extend
 from mimo_bench.scenario.training import Training
 from mimo_bench.util import LayoutError, NonNegativeInt, PositiveInt, ScenarioError, Share, Table, choices
 
@@ -27,8 +27,10 @@ from mimo_bench.util import LayoutError, NonNegativeInt, PositiveInt, ScenarioEr
 class EncoderTable(Table):
     """An encoder that another package provides through the entry-point group `mimo_bench.providers`."""
 
-    token_id: PositiveInt
-    """The token whose positions its output fills."""
+    provider: Annotated[str | None, Field(exclude_if=lambda provider: provider is None)] = None
+    """The name that the package registers; by default that of the table."""
+    token_id: PositiveInt | None = None
+    """The token whose positions its output fills; by default that of the encoder whose place it takes."""
     options: Mapping[str, Any] = {}
     """Fields of the provider's class."""
 
@@ -124,7 +126,7 @@ class Scenario(Table):
     configured: Annotated[ModelShape | None, SkipJsonSchema(), Field(exclude_if=lambda shape: shape is None)] = None
     # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
     encoders: Mapping[str, EncoderTable] = {}
-    """Encoders of other packages, added to the model under the names that they are registered by."""
+    """Encoders of other packages, by module name; `vision` and `audio` take the place of the model's own."""
     weights: Annotated[str | None, Field(exclude_if=lambda weights: weights is None)] = None
     """A directory that `mimo-bench import` made, next to the scenario or from here; otherwise the seed draws them."""
     stored: Annotated[StoredContent | None, SkipJsonSchema(), Field(exclude_if=lambda stored: stored is None)] = None
@@ -167,8 +169,10 @@ class Scenario(Table):
     def _shape(self) -> ModelShape:
         return extend(
             PRESETS[self.model] if self.configured is None else self.configured,
-            options={name: table.options for name, table in self.encoders.items()},
-            tokens={name: table.token_id for name, table in self.encoders.items()},
+            {
+                name: Added(provider=table.provider or name, options=table.options, token=table.token_id)
+                for name, table in self.encoders.items()
+            },
         )
 
     @property

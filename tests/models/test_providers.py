@@ -13,12 +13,14 @@ import pytest
 from mimo_bench.cli import app as cli
 from mimo_bench.models import provider
 from mimo_bench.models.cost import model_flops
+from mimo_bench.models.hf.directory import Manifest, check_shape, read_manifest, write_manifest
 from mimo_bench.predict.validate import contradictions
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.scenario.load import load_scenario
-from mimo_bench.util.errors import ScenarioError
+from mimo_bench.util.errors import ScenarioError, WeightsError
 from tests.support.installed import installed
+from tests.support.pictures import write_folder
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "depth_encoder"
@@ -38,9 +40,9 @@ def on_path(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(place)
 
 
-def run_example(installed: list[str], out: Path, *, modes: str) -> RunRecord:
-    """Run the example's scenario on CPU ranks as its user would; return the record."""
-    command = [sys.executable, "-m", "mimo_bench", "run", str(SCENARIO), "--device", "cpu", "--out", str(out)]
+def run_example(installed: list[str], out: Path, *, modes: str, scenario: Path = SCENARIO) -> RunRecord:
+    """Run a scenario on CPU ranks with the example installed; return the record."""
+    command = [sys.executable, "-m", "mimo_bench", "run", str(scenario), "--device", "cpu", "--out", str(out)]
     ended = subprocess.run(
         [*command, "--modes", modes],
         cwd=REPOSITORY,
@@ -100,7 +102,14 @@ def test_an_encoder_of_another_package_is_a_module_like_ours() -> None:
         ("map_size = 16", 'map_size = "big"', r"encoders\.depth\.options\.map_size: Input should be a valid integer"),
         ("hidden_size", "hiden_size", r"encoders\.depth\.options\.hiden_size: unknown; did you mean 'hidden_size'"),
         ("[encoders.depth]", "[encoders.deepth]", r"encoders\.deepth: no installed package .* did you mean 'depth'"),
-        ("[encoders.depth]", "[encoders.vision]", r"encoders\.vision: 'vision' is the name of a module of our own"),
+        (
+            "[encoders.depth]",
+            "[encoders.vision]",
+            r"encoders\.vision: no installed package provides it; name the encoder that takes its place with provider",
+        ),
+        ("[encoders.depth]", "[encoders.language]", r"encoders\.language: the language model is no encoder"),
+        ("token_id = 254", 'provider = "deepth"', r"encoders\.depth\.provider: 'deepth': no installed .* mean 'depth'"),
+        ("token_id = 254", "", r"encoders\.depth\.token_id is missing; add it"),
         ("encoders.depth = {}", "", r"layout 'one-rank': module 'depth' has no grid"),
     ],
 )
@@ -113,6 +122,78 @@ def test_what_cannot_be_is_refused_with_its_place_and_a_remedy(
     path.write_text(text.replace(line, changed, 1), encoding="utf-8")
     with pytest.raises(ScenarioError, match=complaint):
         load_scenario(path)
+
+
+REPLACED = """
+question = "Does an encoder of another package train in place of vision?"
+model = "llava-tiny"
+global_batch_size = 8
+global_micro_batch_size = 4
+seq_length = 64
+baseline = "one"
+steps = { parity = 2 }
+
+[data]
+provider = "huggingface"
+path = "train.jsonl"
+validation = "train[20:]"
+processor = "processor"
+
+[encoders.vision]
+provider = "depth"
+options = { num_channels = 3, map_size = 16, patch_size = 4 }
+
+[[layout]]
+name = "one"
+vision = {}
+language = {}
+
+[[layout]]
+name = "vision-1--language-tp2"
+vision = {}
+language = { tp = 2, rank_offset = 1 }
+"""
+
+
+@pytest.mark.usefixtures("on_path")
+def test_an_encoder_of_another_package_takes_the_place_of_vision_on_own_files(
+    installed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path)
+    scenario = tmp_path / "own.toml"
+    scenario.write_text(REPLACED, encoding="utf-8")
+    shape = load_scenario(scenario).shape
+    assert type(shape.encoders["vision"]).__name__ == "DepthProvider"
+    assert (list(shape.modules), shape.special_tokens, shape.vision) == (["vision", "language"], {"vision": 255}, None)
+    assert cli.main(["check", str(scenario)]) == 0
+    assert "memory is not predicted, as the parameters of vision are another package's" in capsys.readouterr().out
+    record = run_example(installed, tmp_path / "out", modes="parity", scenario=scenario)
+    assert [layout.status for layout in record.layouts] == ["passed"] * 2
+
+
+@pytest.mark.usefixtures("on_path")
+def test_an_encoder_in_the_place_of_vision_must_read_what_the_data_has(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    start, rest = REPLACED.split("[data]")
+    text = f'data = "digits"\n{start}[encoders.vision]{rest.split("[encoders.vision]")[1]}'
+    path.write_text(text.replace("num_channels = 3, ", ""), encoding="utf-8")
+    with pytest.raises(ScenarioError, match=r"square images of 3 channels, and vision reads \[1, 16, 16\]"):
+        load_scenario(path)
+    path.write_text(text, encoding="utf-8")
+    assert load_scenario(path).shape.encoders["vision"].item_shape == (3, 16, 16)
+
+
+@pytest.mark.usefixtures("on_path")
+def test_weights_of_such_a_model_are_known_by_class_and_options(tmp_path: Path) -> None:
+    shape = load_scenario(SCENARIO).shape
+    write_manifest(tmp_path, Manifest(shape=shape, foreign=shape.foreign, files={}))
+    manifest = read_manifest(tmp_path)
+    check_shape(tmp_path, manifest, shape)
+    text = SCENARIO.read_text(encoding="utf-8").replace("hidden_size = 32", "hidden_size = 64")
+    (tmp_path / "other.toml").write_text(text, encoding="utf-8")
+    complaint = r"encoders\.depth\.options\.hidden_size = 32, and the scenario's has 64"
+    with pytest.raises(WeightsError, match=complaint):
+        check_shape(tmp_path, manifest, load_scenario(tmp_path / "other.toml").shape)
 
 
 class Painter:

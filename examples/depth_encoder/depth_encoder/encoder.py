@@ -24,13 +24,13 @@ class DepthEncoder(torch.nn.Module):
         # Whoever wraps the module for data parallelism asks for it.
         self.config = config
         patch = provider.patch_size
-        self.patches = torch.nn.Conv2d(1, provider.hidden_size, kernel_size=patch, stride=patch)
+        self.patches = torch.nn.Conv2d(provider.num_channels, provider.hidden_size, kernel_size=patch, stride=patch)
         self.norm = torch.nn.LayerNorm(provider.hidden_size)
         split = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
         self.mlp = MLP(config, split, tp_group=pg_collection.tp)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[maps, 1, size, size] in, [maps, patches, h] out: batch-major, as megatron-core's MIMO flattens it."""
+        """[maps, channels, size, size] in, [maps, patches, h] out: batch-major, as megatron-core's MIMO flattens it."""
         features = self.patches(inputs).flatten(2).transpose(1, 2)
         output, bias = self.mlp(self.norm(features))
         encoded: torch.Tensor = features + output + bias

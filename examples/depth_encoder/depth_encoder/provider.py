@@ -12,6 +12,7 @@ class DepthProvider:
     """A depth map in square patches, through one MLP; the fields are the options that a scenario gives."""
 
     map_size: int = 16
+    num_channels: int = 1
     patch_size: int = 8
     hidden_size: int = 32
 
@@ -23,8 +24,8 @@ class DepthProvider:
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of one map: a single channel, height, width."""
-        return 1, self.map_size, self.map_size
+        """Of one map: channels, height, width."""
+        return self.num_channels, self.map_size, self.map_size
 
     @property
     def num_tokens(self) -> int:
@@ -54,7 +55,7 @@ class DepthProvider:
     def flops_per_item(self, *, is_trained: bool) -> int:
         """Forward; trained, patches once more for their weights, as maps need no gradient, and the MLP twice more."""
         h = self.hidden_size
-        patches = self.num_tokens * 2 * self.patch_size**2 * h
+        patches = self.num_tokens * 2 * self.num_channels * self.patch_size**2 * h
         mlp = self.num_tokens * 2 * 2 * h * 4 * h
         return 2 * patches + 3 * mlp if is_trained else patches + mlp
 

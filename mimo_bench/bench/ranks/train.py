@@ -39,4 +39,4 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     if request.save is not None:
         files = write_weights(trainer.model, trainer.topology, request.save, on_tensor=beat)
         if files is not None:
-            write_manifest(request.save, Manifest(shape=scenario.shape, files=files))
+            write_manifest(request.save, Manifest(shape=scenario.shape, foreign=scenario.shape.foreign, files=files))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,6 +39,8 @@ class Manifest(BaseModel):
     format_version: Literal[1] = 1
     shape: ModelShape
     """Of the model that the weights are for."""
+    foreign: dict[str, Any] = {}
+    """Class and options of each encoder of another package, by module."""
     files: dict[str, StoredFile]
     """By the name of the module without its suffix; `aside` for what is not built."""
     spelling: Spelling = DEFAULT_SPELLING
@@ -117,7 +119,12 @@ def check_shape(directory: Path, manifest: Manifest, shape: ModelShape) -> None:
     Raises:
         WeightsError: naming the first field that differs, with both values.
     """
-    if (found := first_difference(asdict(manifest.shape), asdict(shape))) is not None:
+    own = {field.name for field in fields(ModelShape)}
+    both = (
+        {**{key: value for key, value in asdict(each).items() if key in own}, "encoders": foreign}
+        for each, foreign in ((manifest.shape, manifest.foreign), (shape, shape.foreign))
+    )
+    if (found := first_difference(*both)) is not None:
         raise WeightsError(
             f"{directory} is for a model with {found.key} = {found.before}, and the scenario's has {found.now}; set "
             f"model to the {directory / 'config.json'} of these weights, or name weights of the scenario's model"

@@ -32,7 +32,9 @@ def complete(directory: Path, *, start: Path | None, config: Path | None, proces
         config = config or (start / CONFIG if (start / CONFIG).is_file() else None)
     if processor is not None:
         copy_files(companions(processor), directory / COMPANIONS)
-    content = config_of(manifest.shape) if config is None else json.loads(config.read_text(encoding="utf-8"))
+    content = config_of(manifest.shape)
+    if content is not None and config is not None:
+        content = json.loads(config.read_text(encoding="utf-8"))
     if content is not None:
         if ASIDE not in manifest.files:
             content = configured(content["model_type"]).as_built(content, manifest.shape)
