@@ -1,4 +1,4 @@
-"""`mimo-bench check`: imports neither torch nor pandas."""
+"""`mimo-bench check`: imports neither torch nor pandas, but for samples of a user's own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from mimo_bench.cli.exits import BAD_INPUT
 from mimo_bench.cli.options import Files
 from mimo_bench.launch import device_memory_bytes
-from mimo_bench.report import describe_layouts
+from mimo_bench.report import SampleNotes, describe_layouts, read_samples
 from mimo_bench.scenario import load_scenario
 from mimo_bench.util import MimoBenchError, counted
 
@@ -40,5 +40,12 @@ def check(
             print(f"{scenario.question}\n")
             device_bytes = device_memory_bytes() if device_memory is None else round(device_memory * (1 << 30))
             sys.stdout.writelines(f"{line}\n" for line in describe_layouts(scenario, device_bytes=device_bytes))
+            try:
+                samples = read_samples(scenario)
+            except MimoBenchError as error:
+                samples = SampleNotes(lines=(), problems=(str(error),))
+            sys.stdout.writelines(f"{line}\n" for line in samples.lines)
+            sys.stderr.writelines(f"mimo-bench: {file}: {problem}\n" for problem in samples.problems)
+            is_bad = is_bad or bool(samples.problems)
     if is_bad:
         raise typer.Exit(BAD_INPUT)

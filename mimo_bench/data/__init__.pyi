@@ -2,6 +2,7 @@ from .config import FILLED_IN, NAMED, Contents, Data, DigitsData, HuggingFaceDat
 from .dataset import CPU, PAD, Dataset, Text, check_items, check_text
 from .fingerprint import read_fingerprint
 from .prepare import build_dataset, in_words, num_left_out, prepare
+from .preview import Preview, preview
 from .source import HELD_OUT, read_contents
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "DigitsData",
     "HuggingFaceData",
+    "Preview",
     "Split",
     "SyntheticData",
     "Text",
@@ -25,6 +27,7 @@ __all__ = [
     "locate",
     "num_left_out",
     "prepare",
+    "preview",
     "read_contents",
     "read_fingerprint",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -92,6 +93,15 @@ def _part(part: Any) -> Message:
     raise BadSample(f"has {short(part)} as part of a message, which is neither text nor an image; make it one of them")
 
 
+def _line(text: str) -> str:
+    """Return text on one line, without its middle if it is long."""
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= 2 * MAX_SHOWN else f"{line[:MAX_SHOWN]} ... {line[-MAX_SHOWN:]}"
+
+
+MAX_SHOWN = 150
+"""Characters from either end of a long text that a message shows."""
+
 _NO_ANSWER = "has no answer to learn; give it a message of the role 'assistant' that is not empty"
 
 
@@ -167,6 +177,24 @@ class Chat:
         if not text.is_answer.any():
             raise BadSample(_NO_ANSWER)
         return text
+
+    def ends_answers(self, messages: list[Message], *, num_images: int, tools: list[Any] | None = None) -> bool:
+        """True if the chat template writes something after the last answer, which the loss scores with it."""
+        conversation = self._with_images(messages, num_images)
+        rendered = self._render(conversation, tools)
+        first, last = self._answers(conversation, tools, rendered)[-1]
+        said = [part["text"] for message in conversation for part in message["content"] if part["type"] == "text"]
+        return not said or not rendered[first:last].endswith(said[-1].strip())
+
+    def shown(self, text: Text) -> str:
+        """Return tokens as text for a message, with scored ones in brackets and image tokens by their number."""
+        marked = zip(text.tokens.tolist(), text.is_answer.tolist(), strict=True)
+        pieces = []
+        for (is_scored, is_image), group in groupby(marked, key=lambda one: (one[1], one[0] == self._image_token_id)):
+            tokens = [token for token, _ in group]
+            piece = f"{self._image_token} x {len(tokens)}" if is_image else _line(self._tokenizer.decode(tokens))
+            pieces.append(f"[{piece}]" if is_scored else piece)
+        return " ".join(pieces)
 
     def _with_images(self, messages: list[Message], num_images: int) -> list[Message]:
         """The messages in parts; images that no message places stand before the first of the user."""

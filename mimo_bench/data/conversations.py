@@ -30,7 +30,7 @@ from mimo_bench.data.formats import (
 from mimo_bench.data.images import pixels
 from mimo_bench.data.source import Rows, file_rows, open_rows, row_at
 from mimo_bench.models import ModelShape
-from mimo_bench.util import DataError, MimoBenchError, ScenarioError
+from mimo_bench.util import DataError, MimoBenchError, ScenarioError, counted
 
 
 class HuggingFaceDataset:
@@ -106,6 +106,22 @@ class HuggingFaceDataset:
         except BadSample as reason:
             return f"{self._name(split, row)} {reason}"
         return None
+
+    def unread_columns(self, split: Split) -> list[str]:
+        """Return the columns that no sample is made from, in the order of the file."""
+        names = self._rows[split].table.column_names
+        return [name for name in names if name not in self._columns[split] or name in (OBJECTS, *MEDIA)]
+
+    def described(self, split: Split, position: int) -> tuple[str, bool]:
+        """Return a good sample in words, and whether the chat template ends its last answer."""
+        row = self.row_at(split, position)
+        messages, tools = self._messages(split, row), tools_of(self._column(split, row, TOOLS))
+        text, num_images = self._make_text(split, row), len(self._sources(split, row))
+        counts = f"{counted(len(text.tokens), 'token')}, {int(text.is_answer.sum())} of them scored"
+        return (
+            f"{self._name(split, row)} {counts}, {counted(num_images, 'image')}: {self._chat.shown(text)}",
+            self._chat.ends_answers(messages, num_images=num_images, tools=tools),
+        )
 
     def row_at(self, split: Split, position: int) -> int:
         """Which row stands at a position of the order in which rows are read, epoch after epoch."""

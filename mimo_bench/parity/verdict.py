@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.layout import Precision
+from mimo_bench.layout import LANGUAGE, Precision
 from mimo_bench.parity.compare import (
     Bounds,
     by_own_bounds,
@@ -366,7 +366,10 @@ def _unsound(trained: Trained) -> str | None:
             if norm is None:
                 return f"the gradient norm of {module} in step {step} is not finite"
         if not any(norms):
-            return f"{module} never got a gradient"
+            remedy = (
+                "" if module == LANGUAGE else f'; if no sample has an item for it, add "{module}" to training.freeze'
+            )
+            return f"{module} never got a gradient{remedy}"
     return None
 
 

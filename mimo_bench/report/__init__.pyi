@@ -1,4 +1,5 @@
 from .changes import Change, Changes, changes_of
+from .check.data import SampleNotes, read_samples
 from .check.rank_map import describe_layouts
 from .console import live
 from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
@@ -37,6 +38,7 @@ __all__ = [
     "MatrixStarted",
     "OnEvent",
     "Run",
+    "SampleNotes",
     "accept_since",
     "changes_of",
     "compare_runs",
@@ -54,6 +56,7 @@ __all__ = [
     "plot_alarms",
     "rank_layouts",
     "read_expectations",
+    "read_samples",
     "regressions",
     "render_alarms",
     "render_html",

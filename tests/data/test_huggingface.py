@@ -493,7 +493,10 @@ def checked(scenario: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def with_images(counts: Sequence[int]) -> list[dict[str, Any]]:
     """Rows with so many images each."""
-    return [{**row(0), "images": ["pictures/cat.png"] * count} for count in counts]
+    return [
+        {**row(0), "images": ["pictures/cat.png"] * count, "messages": asks("<image>" * count)["messages"]}
+        for count in counts
+    ]
 
 
 @pytest.mark.parametrize(
@@ -509,7 +512,7 @@ def test_memory_is_predicted_as_if_every_sample_were_the_fullest_that_fits(
     own: Path, capsys: pytest.CaptureFixture[str], counts: list[int], most: int
 ) -> None:
     write_rows(own, with_images(counts))
-    file = write_scenario(own, train="train", validation="train")
+    file = write_scenario(own, train="train", validation="train", on_bad_sample="skip")
     assert checked(file, capsys)[0] == (
         f"train has {len(counts)} samples of up to {most} image{'s' * (most != 1)}; "
         "memory is predicted as if each had as many"
@@ -610,6 +613,7 @@ def test_splits_that_lie_in_folders_of_their_own_share_nothing(own: Path, capsys
         (own / "rows" / split).mkdir(parents=True)
         write_rows(own / "rows" / split, ROWS[:8])
         (own / "rows" / split / "train.jsonl").rename(own / "rows" / split / f"{split}.jsonl")
+    (own / "rows" / "pictures").symlink_to(own / "pictures")
     said = checked(write_scenario(own, path="rows", validation="validation"), capsys)
     assert said == ["train has 8 samples of up to 2 images; memory is predicted as if each had as many"]
 
