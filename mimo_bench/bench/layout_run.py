@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from mimo_bench.bench.attempt import Attempts, LaunchResult
 from mimo_bench.bench.ledger import entry
-from mimo_bench.models import mfu, model_flops, unknown_encoders
+from mimo_bench.models import mfu, model_flops, unknown_modules
 from mimo_bench.parity import (
     LATE_LIMITS,
     Bounds,
@@ -157,7 +157,7 @@ class LayoutRunner:
 
     def _predicted_peaks(self, case: LayoutCase) -> dict[int, int]:
         """By rank; nothing where a module is another package's."""
-        if unknown_encoders(self.scenario.shape):
+        if unknown_modules(self.scenario.shape):
             return {}
         peaks = {one.rank: one.peak_bytes for one in predict_memory(self.scenario, case.name)}
         return {rank: peak for rank, peak in peaks.items() if peak is not None}
@@ -331,6 +331,9 @@ def measure(scenario: Scenario, ranks: Sequence[RankRecord], account: RecordedAc
         num_token_pairs=sum(first.token_pairs[-num_timed:]),
         trains=scenario.training.trains,
     )
+    if scenario.shape.builder is not None:
+        # The operations of another package's model are not known.
+        return timing.model_copy(update={"modules": merge_modules(ranks, account, {})})
     flops = sum(by_module.values())
     flops_per_second = flops / sum(timing.step_seconds)
     return timing.model_copy(

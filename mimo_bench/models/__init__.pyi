@@ -2,7 +2,16 @@ from .base import EncoderShape, KnownEncoder
 from .cost import mfu, model_flops
 from .hf.config import config_of, read_model_shape
 from .hf.convert import Converted, export_weights, import_weights
-from .hf.directory import MANIFEST, Manifest, StoredFile, check_new, check_shape, read_manifest, write_manifest
+from .hf.directory import (
+    MANIFEST,
+    Manifest,
+    StoredFile,
+    check_new,
+    check_shape,
+    manifest_of,
+    read_manifest,
+    write_manifest,
+)
 from .hf.safetensors import CHUNK_BYTES, TensorSpec, TensorWriter, header_of
 from .hf.saving import complete
 from .kernels.linear import Replica, install_accumulation
@@ -18,9 +27,9 @@ from .modules.build import Build
 from .modules.config import DTYPES, ENCODER
 from .modules.encoder import encoder_config, encoder_module
 from .modules.layers_local import FIXED
-from .parameters import known_encoder, stage_parameters, unknown_encoders, vocab_per_rank
+from .parameters import known_encoder, stage_parameters, unknown_modules, vocab_per_rank
 from .presets import PRESETS
-from .provider import Added, extend
+from .provider import Added, extend, load_builder
 from .shape import ModelShape
 from .table import Parameter
 from .vit.shape import VisionShape
@@ -69,6 +78,8 @@ __all__ = [
     "install_swiglu",
     "known_encoder",
     "language_spec",
+    "load_builder",
+    "manifest_of",
     "mfu",
     "missing_counterpart",
     "model_flops",
@@ -77,7 +88,7 @@ __all__ = [
     "stage_parameters",
     "to_transformers",
     "uniform",
-    "unknown_encoders",
+    "unknown_modules",
     "vocab_per_rank",
     "write_manifest",
 ]

@@ -17,13 +17,15 @@ CONVERTED = ({"vision"}, {"audio"})
 """Encoders of the models that `transformers` has: one that sees, one that hears."""
 
 
-def unknown_encoders(shape: ModelShape) -> tuple[str, ...]:
-    """Return the encoders whose parameters are not listed: those of other packages."""
+def unknown_modules(shape: ModelShape) -> tuple[str, ...]:
+    """Return the modules whose parameters are not listed: those of other packages."""
+    if shape.builder is not None:
+        return tuple(shape.modules)
     return tuple(name for name, encoder in shape.encoders.items() if not isinstance(encoder, KnownEncoder))
 
 
 def known_encoder(shape: ModelShape, module: str) -> KnownEncoder:
-    """Return an encoder whose parameters are listed; `unknown_encoders` has the others."""
+    """Return an encoder whose parameters are listed; `unknown_modules` has the others."""
     encoder = shape.encoders[module]
     assert isinstance(encoder, KnownEncoder), f"no parameters are known of {encoder}"
     return encoder

@@ -1,4 +1,4 @@
-"""Encoders of other packages, found by entry point and added to a model. No torch."""
+"""Encoders and builders of models of other packages, found by entry point. No torch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from mimo_bench.util import ScenarioError, choices
 GROUP: Final = "mimo_bench.providers"
 """Entry points of this group add encoders: the module's name -> a class that is an `EncoderProvider`."""
 
+BUILDERS: Final = "mimo_bench.models"
+"""Entry points of this group build whole models: a name -> a function like `mimo_bench.trainer.build_model`."""
+
 _REPLACED: Final = ("vision", "audio")
 """Encoders of our own, in their order in a model; one of another package may take the place of each."""
 
@@ -36,8 +39,9 @@ class Added:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendedShape(ModelShape):
-    """A model with encoders of other packages among its own or in place of them."""
+    """A model with encoders of other packages among its own or in place of them, or built by another package."""
 
+    built_by: str | None
     others: Mapping[str, EncoderProvider]
     other_tokens: Mapping[str, int]
     """Tokens of those that take no other's."""
@@ -54,6 +58,11 @@ class ExtendedShape(ModelShape):
         return {**self.own_tokens(), **self.other_tokens}
 
     @property
+    def builder(self) -> str | None:
+        """The registered name of the function that builds the model; None for our own."""
+        return self.built_by
+
+    @property
     def foreign(self) -> dict[str, Any]:
         """Class, options and token of each encoder of another package, by module, as JSON."""
         return {
@@ -66,14 +75,16 @@ def _options(encoder: EncoderProvider) -> Any:
     return TypeAdapter(type(encoder)).dump_python(encoder, mode="json")
 
 
-def extend(shape: ModelShape, added: Mapping[str, Added]) -> ModelShape:
-    """Return `shape` with encoders of other packages, by module name.
+def extend(shape: ModelShape, added: Mapping[str, Added], *, provider: str | None) -> ModelShape:
+    """Return `shape` with encoders of other packages, by module name, and the name of the function that builds it.
 
     Raises:
         ScenarioError: no package provides one, its class is no encoder's, or options or tokens do not fit.
     """
-    if not added:
+    if not added and provider is None:
         return shape
+    if provider is not None:
+        _find(BUILDERS, provider, where=f"provider: {provider!r}")
     own: dict[str, Any] = {
         field.name: None if field.name in added else getattr(shape, field.name) for field in fields(ModelShape)
     }
@@ -81,7 +92,20 @@ def extend(shape: ModelShape, added: Mapping[str, Added]) -> ModelShape:
     tokens = dict(shape.special_tokens)
     for name, encoder in added.items():
         tokens[name] = _token(shape, name, encoder, tokens)
-    return ExtendedShape(**own, others=others, other_tokens={name: tokens[name] for name in added})
+    return ExtendedShape(**own, built_by=provider, others=others, other_tokens={name: tokens[name] for name in added})
+
+
+def load_builder(name: str) -> Any:
+    """Return the function of another package that builds a model.
+
+    Raises:
+        ScenarioError: no package provides it, or it cannot be imported.
+    """
+    entry = _find(BUILDERS, name, where=f"provider: {name!r}")
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ScenarioError(f"provider: {entry.value} cannot be imported: {error}") from None
 
 
 def _token(shape: ModelShape, name: str, encoder: Added, taken: Mapping[str, int]) -> int:
@@ -101,7 +125,10 @@ def _token(shape: ModelShape, name: str, encoder: Added, taken: Mapping[str, int
 
 
 def _build(name: str, encoder: Added) -> EncoderProvider:
-    provider, options = _load(_find(name, encoder.provider), name), encoder.options
+    where = f"encoders.{name}" if name == encoder.provider else f"encoders.{name}.provider: {encoder.provider!r}"
+    if name == LANGUAGE:
+        raise ScenarioError(f"{where}: the language model is no encoder; `provider` of the scenario replaces it")
+    provider, options = _load(_find(GROUP, encoder.provider, where=where), name), encoder.options
     known = [field.name for field in fields(provider)]
     if unknown := sorted(set(options) - set(known)):
         raise ScenarioError(f"encoders.{name}.options.{unknown[0]}: unknown; {choices(unknown[0], known)}")
@@ -114,15 +141,12 @@ def _build(name: str, encoder: Added) -> EncoderProvider:
     return built
 
 
-def _find(module: str, name: str) -> EntryPoint:
-    where = f"encoders.{module}" if name == module else f"encoders.{module}.provider: {name!r}"
-    if name == LANGUAGE:
-        raise ScenarioError(f"{where}: the language model is no encoder; `provider` of the scenario replaces it")
-    registered = entry_points(group=GROUP)
+def _find(group: str, name: str, *, where: str) -> EntryPoint:
+    registered = entry_points(group=group)
     found = [entry for entry in registered if entry.name == name]
     if not found:
         known = sorted({entry.name for entry in registered})
-        remedy = choices(name, known) if known else f"install a package with an entry point of {GROUP}"
+        remedy = choices(name, known) if known else f"install a package with an entry point of {group}"
         if name in _REPLACED:
             remedy = f"name the encoder that takes its place with provider: {remedy}"
         raise ScenarioError(f"{where}: no installed package provides it; {remedy}")

@@ -39,6 +39,11 @@ class ModelShape:
         return self.own_tokens()
 
     @property
+    def builder(self) -> str | None:
+        """The registered name of the function that builds the model; None for our own."""
+        return None
+
+    @property
     def foreign(self) -> dict[str, Any]:
         """Encoders of other packages, by module, as JSON."""
         return {}

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.layout import LANGUAGE
-from mimo_bench.models import unknown_encoders
+from mimo_bench.layout import LANGUAGE, Layout
+from mimo_bench.models import unknown_modules
 from mimo_bench.predict.calls.between import bridge_calls, bridge_role, num_bridged, stage_calls
 from mimo_bench.predict.calls.expert_parallel import expert_calls
 from mimo_bench.predict.calls.once import (
@@ -66,6 +66,9 @@ def predict_communication(
         items: of each step's samples, as `items_by_step` gives them; where they are None, some roles are left out.
         buckets: what predictions of other layouts of the scenario left, and this one adds to; None for nothing.
     """
+    if (builder := scenario.shape.builder) is not None:
+        left_out = _all_roles(scenario.case(name).layout, builder)
+        return CommunicationPrediction(rows=(), left_out=left_out, is_closed=False)
     steps = [Step.of(scenario, name, one, buckets=buckets) for one in ([None] if items is None else items)]
     left_out = _left_out(steps[0])
     sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
@@ -78,7 +81,7 @@ def predict_communication(
         for (role, collective), (num_calls, num_bytes) in sorted(sums.items())
         if num_calls
     )
-    return CommunicationPrediction(rows=rows, left_out=left_out, is_closed=not unknown_encoders(scenario.shape))
+    return CommunicationPrediction(rows=rows, left_out=left_out, is_closed=not unknown_modules(scenario.shape))
 
 
 def _calls(step: Step, left_out: Mapping[str, str]) -> Iterator[Calls]:
@@ -101,6 +104,19 @@ def _calls(step: Step, left_out: Mapping[str, str]) -> Iterator[Calls]:
             yield from bridge_calls(step, module)
 
 
+def _all_roles(layout: Layout, builder: str) -> dict[str, str]:
+    """Return every role of a layout whose model is built by another package."""
+    degrees = {
+        f"{module}.{axis}": num_ranks
+        for module, grid in layout.modules.items()
+        for axis, num_ranks in (("tp", grid.tp), ("pp", grid.pp), ("dp-cp", grid.dp))
+    }
+    bridges = {bridge_role(module): layout.world_size for module in layout.encoders}
+    found: dict[str, str] = {}
+    _add(found, {**degrees, **bridges}, f"{builder!r} of another package builds the model")
+    return found
+
+
 def _left_out(step: Step) -> dict[str, str]:
     """Roles whose calls these integers do not decide, if their groups have several ranks."""
     found: dict[str, str] = {}
@@ -109,7 +125,7 @@ def _left_out(step: Step) -> dict[str, str]:
         across = {bridge_role(module): num_bridged(step, module), f"{LANGUAGE}.tp": step.layout.language.tp}
         if step.items is None:
             _add(found, {**inside, **across}, "nobody knows how many items samples have")
-        if module in unknown_encoders(step.shape):
+        if module in unknown_modules(step.shape):
             _add(found, {**inside, f"{module}.dp-cp": grid.dp}, f"the layers of {module} are another package's")
     return found
 

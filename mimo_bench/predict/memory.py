@@ -71,7 +71,7 @@ class RankPrediction:
 
 
 def predict_memory(scenario: Scenario, name: str) -> tuple[RankPrediction, ...]:
-    """Every rank of the layout called `name`, as its timed steps train it; not for models with `unknown_encoders`."""
+    """Every rank of the layout called `name`, as its timed steps train it; not for models with `unknown_modules`."""
     case = scenario.case(name)
     return MemoryPredictor(scenario).predict(case.table, case.layout, case.plan)
 

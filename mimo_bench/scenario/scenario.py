@@ -127,6 +127,8 @@ class Scenario(Table):
     # What the config.json says. Read with the scenario and kept in it: so ranks, hash and record all hold the same.
     encoders: Mapping[str, EncoderTable] = {}
     """Encoders of other packages, by module name; `vision` and `audio` take the place of the model's own."""
+    provider: Annotated[str | None, Field(exclude_if=lambda provider: provider is None)] = None
+    """A function of another package that builds the model, by the name that it is registered by."""
     weights: Annotated[str | None, Field(exclude_if=lambda weights: weights is None)] = None
     """A directory that `mimo-bench import` made, next to the scenario or from here; otherwise the seed draws them."""
     stored: Annotated[StoredContent | None, SkipJsonSchema(), Field(exclude_if=lambda stored: stored is None)] = None
@@ -173,6 +175,7 @@ class Scenario(Table):
                 name: Added(provider=table.provider or name, options=table.options, token=table.token_id)
                 for name, table in self.encoders.items()
             },
+            provider=self.provider,
         )
 
     @property

@@ -27,7 +27,7 @@ from mimo_bench.trainer.checkpoint.load import load_weights, resume
 from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.device import RankDevice, join
 from mimo_bench.trainer.logging import EvaluationTotals, Metrics, StepResult
-from mimo_bench.trainer.model import Provider, build_model
+from mimo_bench.trainer.model import Provider
 from mimo_bench.trainer.pretraining import BuiltinData, Pretraining, parse_data, processor_of
 from mimo_bench.trainer.trainer import StepTaken, Trainer, TrainerConfig, build_trainer
 from mimo_bench.util import PositiveInt, TrainingError, UsageError, counted
@@ -61,7 +61,7 @@ def pretrain(
     *,
     layout: Layout,
     data: Samples = "synthetic",
-    provider: Provider = build_model,
+    provider: Provider | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Outcome:
     """Train `config.num_steps` steps, from the newest checkpoint if there is one; called on every rank.
@@ -73,7 +73,7 @@ def pretrain(
         config: what is trained, how far, and what is left behind.
         layout: which module on which ranks; its world is the one that was started.
         data: supplies samples by id; or one of ours, as a scenario names or describes it.
-        provider: builds this rank's part of the model.
+        provider: builds this rank's part of the model; None for `build_model`, or what a scenario names.
         device: what ranks run on; auto takes GPUs where there are any.
 
     Raises:
@@ -100,7 +100,7 @@ def set_up(
     *,
     layout: Layout,
     data: Samples,
-    provider: Provider = build_model,
+    provider: Provider | None = None,
     device: RankDevice,
 ) -> Trainer:
     """This rank's trainer before its first step; collective over the world. Raises what `pretrain` does.

@@ -24,6 +24,7 @@ from mimo_bench.models import (
     install_rope,
     install_swiglu,
     language_spec,
+    load_builder,
 )
 from mimo_bench.trainer.topology import Topology
 
@@ -77,6 +78,15 @@ def build_model(shape: ModelShape, *, topology: Topology, settings: Settings, pr
     for module in dict(hosted_modules(model)).values():
         module.to(device=torch.cuda.current_device(), dtype=DTYPES[precision])
     return model
+
+
+def provider_of(shape: ModelShape) -> Provider:
+    """Return what builds a model of `shape`: `build_model`, or a registered function of another package.
+
+    Raises:
+        ScenarioError: the function cannot be imported.
+    """
+    return build_model if shape.builder is None else load_builder(shape.builder)
 
 
 def compile_layers(model: MimoModel) -> None:

@@ -22,7 +22,7 @@ from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.gradients import Totals, finish_gradients, items_total
 from mimo_bench.trainer.loader import Loader, MicroBatch, build_loader
 from mimo_bench.trainer.logging import EvaluationTotals, StepResult
-from mimo_bench.trainer.model import Provider, build_model, compile_layers, wrap_data_parallel
+from mimo_bench.trainer.model import Provider, compile_layers, provider_of, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ModuleNorms, ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.step import Schedule, build_schedule
 from mimo_bench.trainer.stored import StoredWeights
@@ -158,12 +158,13 @@ def build_trainer(
     *,
     dataset: Dataset,
     device: RankDevice,
-    provider: Provider = build_model,
+    provider: Provider | None = None,
     topology: Topology | None = None,
 ) -> Trainer:
     """Assemble one rank's trainer, on the groups of `topology` or on new ones; collective over the world."""
     topology = topology or build_topology(config.layout, backend=device.backend)
     assert topology.layout == config.layout
+    provider = provider or provider_of(config.shape)
     model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
     # Before anything else looks into it, as this refuses a model of another kind by name.
     loader = build_loader(

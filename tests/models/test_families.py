@@ -14,7 +14,7 @@ import pytest
 
 from mimo_bench.layout import Grid, Settings
 from mimo_bench.models import PRESETS, ModelShape, stage_parameters
-from mimo_bench.models.parameters import parameters, unknown_encoders
+from mimo_bench.models.parameters import parameters, unknown_modules
 from mimo_bench.predict.activations import activation_bytes
 from mimo_bench.scenario import Training
 
@@ -72,7 +72,7 @@ def test_every_family_has_its_fixed_files() -> None:
 
 def test_sizes_on_ranks_and_in_checkpoints_come_from_one_table() -> None:
     for name, shape in PRESETS.items():
-        if unknown_encoders(shape) or len(shape.encoders) > 1:
+        if unknown_modules(shape) or len(shape.encoders) > 1:
             continue
         rows = parameters(shape)
         for module in shape.modules:
@@ -96,7 +96,7 @@ def test_the_recipe_makes_a_family_that_is_counted_predicted_and_written(
     monkeypatch.syspath_prepend(tmp_path)
     strip: Any = import_module("strip_shape").StripShape()
     shape: ModelShape = replace(PRESETS["llava-tiny"], vision=strip)
-    assert unknown_encoders(shape) == ()
+    assert unknown_modules(shape) == ()
 
     # Strips 64 x 32; a layer: two norms of 128, projections 12,480 and 4,160, MLP 8,320 and 8,256; projector 8,320.
     assert _count(shape, Grid(), stage=0) == 2048 + 4 * 33_472 + 8320

@@ -14,12 +14,14 @@ from mimo_bench.cli import app as cli
 from mimo_bench.models import provider
 from mimo_bench.models.cost import model_flops
 from mimo_bench.models.hf.directory import Manifest, check_shape, read_manifest, write_manifest
+from mimo_bench.models.hf.safetensors import read_header
+from mimo_bench.models.llava.counterpart import missing_counterpart
 from mimo_bench.predict.validate import contradictions
 from mimo_bench.record.files import read_run
 from mimo_bench.record.schema import RunRecord
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.util.errors import ScenarioError, WeightsError
-from tests.support.installed import installed
+from tests.support.installed import installed as installed_from
 from tests.support.pictures import write_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,10 +29,10 @@ EXAMPLE = REPOSITORY / "examples" / "depth_encoder"
 SCENARIO = EXAMPLE / "scenario.toml"
 
 
-@pytest.fixture(scope="module", name="installed")
-def installed_example(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return what an installation of the example would put on the path."""
-    return installed(EXAMPLE, tmp_path_factory.mktemp("site"))
+    return installed_from(EXAMPLE, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture
@@ -194,6 +196,58 @@ def test_weights_of_such_a_model_are_known_by_class_and_options(tmp_path: Path) 
     complaint = r"encoders\.depth\.options\.hidden_size = 32, and the scenario's has 64"
     with pytest.raises(WeightsError, match=complaint):
         check_shape(tmp_path, manifest, load_scenario(tmp_path / "other.toml").shape)
+
+
+OWN_MODEL = REPOSITORY / "examples" / "own_provider"
+
+
+@pytest.fixture(scope="module")
+def installed_model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return what an installation of the example with a model would put on the path."""
+    return installed_from(OWN_MODEL, tmp_path_factory.mktemp("site"))
+
+
+def test_a_model_of_another_package_is_judged(
+    installed_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in installed_model:
+        monkeypatch.syspath_prepend(place)
+    scenario = OWN_MODEL / "scenario.toml"
+    assert cli.main(["check", str(scenario)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("memory is not predicted, as the parameters of vision and language are another package's") == 3
+    assert "as 'adapted-projector' of another package builds the model: vision.dp-cp, language.tp" in printed
+    record = run_example(installed_model, tmp_path / "out", modes="parity,timing", scenario=scenario)
+    assert [layout.status for layout in record.layouts] == ["passed"] * 3
+    assert record.layouts[0].timing is not None
+    assert record.layouts[0].timing.model_flops_per_step is None
+    assert list(contradictions(record)) == []
+    assert "transformers" not in (missing_counterpart(load_scenario(scenario).shape) or "transformers")
+    trained = tmp_path / "trained"
+    arguments = ["--layout", "one-rank", "--steps", "1", "--device", "cpu", "--save", str(trained)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "mimo_bench", "train", str(scenario), *arguments, "--out", str(tmp_path / "log")],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *installed_model])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    saved = read_header(trained / "vision.safetensors")
+    assert "vision.projector.adapter.0.weight" in saved
+    assert cli.main(["export", str(trained), str(tmp_path / "exported")]) == 0
+    said = capsys.readouterr().out
+    assert "left out: vision.projector.adapter.0.bias, " in said
+    assert "left out: the model's code: 'adapted-projector' built it" in said
+
+
+def test_a_provider_that_no_package_has_is_refused(tmp_path: Path) -> None:
+    text = (OWN_MODEL / "scenario.toml").read_text(encoding="utf-8")
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ScenarioError, match="provider: 'adapted-projector': no installed package provides it; install"):
+        load_scenario(tmp_path / "own.toml")
 
 
 class Painter:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mimo_bench.bench.request import TrainRequest
 from mimo_bench.launch import beat
-from mimo_bench.models import Manifest, write_manifest
+from mimo_bench.models import manifest_of, write_manifest
 from mimo_bench.trainer import Logging, Pretraining, Saving, Validation, join, set_up, train, write_weights
 
 
@@ -39,4 +39,4 @@ def main(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     if request.save is not None:
         files = write_weights(trainer.model, trainer.topology, request.save, on_tensor=beat)
         if files is not None:
-            write_manifest(request.save, Manifest(shape=scenario.shape, foreign=scenario.shape.foreign, files=files))
+            write_manifest(request.save, manifest_of(scenario.shape, files))

@@ -143,6 +143,8 @@ def _remarks(source: Path, manifest: Manifest, specs: Sequence[TensorSpec]) -> I
             f"left out: {', '.join(own)}: parameters of your own have no place in a model of `transformers`, which "
             "computes something else without them"
         )
+    if manifest.builder is not None:
+        yield f"left out: the model's code: {manifest.builder!r} built it, and `transformers` builds its own"
     for module in manifest.foreign:
         yield f"left out: {module}.safetensors: `transformers` has no place for the encoder of another package"
     if others := sorted(path.name for path in source.glob("*.safetensors") if path.stem not in manifest.files):

@@ -41,6 +41,8 @@ class Manifest(BaseModel):
     """Of the model that the weights are for."""
     foreign: dict[str, Any] = {}
     """Class and options of each encoder of another package, by module."""
+    builder: str | None = None
+    """The registered name of the function of another package that built the model."""
     files: dict[str, StoredFile]
     """By the name of the module without its suffix; `aside` for what is not built."""
     spelling: Spelling = DEFAULT_SPELLING
@@ -53,6 +55,11 @@ class Manifest(BaseModel):
         """SHA-256 over the modules' own hashes: equal weights have equal hashes, wherever they lie."""
         hashes = {name: file.sha256 for name, file in self.files.items() if name != ASIDE}
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_of(shape: ModelShape, files: dict[str, StoredFile]) -> Manifest:
+    """Return the manifest of weights that were trained."""
+    return Manifest(shape=shape, foreign=shape.foreign, builder=shape.builder, files=files)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -121,8 +128,11 @@ def check_shape(directory: Path, manifest: Manifest, shape: ModelShape) -> None:
     """
     own = {field.name for field in fields(ModelShape)}
     both = (
-        {**{key: value for key, value in asdict(each).items() if key in own}, "encoders": foreign}
-        for each, foreign in ((manifest.shape, manifest.foreign), (shape, shape.foreign))
+        {**{key: value for key, value in asdict(each).items() if key in own}, "encoders": foreign, "provider": builder}
+        for each, foreign, builder in (
+            (manifest.shape, manifest.foreign, manifest.builder),
+            (shape, shape.foreign, shape.builder),
+        )
     )
     if (found := first_difference(*both)) is not None:
         raise WeightsError(

@@ -8,6 +8,8 @@ from mimo_bench.models.shape import ModelShape
 
 def missing_counterpart(shape: ModelShape) -> str | None:
     """Why no model of `transformers` can be held against this one; None if there is one, a LLaVA."""
+    if shape.builder is not None:
+        return f"the model is what {shape.builder!r} of another package builds"
     if shape.vision is None:
         return "the referee of transformers is a LLaVA, and this model has no vision encoder"
     if others := sorted(set(shape.modules) - {"vision", LANGUAGE}):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout, LayoutTable
-from mimo_bench.models import unknown_encoders
+from mimo_bench.models import unknown_modules
 from mimo_bench.predict import MemoryPredictor
 from mimo_bench.report.check.communication import CommunicationTables
 from mimo_bench.report.check.data import notes
@@ -25,7 +25,7 @@ def describe_layouts(scenario: Scenario, *, device_bytes: int | None) -> Iterato
         device_bytes: memory of each device; None where that is not known.
     """
     predictor, maps, communication = MemoryPredictor(scenario), RankMaps(), CommunicationTables(scenario)
-    unknown = unknown_encoders(scenario.shape)
+    unknown = unknown_modules(scenario.shape)
     if said := list(notes(scenario)):
         yield from (*said, "")
     for table in scenario.layout:

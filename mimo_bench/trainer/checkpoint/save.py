@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from mimo_bench.models import MANIFEST as WEIGHTS_MANIFEST
-from mimo_bench.models import Manifest, StoredFile, TensorSpec, complete, header_of, write_manifest
+from mimo_bench.models import StoredFile, TensorSpec, complete, header_of, manifest_of, write_manifest
 from mimo_bench.trainer.checkpoint.files import (
     MANIFEST,
     CheckpointManifest,
@@ -163,7 +163,7 @@ class Saver:
         """Write the manifests, move the checkpoint to its place, remove those that are too old."""
         config = self._trainer.config
         weights = {module: files[_file(module, WEIGHT)] for module in config.shape.modules}
-        write_manifest(temporary, Manifest(shape=config.shape, foreign=config.shape.foreign, files=weights))
+        write_manifest(temporary, manifest_of(config.shape, weights))
         start = config.weights
         # Weights that were moved away since the training began end no training.
         has_start = start is not None and (start / WEIGHTS_MANIFEST).is_file()
