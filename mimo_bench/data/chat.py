@@ -6,10 +6,12 @@ turn adds to the rendered conversation before it. So it holds for any template t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from datetime import date
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -37,6 +39,29 @@ def roles_of(template: Any, *, renamed: Mapping[str, str]) -> dict[str, str]:
     # Of several templates under names, `str` writes the quotes with a backslash.
     own = {*ROLES, *re.findall(r"""['"](\w+)\\?['"]""", str(template))}
     return {**_SHAREGPT, **dict(zip(own, own, strict=True)), **renamed}
+
+
+DATE: Final = date(2024, 7, 26)
+"""The day of every sample: the one that templates of Llama 3 write if they are given none."""
+
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+
+
+def dated(template: Any, *, where: str) -> Any:
+    """Return a chat template, or several by their names, that writes `DATE` in place of today.
+
+    Raises:
+        ScenarioError: it has the date in a format that is made by the template; the message begins with `where`.
+    """
+    if isinstance(template, dict):
+        return {name: dated(one, where=where) for name, one in template.items()}
+    fixed = _NOW.sub(lambda found: json.dumps(DATE.strftime(found[2])), template)
+    if "strftime_now(" in fixed:
+        raise ScenarioError(
+            f"{where}: the chat template writes the date in a format that is no text; write it as in "
+            "strftime_now('%d %b %Y'), so that samples are the same on every day"
+        )
+    return fixed
 
 
 def in_parts(messages: list[Any], *, placeholders: re.Pattern[str], roles: Mapping[str, str]) -> list[Message]:
@@ -125,6 +150,8 @@ class Chat:
             raise ScenarioError(
                 f"{where}: the processor has no chat template; save one next to it, chat_template.jinja"
             )
+        self.writes_date: bool = "strftime_now(" in str(processor.chat_template)
+        processor.chat_template = dated(processor.chat_template, where=where)
         known = roles_of(processor.chat_template, renamed={})
         if unknown := next((name for name in roles.values() if name not in known), None):
             raise ScenarioError(f"data.roles: {unknown!r} is no role of the chat template; {choices(unknown, known)}")

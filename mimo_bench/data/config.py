@@ -180,6 +180,8 @@ class DataFingerprint(Table):
     """Those of the folder, or those that the rows name; None where there are none."""
     revision: str | None = None
     """The commit of a dataset on the hub."""
+    processor: Annotated[Mapping[str, FileDigest], Field(exclude_if=lambda files: not files)] = {}
+    """Tokenizer, image processor and chat template, by the names of their files; empty in old records."""
 
 
 class HuggingFaceData(Table):
@@ -220,7 +222,7 @@ class HuggingFaceData(Table):
     contents: Annotated[Contents | None, SkipJsonSchema(), Field(exclude_if=lambda found: found is None)] = None
     # What the files held then, for predictions: None before they are read, and for a name on the hub.
     fingerprint: Annotated[DataFingerprint | None, SkipJsonSchema(), Field(exclude_if=lambda held: held is None)] = None
-    # Content at path, if read: part of the scenario's hash and of checkpoints, which the path is not.
+    # Content at path and processor, if read: part of the scenario's hash and of checkpoints, which the path is not.
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> HuggingFaceData:

@@ -112,6 +112,11 @@ class HuggingFaceDataset:
         names = self._rows[split].table.column_names
         return [name for name in names if name not in self._columns[split] or name in (OBJECTS, *MEDIA)]
 
+    @property
+    def writes_date(self) -> bool:
+        """True if the chat template writes the date."""
+        return self._chat.writes_date
+
     def described(self, split: Split, position: int) -> tuple[str, bool]:
         """Return a good sample in words, and whether the chat template ends its last answer."""
         row = self.row_at(split, position)

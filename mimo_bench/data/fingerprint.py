@@ -18,6 +18,10 @@ from mimo_bench.util import DataError
 
 _HIDDEN: Final = (".", "__")
 """How names begin that `datasets` passes over."""
+_PROCESSOR: Final = (
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "added_tokens.json", "special_tokens_map.json"),
+    *("*processor_config.json", "chat_template*", "additional_chat_templates/*"),
+)
 _ROWS_AT_ONCE: Final = 1000
 
 _Named = dict[str, Path]
@@ -25,7 +29,7 @@ _Named = dict[str, Path]
 
 
 def read_fingerprint(data: HuggingFaceData) -> DataFingerprint:
-    """Return the digests of tables by bytes, of images by name and size, of hub datasets by commit.
+    """Return the digests of tables and processor by bytes, of images by name and size, of hub datasets by commit.
 
     Raises:
         DataError: it cannot be read, or the hub cannot be reached; the message names file or dataset.
@@ -34,15 +38,24 @@ def read_fingerprint(data: HuggingFaceData) -> DataFingerprint:
     place = data.place("path")
     try:
         if place is None:
-            return DataFingerprint(revision=_revision(data))
+            return DataFingerprint(revision=_revision(data), processor=_of_processor(data))
         tables, images = _inside(data, place) if place.is_dir() else _of_table(data, place)
         return DataFingerprint(
-            files={name: _digest(path) for name, path in sorted(tables.items())}, images=_digest_of_images(images)
+            files={name: _digest(path) for name, path in sorted(tables.items())},
+            images=_digest_of_images(images),
+            processor=_of_processor(data),
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         remedy = "look at the name and the network" if place is None else "mend it"
         raise DataError(f"data.path: {data.path!r}: its content cannot be read: {reason}; {remedy}") from None
+
+
+def _of_processor(data: HuggingFaceData) -> dict[str, FileDigest]:
+    """Digests of the files that `transformers` makes a processor of, without weights and notes in the same folder."""
+    folder = data.place("processor")
+    found = sorted({path for kind in _PROCESSOR for path in folder.glob(kind) if path.is_file()}) if folder else ()
+    return {path.relative_to(data.located["processor"]).as_posix(): _digest(path) for path in found}
 
 
 def _revision(data: HuggingFaceData) -> str:

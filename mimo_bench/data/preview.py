@@ -21,6 +21,8 @@ class Preview:
     """Reasons why samples cannot be trained on, each with its name."""
     unread: tuple[str, ...]
     """Columns of train that no sample is made from."""
+    writes_date: bool
+    """True if the chat template writes the date, which is the same in every sample."""
     num_without_end: int
     """Good samples whose last answer ends with its own text, so that the loss scores no end."""
 
@@ -53,5 +55,6 @@ def preview(
         samples=tuple(good[0][0] for good in described.values() if good),
         bad={split: tuple(filter(None, found)) for split, found in reasons.items()},
         unread=tuple(dataset.unread_columns("train")),
+        writes_date=dataset.writes_date,
         num_without_end=sum(not ends for good in described.values() for _, ends in good),
     )

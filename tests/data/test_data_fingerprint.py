@@ -93,7 +93,20 @@ def remove_image(folder: Path) -> None:
     (folder / "pictures/cat.png").unlink()
 
 
-@pytest.mark.parametrize("change", [edit_answer, cut, replace_image, remove_image])
+def edit_template(folder: Path) -> None:
+    """Another word in the chat template, of as many letters."""
+    file = folder / "processor/chat_template.jinja"
+    file.write_text(file.read_text(encoding="utf-8").replace("USER:", "Asks:"), encoding="utf-8")
+
+
+def resize_images(folder: Path) -> None:
+    file = folder / "processor/processor_config.json"
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"do_resize": true', '"do_resize": false'), encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("change", [edit_answer, cut, replace_image, remove_image, edit_template, resize_images])
 def test_a_change_of_rows_or_of_the_images_that_they_name_is_noticed(own: Path, change: Callable[[Path], None]) -> None:
     before = fingerprint_of(own)
     assert before.images is not None
@@ -106,9 +119,12 @@ def test_what_no_row_names_and_where_the_folder_lies_change_nothing(own: Path, t
     before = fingerprint_of(own)
     (own / "pictures/other.png").write_bytes(b"other")
     (own / "notes.json").write_text("{}", encoding="utf-8")
+    for name in ("README.md", "config.json", "generation_config.json", "model.safetensors"):
+        (own / "processor" / name).write_text("{}", encoding="utf-8")
     os.utime(own / "train.jsonl", (0, 0))
     moved = Path(shutil.move(own, tmp_path / "moved"))
-    assert fingerprint_of(moved) == fingerprint_of(tmp_path, str(moved / "train.jsonl")) == before
+    processor = str(moved / "processor")
+    assert fingerprint_of(moved) == fingerprint_of(tmp_path, str(moved / "train.jsonl"), processor=processor) == before
 
 
 @pytest.fixture
@@ -179,7 +195,8 @@ def test_names_on_the_hub_go_by_the_commit_that_datasets_knows(
     kept = tmp_path / "cache/team___photographs/default/0.0.0" / ("c0de" * 10)
     kept.mkdir(parents=True)
     (kept / "dataset_info.json").write_text(json.dumps({"config_name": "default"}), encoding="utf-8")
-    assert fingerprint_of(own, "team/photographs") == DataFingerprint(revision="c0de" * 10)
+    found = fingerprint_of(own, "team/photographs")
+    assert found == DataFingerprint(revision="c0de" * 10, processor=fingerprint_of(own).processor)
 
 
 def test_a_scenario_is_another_where_rows_are_others_and_the_same_where_files_lie_elsewhere(
@@ -221,13 +238,18 @@ def begin(folder: Path, out: Path) -> RunRecord:
     return ledger.record
 
 
-def test_a_run_is_not_resumed_on_an_edited_row(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "part"), [(edit_answer, "files.train.jsonl"), (edit_template, "processor.chat_template.jinja")]
+)
+def test_a_run_is_not_resumed_on_an_edited_row_or_template(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], part: str
+) -> None:
     begin(own, tmp_path / "out")
-    edit_answer(own)
+    change(own)
     command = ["run", str(own / "own.toml"), "--device", "cpu", "--out", str(tmp_path / "out"), "--resume"]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "run.json: scenario.data.fingerprint.files.train.jsonl.sha256 is " in said
+    assert f"run.json: scenario.data.fingerprint.{part}.sha256 is " in said
     assert "put back what was changed, or name a new directory" in said
 
 
@@ -240,7 +262,14 @@ def save(folder: Path, checkpoints: Path) -> None:
     write_json(path_of(checkpoints, 3) / MANIFEST, manifest)
 
 
-@pytest.mark.parametrize(("change", "part"), [(edit_answer, "sha256"), (cut, "num_bytes")])
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (edit_answer, "files.train.jsonl.sha256"),
+        (cut, "files.train.jsonl.num_bytes"),
+        (edit_template, "processor.chat_template.jinja.sha256"),
+    ],
+)
 def test_a_training_does_not_go_on_with_other_rows_and_nothing_is_started(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], part: str
 ) -> None:
@@ -249,7 +278,7 @@ def test_a_training_does_not_go_on_with_other_rows_and_nothing_is_started(
     command = ["train", str(own / "own.toml"), "--layout", "one-rank", "--device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "checkpoints")]) == 2
     said = capsys.readouterr().err
-    assert f"step-00000003: is of another training: data.fingerprint.files.train.jsonl.{part} = " in said
+    assert f"step-00000003: is of another training: data.fingerprint.{part} = " in said
     assert "resume with what it was, save to another directory, or start anew from its weights" in said
     assert not (tmp_path / "out").exists()
 
@@ -277,6 +306,9 @@ def test_runs_on_other_rows_are_no_series_and_are_not_compared(own: Path, tmp_pa
     new = begin(moved, tmp_path / "new")
     with pytest.raises(UsageError, match=r"data\.fingerprint\.files\.train\.jsonl\.num_bytes was \d+ and is \d+"):
         compare_runs(old, new)
+    edit_template(own)
+    with pytest.raises(UsageError, match=r"data\.fingerprint\.processor\.chat_template\.jinja\.sha256 was "):
+        compare_runs(old, begin(own, tmp_path / "newer"))
     (before,), (after,) = nights_of(old, run="old"), nights_of(new, run="new")
     assert before.series != after.series
 

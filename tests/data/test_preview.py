@@ -12,7 +12,7 @@ from examples import own_images
 from mimo_bench.cli.app import main
 from mimo_bench.data.config import SyntheticData
 from mimo_bench.report.check.data import notes
-from tests.data.test_huggingface import MISSING, NO_ANSWER, write_rows, write_scenario
+from tests.data.test_huggingface import MISSING, NO_ANSWER, in_order, write_rows, write_scenario
 from tests.support import golden
 from tests.support.pictures import row, write_folder
 
@@ -98,6 +98,22 @@ def test_a_template_that_ends_no_answer_is_one_warning(own: Path, capsys: pytest
     )
     said, _ = check(write_scenario(own, **changes), capsys, status=0)
     assert not any("warning" in line for line in said)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(own, [row(index) for index in range(24)])
+    shutil.copytree(own / "processor", own / "dated")
+    file, scenario = own / "dated" / "chat_template.jinja", write_scenario(own, processor="dated", train="train[:75%]")
+    file.write_text("{{ strftime_now('%d %b %Y') }} " + own_images.TEMPLATE, encoding="utf-8")
+    chat = in_order(own, processor="dated")._chat
+    assert chat._render([], None).startswith("26 Jul 2024 <s>")
+    said, _ = check(scenario, capsys, status=0)
+    assert said[-1] == "  the chat template writes the date, which is 26 July 2024 in every sample"
+    file.write_text("{{ strftime_now(format) }} " + own_images.TEMPLATE, encoding="utf-8")
+    _, errors = check(scenario, capsys, status=2)
+    assert "data.processor: 'dated': the chat template writes the date in a format that is no text" in errors[0]
 
 
 IDLE = (

@@ -120,6 +120,8 @@ def _shown(found: Preview, left_out: tuple[str, ...]) -> Iterator[str]:
     if found.unread:
         yield f"  columns that nothing reads: {', '.join(found.unread)}"
     yield from (f"  left out: {reason}" for reason in left_out)
+    if found.writes_date:
+        yield "  the chat template writes the date, which is 26 July 2024 in every sample"
     if found.num_without_end:
         yield (
             f"  warning: the chat template writes nothing after the last answer of "
