@@ -27,12 +27,19 @@ from tests.support.pictures import write_folder
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "depth_encoder"
 SCENARIO = EXAMPLE / "scenario.toml"
+OWN_MODEL = REPOSITORY / "examples" / "own_provider"
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return what an installation of the example would put on the path."""
     return installed_from(EXAMPLE, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def installed_model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return what an installation of the example with a model would put on the path."""
+    return installed_from(OWN_MODEL, tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture
@@ -159,7 +166,7 @@ language = { tp = 2, rank_offset = 1 }
 
 @pytest.mark.usefixtures("on_path")
 def test_an_encoder_of_another_package_takes_the_place_of_vision_on_own_files(
-    installed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    installed: list[str], installed_model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(tmp_path)
     scenario = tmp_path / "own.toml"
@@ -169,7 +176,9 @@ def test_an_encoder_of_another_package_takes_the_place_of_vision_on_own_files(
     assert (list(shape.modules), shape.special_tokens, shape.vision) == (["vision", "language"], {"vision": 255}, None)
     assert cli.main(["check", str(scenario)]) == 0
     assert "memory is not predicted, as the parameters of vision are another package's" in capsys.readouterr().out
-    record = run_example(installed, tmp_path / "out", modes="parity", scenario=scenario)
+    # Built by another package as well, it is judged like any model.
+    scenario.write_text(f'provider = "adapted-projector"\n{REPLACED}', encoding="utf-8")
+    record = run_example([*installed, *installed_model], tmp_path / "out", modes="parity", scenario=scenario)
     assert [layout.status for layout in record.layouts] == ["passed"] * 2
 
 
@@ -198,31 +207,35 @@ def test_weights_of_such_a_model_are_known_by_class_and_options(tmp_path: Path) 
         check_shape(tmp_path, manifest, load_scenario(tmp_path / "other.toml").shape)
 
 
-OWN_MODEL = REPOSITORY / "examples" / "own_provider"
-
-
-@pytest.fixture(scope="module")
-def installed_model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return what an installation of the example with a model would put on the path."""
-    return installed_from(OWN_MODEL, tmp_path_factory.mktemp("site"))
-
-
-def test_a_model_of_another_package_is_judged(
-    installed_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def model_on_path(installed_model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example with a model, importable in this process."""
     for place in installed_model:
         monkeypatch.syspath_prepend(place)
+
+
+def test_check_says_of_another_packages_model_what_it_cannot_predict(
+    model_on_path: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     scenario = OWN_MODEL / "scenario.toml"
     assert cli.main(["check", str(scenario)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("memory is not predicted, as the parameters of vision and language are another package's") == 3
     assert "as 'adapted-projector' of another package builds the model: vision.dp-cp, language.tp" in printed
+    reason = missing_counterpart(load_scenario(scenario).shape)
+    assert reason == "the model is what 'adapted-projector' of another package builds"
+
+
+@pytest.mark.nightly
+def test_a_model_of_another_package_is_judged_timed_trained_and_exported(
+    installed_model: list[str], model_on_path: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = OWN_MODEL / "scenario.toml"
     record = run_example(installed_model, tmp_path / "out", modes="parity,timing", scenario=scenario)
     assert [layout.status for layout in record.layouts] == ["passed"] * 3
     assert record.layouts[0].timing is not None
     assert record.layouts[0].timing.model_flops_per_step is None
     assert list(contradictions(record)) == []
-    assert "transformers" not in (missing_counterpart(load_scenario(scenario).shape) or "transformers")
     trained = tmp_path / "trained"
     arguments = ["--layout", "one-rank", "--steps", "1", "--device", "cpu", "--save", str(trained)]
     ended = subprocess.run(
