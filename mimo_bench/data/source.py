@@ -9,7 +9,7 @@ such as lists of mixed types, is reported for each sample when it is read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -96,19 +96,28 @@ def load(data: HuggingFaceData, *, split: str | None = None) -> Loaded:
 
     source = source_of(data)
     if source["path"] == "csv":
-        source |= _as_written(data, "csv", {})
+        return _load_any_bytes({**source, **_as_written(data, "csv", {})}, split)
     loaded = datasets.load_dataset(**source, split=split)
     one = loaded if split is not None else next(iter(loaded.values()))
     # Files in a folder, and on the hub, are known by their kind only now.
     exact = _as_written(data, one.info.builder_name, one.features)
-    if not exact or source.keys() >= exact.keys():
+    if not exact:
         return Loaded(rows=loaded, features=one.features)
+    return replace(_load_any_bytes({**source, **exact}, split), features=one.features)
+
+
+def _load_any_bytes(options: dict[str, Any], split: str | None) -> Loaded:
+    """Return the source, with bytes that are not UTF-8 replaced, so that their rows alone are bad."""
+    import datasets
+
     try:
-        return Loaded(rows=datasets.load_dataset(**source, **exact, split=split), features=one.features)
+        rows, is_utf8 = datasets.load_dataset(**options, split=split), True
     except datasets.exceptions.DatasetGenerationError:
-        # Of bytes that are not UTF-8, their rows are named. `datasets` 5 decodes only what is not called "utf-8".
-        rows = datasets.load_dataset(**source, **exact, split=split, encoding="utf8", encoding_errors="replace")
-        return Loaded(rows=rows, features=one.features, is_utf8=False)
+        # `datasets` 5 decodes JSON itself only if the encoding is not called "utf-8".
+        options = {**options, "encoding": "utf8", "encoding_errors": "replace"}
+        rows, is_utf8 = datasets.load_dataset(**options, split=split), False
+    one = rows if split is not None else next(iter(rows.values()))
+    return Loaded(rows=rows, features=one.features, is_utf8=is_utf8)
 
 
 def _as_written(data: HuggingFaceData, builder: str, features: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +132,10 @@ def _as_written(data: HuggingFaceData, builder: str, features: Mapping[str, Any]
     if builder == "csv":
         kept = {"keep_default_na": False, "na_values": {data.images: [""]}}
         return {"converters": dict.fromkeys(texts, str), **kept}
+    if builder == "imagefolder":  # whose metadata.csv may say 007
+        numbers = [name for name in texts if (_scalar(features.get(name)) or "").startswith(_WHOLE)]
+        as_text = {name: datasets.Value("string") for name in numbers}
+        return {"features": datasets.Features({**features, **as_text})} if numbers else {}
     if builder != "json":
         return {}
     if texts:
@@ -162,7 +175,10 @@ def source_of(data: HuggingFaceData) -> dict[str, Any]:
         return {"path": data.path}
     if place.is_dir():
         return {"path": str(place)}
-    return {"path": _BUILDERS[place.suffix], "data_files": str(place)}
+    kind = _BUILDERS[place.suffix]
+    # Columns such as id, source, model and system_prompt would make `datasets` 5 take rows for traces of agents.
+    as_rows = {"parse_agent_traces": False} if kind == "json" else {}
+    return {"path": kind, "data_files": str(place), **as_rows}
 
 
 def _undecoded(rows: Any, column: str | None) -> Any:
@@ -201,6 +217,7 @@ def _remedy(split: Split) -> str:
 
 
 _TEXT = ("string", "large_string")
+_WHOLE = ("int", "uint")
 _MESSAGES = (("role", "content"), ("from", "value"))
 """Keys of a message, as OpenAI and as ShareGPT have them."""
 
@@ -254,7 +271,7 @@ def _may_hold_parts(feature: Any) -> bool:
 def _no_text(feature: Any) -> str | None:
     kind = "lists" if _listed(feature) is not None else _scalar(feature)
     # A whole number is written in one way only; of a broken one, `5.0` may have been `5`.
-    if kind is None or kind in _TEXT or kind.startswith(("int", "uint")):
+    if kind is None or kind in _TEXT or kind.startswith(_WHOLE):
         return None
     return f"holds {kind}; give it text, in quotes where the file is JSONL"
 

@@ -123,6 +123,36 @@ def test_texts_of_csv_stay_as_they_are_written(own: Path) -> None:
     assert found == lines
 
 
+# `datasets` 5.2 leaves metadata.csv open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_numbers_of_a_metadata_csv_stay_as_they_are_written(own: Path) -> None:
+    folder = own / "folder"
+    folder.mkdir()
+    for name in (CAT, MOON):
+        shutil.copy(own / name, folder)
+    (folder / "metadata.csv").write_text(
+        "file_name,question,answer\ncat.png,what ?,007\nmoon.png,NA,1\n", encoding="utf-8"
+    )
+    dataset = in_order(own, path="folder", images="image", question="question", answer="answer")
+    assert dataset.open("validation") == 2
+    assert dataset._messages("validation", 0)[1]["content"] == "007"
+    assert "has null as its question" in (dataset.bad("validation", 1) or "")
+    assert dataset.num_items("vision", "validation", 0) == 1
+
+
+def test_a_row_of_csv_in_another_encoding_is_named(own: Path) -> None:
+    (own / "train.csv").write_bytes(f"images,question,answer\n{CAT},what ?,a\n{CAT},caf\u00e9 ?,a\n".encode("latin-1"))
+    dataset = in_order(own, path="train.csv", question="question", answer="answer")
+    assert dataset.open("validation") == 2
+    assert dataset.bad("validation", 0) is None
+    assert "row 2 of the file, counted from 1: has bytes in its text that" in (dataset.bad("validation", 1) or "")
+
+
+def test_rows_with_the_columns_of_agents_traces_are_rows(own: Path) -> None:
+    write_rows(own, [{**talk(ASKED, ANSWER), "source": "here", "model": "none", "system_prompt": "is"}])
+    assert scored(own) == [11, FLOWER, END]
+
+
 def test_a_question_that_is_null_is_a_bad_sample(own: Path) -> None:
     write_rows(own, [{"images": [CAT], "question": said, "answer": "a flower"} for said in (None, "what ?")])
     dataset = in_order(own, question="question", answer="answer")
