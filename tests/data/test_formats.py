@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import re
@@ -123,7 +124,7 @@ def test_texts_of_csv_stay_as_they_are_written(own: Path) -> None:
     assert found == lines
 
 
-# `datasets` 5.2 leaves metadata.csv open.
+# `datasets` 5.2 leaves metadata.csv open until it is collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_numbers_of_a_metadata_csv_stay_as_they_are_written(own: Path) -> None:
     folder = own / "folder"
@@ -138,6 +139,7 @@ def test_numbers_of_a_metadata_csv_stay_as_they_are_written(own: Path) -> None:
     assert dataset._messages("validation", 0)[1]["content"] == "007"
     assert "has null as its question" in (dataset.bad("validation", 1) or "")
     assert dataset.num_items("vision", "validation", 0) == 1
+    gc.collect()
 
 
 def test_a_row_of_csv_in_another_encoding_is_named(own: Path) -> None:
