@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -20,3 +21,9 @@ CONFIGURED = ("llava", "voxtral")
 def configured(model_type: str) -> Any:
     """Return the module that reads and writes config.json of a `model_type`."""
     return import_module(f"mimo_bench.models.{model_type}.hf")
+
+
+def foreign(content: Mapping[str, Any]) -> str | None:
+    """Return why a config.json is not what its `model_type` says; None if nothing speaks against it."""
+    problem: str | None = configured("llava").foreign(content)
+    return problem

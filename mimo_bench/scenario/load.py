@@ -92,7 +92,7 @@ def _configured(path: Path, model: str) -> ModelShape:
     try:
         return read_model_shape(found)
     except ScenarioError as error:
-        raise ScenarioError(f"{path}: model: {error}") from None
+        raise ScenarioError("\n".join(f"{path}: model: {line}" for line in str(error).splitlines())) from None
 
 
 def find_config(path: Path, model: str) -> Path:

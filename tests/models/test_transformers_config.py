@@ -344,6 +344,83 @@ def test_what_is_not_built_is_refused_with_file_key_value_and_remedy(
     assert expected in str(caught.value)
 
 
+def test_notes_of_tools_stop_no_model(read: Read) -> None:
+    noted: dict[str, Any] = {
+        **LLAVA_7B,
+        "trainer_fixed": True,
+        "unsloth_version": "2025.1",
+        "tokenizer_padding_side": "right",
+        "num_experts": None,
+        "hidden_size": 4096,
+        "text_config": {**LLAVA_7B["text_config"], "trainer_version": "1.0", "_flash_attn_2_enabled": True},
+        "vision_config": {**LLAVA_7B["vision_config"], "embed_dim": 1024},
+    }
+    assert read(noted) == read(LLAVA_7B)
+
+
+def test_every_refused_key_of_a_file_is_named_at_once(read: Read) -> None:
+    config = changed("vision_config.embed_dim", 512)
+    config["num_experts"] = 8
+    config["projector_hidden_act"] = "relu"
+    config["text_config"] |= {"mlp_bias": True, "num_hidden_layers": "32", "kv_lora_rank": 512}
+    with pytest.raises(ScenarioError) as caught:
+        read(config)
+    keys = [line.split("config.json: ")[1].split(" = ")[0] for line in str(caught.value).splitlines()]
+    assert keys == [
+        "projector_hidden_act",
+        "text_config.mlp_bias",
+        "text_config.num_hidden_layers",
+        "vision_config.embed_dim",
+        "text_config.kv_lora_rank",
+        "num_experts",
+    ]
+
+
+def test_sizes_that_depend_on_a_refused_one_are_not_blamed(read: Read) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        read(changed("text_config.num_attention_heads", "forty"))
+    assert str(caught.value).count("\n") == 0
+    assert 'num_attention_heads = "forty": use a whole number' in str(caught.value)
+
+
+ORIGINAL_LLAVA: dict[str, Any] = {
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "max_position_embeddings": 4096,
+    "mm_hidden_size": 1024,
+    "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+    "model_type": "llava",
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "vocab_size": 32064,
+}
+"""Written by the original LLaVA repository for a model of 13B."""
+
+
+@pytest.mark.parametrize("model_type", ["llava", "llava_llama", "llava_mistral", "llava_qwen"])
+def test_a_file_of_the_original_llava_repository_is_refused_as_that(model_type: str, read: Read) -> None:
+    with pytest.raises(ScenarioError, match=r"the file is of the original LLaVA repository; .* use a checkpoint that"):
+        read({**ORIGINAL_LLAVA, "model_type": model_type})
+
+
+def test_tables_of_defaults_do_not_make_an_original_llava_a_model_of_7b(read: Read, tmp_path: Path) -> None:
+    from transformers import LlavaConfig
+
+    LlavaConfig.from_dict(copy.deepcopy(ORIGINAL_LLAVA)).save_pretrained(tmp_path / "resaved")
+    resaved = json.loads((tmp_path / "resaved" / "config.json").read_text(encoding="utf-8"))
+    assert resaved["text_config"]["hidden_size"] == 4096
+    with pytest.raises(ScenarioError, match=r"mm_hidden_size = 1024: the file is of the original LLaVA repository"):
+        read(resaved)
+    # Also if its own keys were removed one by one.
+    stripped = {key: value for key, value in resaved.items() if not key.startswith("mm_")} | {
+        "image_token_index": 31999
+    }
+    with pytest.raises(ScenarioError, match="hidden_size = 5120: contradicts text_config; use null or 4096"):
+        read(stripped)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

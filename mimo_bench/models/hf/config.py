@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.models.hf.config_section import Section
-from mimo_bench.models.registry import CONFIGURED, configured
+from mimo_bench.models.registry import CONFIGURED, configured, foreign
 from mimo_bench.models.shape import ModelShape
 from mimo_bench.util import ScenarioError
 
@@ -20,11 +20,15 @@ def read_model_shape(path: Path) -> ModelShape:
     """Return the shape that a config.json describes.
 
     Raises:
-        ScenarioError: the file cannot be read, or asks for what is not built.
+        ScenarioError: the file cannot be read, or asks for what is not built; with a line for each key.
     """
-    top = Section(path, _read(path))
-    shape: ModelShape = configured(top.only("model_type", *CONFIGURED)).read(top)
+    content = _read(path)
+    if (problem := foreign(content)) is not None:
+        raise ScenarioError(f"{path}: {problem}")
+    top = Section(path, content)
+    shape: ModelShape = configured(top.kind(*CONFIGURED)).read(top)
     top.finish()
+    top.end()
     return shape
 
 

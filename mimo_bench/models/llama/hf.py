@@ -53,7 +53,7 @@ def read_language(
     Raises:
         ScenarioError: it asks for what is not built.
     """
-    kind = section.only("model_type", *_DEFAULTS)
+    kind = section.kind(*_DEFAULTS)
     defaults = _DEFAULTS[kind]
     section.only("hidden_act", "silu", default="silu")
     if kind == "llama":
@@ -87,6 +87,19 @@ def read_language(
         audio_token_id=audio_token_id,
         experts=read_experts(section) if kind == "mixtral" else None,
     )
+
+
+def check_repeated(top: Section, language: LanguageShape) -> None:
+    """Refuse sizes beside `text_config` that contradict it: such a table was filled with defaults."""
+    sizes = {
+        "hidden_size": language.hidden_size,
+        "intermediate_size": language.ffn_hidden_size,
+        "num_attention_heads": language.num_attention_heads,
+        "num_hidden_layers": language.num_layers,
+        "num_key_value_heads": language.num_query_groups,
+    }
+    for key, size in sizes.items():
+        top.only(key, None, size, why="contradicts text_config")
 
 
 def _head_size(section: Section, hidden_size: int, heads: int) -> int:

@@ -19,13 +19,14 @@ def read_vision(section: Section, top: Section) -> VisionShape:
     Raises:
         ScenarioError: it asks for what is not built.
     """
-    kind = section.only("model_type", *_DEFAULTS)
+    kind = section.kind(*_DEFAULTS)
     defaults = _DEFAULTS[kind]
     section.only("num_channels", 3, default=3)
     # Neither head nor vocabulary is part of what LLaVA reads.
-    section.take("vision_use_head", None)
-    section.take("vocab_size", None)
+    section.take("vision_use_head")
+    section.take("vocab_size")
     hidden_size = section.integer("hidden_size", 768)
+    section.only("embed_dim", None, hidden_size)  # the name that CLIP's code has for it
     heads = section.integer("num_attention_heads", 12)
     if hidden_size % heads:
         section.refuse("num_attention_heads", f"does not divide the hidden size; use a divisor of {hidden_size}", heads)
@@ -53,6 +54,7 @@ def _layers_to_run(top: Section, num_layers: int) -> int:
     layer = top.take("vision_feature_layer", -2)
     if type(layer) is not int:
         top.refuse("vision_feature_layer", "features of several layers are not built; use one whole number")
+        return num_layers
     count: int = layer if layer >= 0 else num_layers + 1 + layer
     if not 1 <= count <= num_layers:
         top.refuse("vision_feature_layer", f"is no layer; use 1 to {num_layers}, or -{num_layers} to -1", layer)

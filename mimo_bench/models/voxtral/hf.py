@@ -6,7 +6,7 @@ from typing import Any
 
 from mimo_bench.layout import LANGUAGE
 from mimo_bench.models.hf.config_section import Section, check_token
-from mimo_bench.models.llama.hf import read_language, write_language
+from mimo_bench.models.llama.hf import check_repeated, read_language, write_language
 from mimo_bench.models.shape import ModelShape
 from mimo_bench.models.whisper.hf import read_audio, write_audio
 
@@ -29,11 +29,11 @@ def read(top: Section) -> ModelShape:
     """Return the model that a config.json describes."""
     audio, text = top.section("audio_config"), top.section("text_config", defaults=_TEXT)
     top.only("projector_hidden_act", "gelu", default="gelu")
-    for key in ("hidden_size", "vocab_size"):
-        top.take(key, None)  # the language model's own count
+    top.take("vocab_size")  # the language model's own counts
     tied = top.flag("tie_word_embeddings", default=False)
     audio_token = top.integer("audio_token_id")
     language = read_language(text, tied=tied, audio_token_id=audio_token)
+    check_repeated(top, language)
     check_token(top, "audio_token_id", audio_token, vocab_size=language.vocab_size)
     shape = ModelShape(audio=read_audio(audio), language=language)
     for section in (audio, text):

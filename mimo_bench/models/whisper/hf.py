@@ -14,7 +14,7 @@ def read_audio(section: Section) -> AudioShape:
     Raises:
         ScenarioError: it asks for what is not built.
     """
-    section.only("model_type", "voxtral_encoder", default="voxtral_encoder")
+    section.kind("voxtral_encoder", default="voxtral_encoder")
     section.only("activation_function", "gelu", default="gelu")
     section.only("scale_embedding", False, default=False)
     for key in ("activation_dropout", "layerdrop"):
@@ -24,17 +24,21 @@ def read_audio(section: Section) -> AudioShape:
     heads = section.integer("num_attention_heads", 20)
     if hidden_size % heads:
         section.refuse("num_attention_heads", f"does not divide the hidden size; use a divisor of {hidden_size}", heads)
+        section.take("head_dim")
+    else:
+        section.only("head_dim", hidden_size // heads, default=hidden_size // heads)
     section.only("num_key_value_heads", heads, default=heads)
-    section.only("head_dim", hidden_size // heads, default=hidden_size // heads)
     ffn_hidden_size = section.integer("intermediate_size", 5120)
     num_positions = section.integer("max_source_positions", 1500)
     # As many positions lie side by side as the MLP is wide: so does Voxtral's projector read them.
     if ffn_hidden_size % hidden_size:
         remedy = f"the projector joins whole positions until they are as wide; use a multiple of {hidden_size}"
         section.refuse("intermediate_size", remedy, ffn_hidden_size)
-    if num_positions % (num_stacked := ffn_hidden_size // hidden_size):
+    num_stacked = max(1, ffn_hidden_size // hidden_size)
+    if num_positions % num_stacked:
         remedy = f"{num_stacked} positions become one token; use a multiple of {num_stacked}"
         section.refuse("max_source_positions", remedy, num_positions)
+        num_positions = num_stacked
     return AudioShape(
         num_mels=section.integer("num_mel_bins", 128),
         num_positions=num_positions,
