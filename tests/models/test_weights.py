@@ -95,6 +95,13 @@ def test_imported_weights_are_those_that_the_referee_takes_apart(
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in found.items())
 
 
+def test_one_file_with_an_index_is_read(checkpoint: Path, tmp_path: Path) -> None:
+    names = load_file(checkpoint / "model.safetensors")
+    index = json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")})
+    (checkpoint / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    assert import_weights(checkpoint, tmp_path / "ours").num_tensors > 0
+
+
 def test_shards_are_read_and_written(saved: Callable[[str], Path], tmp_path: Path) -> None:
     whole = saved("siglip_qwen2")
     LlavaForConditionalGeneration.from_pretrained(whole).save_pretrained(tmp_path / "shards", max_shard_size="200KB")
@@ -202,7 +209,33 @@ def cut_short(place: Path) -> None:
 
 
 def not_safetensors(place: Path) -> None:
-    (place / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (place / "model.safetensors").write_bytes(b"<!doctype html><title>Sign in</title>")
+
+
+def lfs_pointer(file: str) -> Callable[[Path], None]:
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
+
+    def change(place: Path) -> None:
+        (place / file).write_text(text, encoding="utf-8")
+
+    return change
+
+
+def renamed(change: Callable[[str], str]) -> Callable[[Path], None]:
+    return lambda place: rewrite(place, lambda tensors: {change(name): one for name, one in tensors.items()})
+
+
+def adapter(place: Path) -> None:
+    (place / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    (place / "model.safetensors").rename(place / "adapter_model.safetensors")
+    (place / "config.json").unlink()
+
+
+def stale_single_file(place: Path) -> None:
+    shutil.copy(place / "model.safetensors", place / "model-00001-of-00001.safetensors")
+    names = load_file(place / "model.safetensors")
+    content = json.dumps({"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")})
+    (place / "model.safetensors.index.json").write_text(content, encoding="utf-8")
 
 
 def pickled_only(place: Path) -> None:
@@ -221,6 +254,7 @@ def index_to(file: str) -> Callable[[Path], None]:
     def change(place: Path) -> None:
         content = json.dumps({"weight_map": {"language_model.lm_head.weight": file}})
         (place / "model.safetensors.index.json").write_text(content, encoding="utf-8")
+        (place / "model.safetensors").unlink()
 
     return change
 
@@ -239,6 +273,22 @@ QKV = "vision_tower.encoder.layers.2.self_attn.{}_proj.bias"
         (with_one("image_newline", torch.zeros(64)), "tensor image_newline belongs to nothing"),
         (cut_short, "model.safetensors: no whole safetensors file"),
         (not_safetensors, "model.safetensors: no whole safetensors file"),
+        (lfs_pointer("model.safetensors"), "model.safetensors: is a pointer of Git LFS, not the file itself; fetch it"),
+        (lfs_pointer("config.json"), "config.json: is a pointer of Git LFS"),
+        (lfs_pointer("model.safetensors.index.json"), "index.json: is a pointer of Git LFS"),
+        (stale_single_file, "model.safetensors: the directory also holds model.safetensors.index.json, and from_pre"),
+        (adapter, "adapter_config.json: the directory holds an adapter of PEFT; load it with its base model"),
+        (renamed(lambda name: f"module.{name}"), "'module' is a name of DistributedDataParallel; save its `module`"),
+        (renamed(lambda name: f"_orig_mod.{name}"), "'_orig_mod' is a name of torch.compile; save its `_orig_mod`"),
+        (renamed(lambda name: f"base_model.model.{name}"), "'base_model' is a name of PEFT; save what merge_and"),
+        (
+            renamed(lambda name: name.replace("q_proj.", "q_proj.base_layer.")),
+            "'base_layer' is a name of PEFT; save what merge_and_unload() returns",
+        ),
+        (
+            renamed(lambda name: name.replace("multi_modal_projector.linear_1", "model.mm_projector.0")),
+            "'mm_projector' is a name of the original LLaVA repository; use a checkpoint that was converted",
+        ),
         (pickled_only, "pytorch_model.bin: a pickled file can run any code"),
         (no_weights, "holds neither model.safetensors nor model.safetensors.index.json"),
         (no_config, "config.json: no such file"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec, read_header
+from mimo_bench.models.hf.safetensors import StoredTensor, TensorSpec, read_header, refuse_pointer
 from mimo_bench.util import WeightsError
 
 CONFIG = "config.json"
@@ -18,18 +18,24 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 << 30
 """The size up to which tensors share a file; what the hub recommends."""
 
+_ADAPTER = "adapter_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _COMPANIONS = (".jinja", ".json", ".model", ".txt")
 
 
 def read_checkpoint(directory: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the checkpoint in `directory` by name, none of them read.
+    """Return every tensor of the checkpoint in `directory` by name, without its content.
 
     Raises:
-        WeightsError: a file is missing, broken or pickled, or contradicts the index.
+        WeightsError: a file is missing, broken or pickled, contradicts the index, or is not of a whole model.
     """
     if not directory.is_dir():
         raise WeightsError(f"{directory}: no such directory; name one that holds {CONFIG} and safetensors")
+    if (directory / _ADAPTER).is_file():
+        raise WeightsError(
+            f"{directory / _ADAPTER}: the directory holds an adapter of PEFT; load it with its base model, and save "
+            "what merge_and_unload() returns"
+        )
     if not (directory / CONFIG).is_file():
         raise WeightsError(f"{directory / CONFIG}: no such file; copy it from where the weights come from")
     if (directory / INDEX).is_file():
@@ -89,6 +95,11 @@ def index_of(files: dict[str, list[TensorSpec]]) -> str:
 def _read_shards(directory: Path) -> dict[str, StoredTensor]:
     path = directory / INDEX
     places = _weight_map(path)
+    if (directory / SINGLE).is_file() and SINGLE not in places.values():
+        raise WeightsError(
+            f"{directory / SINGLE}: the directory also holds {INDEX}, and from_pretrained reads {SINGLE} alone; remove "
+            "the one that is of another save"
+        )
     headers = {file: read_header(directory / file) for file in sorted(set(places.values()))}
     for name, file in places.items():
         if name not in headers[file]:
@@ -97,6 +108,7 @@ def _read_shards(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
+    refuse_pointer(path)
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

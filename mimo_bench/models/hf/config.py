@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mimo_bench.models.hf.config_section import Section
+from mimo_bench.models.hf.safetensors import refuse_pointer
 from mimo_bench.models.registry import CONFIGURED, configured, foreign
 from mimo_bench.models.shape import ModelShape
-from mimo_bench.util import ScenarioError
+from mimo_bench.util import ScenarioError, WeightsError
 
 
 def read_model_shape(path: Path) -> ModelShape:
@@ -40,9 +41,12 @@ def config_of(shape: ModelShape) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        refuse_pointer(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read: {error.strerror}") from None
+    except WeightsError as error:
+        raise ScenarioError(str(error)) from None
     except ValueError as error:
         raise ScenarioError(f"{path}: not valid JSON: {error}; correct it there, or copy the file again") from None
     if not isinstance(content, dict):

@@ -37,6 +37,7 @@ from mimo_bench.models.hf.spelling import (
     Spelling,
     find_spelling,
     is_known_beyond,
+    refuse_wrapped,
     unread,
 )
 from mimo_bench.models.hf.streams import Stream, are_equal, as_it_is, stack, unstack, write
@@ -83,6 +84,7 @@ def import_weights(source: Path, target: Path) -> Converted:
     shape = read_model_shape(source / CONFIG)
     rows = parameters(shape)
     try:
+        refuse_wrapped(tensors)
         spelling, is_stored = _spelling_of(tensors, rows, shape)
         parts = {row.name: _parts(row, tensors, spelling) for row in rows}
         aside = _aside(tensors, rows, shape=shape, spelling=spelling)

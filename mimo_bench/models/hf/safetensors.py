@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from mimo_bench.util import WeightsError
 
+_LFS_POINTER = b"version https://git-lfs"
+
 CHUNK_BYTES = 4 << 20
 """Read and written at once; all that a tensor's way from file to file ever holds in memory."""
 
@@ -72,12 +74,13 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a file by name, none of them read.
+    """Return every tensor of a file by name, without its content.
 
     Raises:
         WeightsError: it is no safetensors file, was cut short, or holds a dtype that is not known here.
     """
     try:
+        refuse_pointer(path)
         # Opening checks that the tensors fill the file, without a gap and without a byte too few or too many.
         with safe_open(path, framework="numpy"):
             pass
@@ -103,6 +106,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         )
         for name, entry in header.items()
     }
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a pointer of Git LFS in place of a file.
+
+    Raises:
+        WeightsError: with the command that fetches the file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise WeightsError(f"{path}: is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
 
 
 class TensorWriter:

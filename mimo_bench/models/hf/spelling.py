@@ -30,6 +30,31 @@ _NOT_BUILT = re.compile(r"embeddings\.position_ids|post_layernorm\..+|head\..+|.
 _VISION_LAYER = re.compile(r"encoder\.layers\.(\d+)\..+")
 
 
+_WRAPPERS = {
+    "module": "DistributedDataParallel; save its `module`",
+    "_orig_mod": "torch.compile; save its `_orig_mod`",
+    "_fsdp_wrapped_module": "FSDP; save its full state dict",
+    "_checkpoint_wrapped_module": "activation checkpointing; save the module inside",
+    "base_layer": "PEFT; save what merge_and_unload() returns",
+    "lora_A": "PEFT; save what merge_and_unload() returns",
+    "base_model": "PEFT; save what merge_and_unload() returns",
+    "mm_projector": "the original LLaVA repository; use a checkpoint that was converted for `transformers`",
+}
+"""Pieces of names that no model of `transformers` has, and the program or wrapper that adds them."""
+
+
+def refuse_wrapped(names: Iterable[str]) -> None:
+    """Refuse tensors that were saved with the names of a wrapper.
+
+    Raises:
+        WeightsError: naming the tensor, the wrapper and the remedy.
+    """
+    for name in names:
+        for piece in name.split("."):
+            if piece in _WRAPPERS:
+                raise WeightsError(f"tensor {name}: {piece!r} is a name of {_WRAPPERS[piece]}")
+
+
 def is_known_beyond(name: str, *, shape: ModelShape, spelling: Spelling) -> bool:
     """Whether a tensor of a checkpoint is one that `transformers` has and we do not build."""
     for component in ("vision_tower", "language_model"):
