@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mimo_bench.predict.identities import layout_contradictions
 from mimo_bench.record import RUN_FILE, RunRecord, read_run, read_series, series_path
-from mimo_bench.scenario import Scenario, hash_of_content
+from mimo_bench.scenario import Scenario, earlier_hash_of_content, hash_of_content
 from mimo_bench.util import RecordError, ScenarioError
 
 
@@ -50,7 +50,8 @@ def contradictions(record: RunRecord) -> Iterator[str]:
 def _run(record: RunRecord, scenario: Scenario) -> Iterator[str]:
     # The hash of the recorded scenario, not of the validated one: a field that was added later, with a default, must
     # not contradict an older record.
-    if record.scenario_hash != (expected := hash_of_content(record.scenario)):
+    expected = hash_of_content(record.scenario)
+    if record.scenario_hash not in (expected, earlier_hash_of_content(record.scenario)):
         yield f"scenario_hash = {record.scenario_hash!r}, but the scenario's is {expected!r}"
     if record.question != scenario.question:
         yield f"question = {record.question!r}, but the scenario asks {scenario.question!r}"

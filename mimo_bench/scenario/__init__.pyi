@@ -1,5 +1,14 @@
 from .load import find_config, load_scenario
-from .scenario import Evaluation, LayoutCase, LoaderTable, Scenario, Steps, hash_of_content, without_places
+from .scenario import (
+    Evaluation,
+    LayoutCase,
+    LoaderTable,
+    Scenario,
+    Steps,
+    earlier_hash_of_content,
+    hash_of_content,
+    without_places,
+)
 from .training import PARTS, Training
 
 __all__ = [
@@ -10,6 +19,7 @@ __all__ = [
     "Scenario",
     "Steps",
     "Training",
+    "earlier_hash_of_content",
     "find_config",
     "hash_of_content",
     "load_scenario",

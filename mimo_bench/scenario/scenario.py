@@ -278,8 +278,27 @@ class Scenario(Table):
         )
 
 
+_KNOWN_BY = {"model": "configured", "weights": "stored"}
+"""Keys that may hold a path, and the key that holds what was read there."""
+
+
 def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a scenario as JSON without the paths of its files and the counts in them."""
+    kept = {key: value for key, value in content.items() if content.get(_KNOWN_BY.get(key, "")) is None}
+    return _without_place_of_data(kept)
+
+
+def hash_of_content(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a scenario as JSON, without its paths."""
+    return _hash(without_places(content))
+
+
+def earlier_hash_of_content(content: Mapping[str, Any]) -> str:
+    """Return the hash that records had while the paths of model and weights were part of it."""
+    return _hash(_without_place_of_data(content))
+
+
+def _without_place_of_data(content: Mapping[str, Any]) -> dict[str, Any]:
     data = content.get("data")
     if not isinstance(data, dict):
         return dict(content)
@@ -290,7 +309,5 @@ def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "data": {key: value for key, value in data.items() if key not in left_out}}
 
 
-def hash_of_content(content: Mapping[str, Any]) -> str:
-    """SHA-256 of what a scenario says, as JSON has it."""
-    canonical = json.dumps(without_places(content), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -476,6 +476,12 @@ def test_a_scenario_holds_what_its_config_json_says_not_where_it_lies(tmp_path: 
     (tmp_path / "config.json").write_text(text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05'))
     other = load_scenario(tmp_path / "case.toml")
     assert other.content_hash != scenario.content_hash
+    # In another folder, under another name, it is the same experiment.
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "ours.json").write_text(text, encoding="utf-8")
+    moved = load_scenario(write_scenario(tmp_path, model="moved/ours.json"))
+    assert moved.model == "moved/ours.json"
+    assert moved.content_hash == scenario.content_hash
     # A rank or a reader of the record needs no file.
     (tmp_path / "config.json").unlink()
     assert Scenario.model_validate_json(json.dumps(scenario.model_dump(mode="json"))).shape == scenario.shape

@@ -489,6 +489,10 @@ def test_a_scenario_holds_the_hash_of_its_weights_not_their_place(scenario: Path
     again = Scenario.model_validate_json(dumped)
     again.check()
     assert again.content_hash == loaded.content_hash
+    shutil.copytree(ours, ours.parent / "moved")
+    scenario.write_text(SCENARIO.replace('"ours', '"moved'), encoding="utf-8")
+    assert load_scenario(scenario).content_hash == loaded.content_hash
+    scenario.write_text(SCENARIO, encoding="utf-8")
     # Other weights of the same model are another experiment.
     manifest = json.loads((ours / "weights.json").read_text(encoding="utf-8"))
     manifest["files"]["vision"]["sha256"] = "0" * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -473,4 +474,9 @@ def test_a_record_of_a_model_of_ones_own_is_read_as_one(tmp_path: Path) -> None:
         "layouts": (),
         "ranking": (),
     }
+    assert list(contradictions(golden.record().model_copy(update=update))) == []
+    # Older records hashed the path, too.
+    content = json.dumps(update["scenario"], sort_keys=True, separators=(",", ":"))
+    update["scenario_hash"] = hashlib.sha256(content.encode()).hexdigest()
+    assert update["scenario_hash"] != own.content_hash
     assert list(contradictions(golden.record().model_copy(update=update))) == []
