@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from mimo_bench.models import CHUNK_BYTES, StoredFile, TensorSpec, TensorWriter
 from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
-from mimo_bench.trainer.weights import Shard, shards
+from mimo_bench.trainer.weights import COPIES_DIFFER, Shard, differing_copy, shards
 from mimo_bench.util import WeightsError
 
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -77,10 +77,16 @@ def write_weights(
 
     Tensors go one after the other through the host memory of rank 0, the only writer: no rank
     holds more than one full tensor at once. Every rank calls `on_tensor` after each.
+
+    Raises:
+        WeightsError: two stages hold different values of a tied parameter; on every rank, and nothing is written.
     """
     # On the host: a full tensor needs no room on the writer's device, and NCCL no further connections.
     relay = dist.new_group(backend="gloo")
     _gather_parameters(model)
+    held = ((shard, shard.parameter) for shard in shards(model, topology))
+    if (name := differing_copy(held, relay)) is not None:
+        raise WeightsError(f"{directory}: {name}: {COPIES_DIFFER}; nothing was saved")
     mine = {shard.name: shard for shard in shards(model, topology) if _is_first_replica(shard)}
     speakers = _speakers(mine)
     files = {}

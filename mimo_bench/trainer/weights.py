@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.models import CHUNK, FIXED, OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, uniform
+from mimo_bench.models import CHUNK, FIXED, OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, digest, uniform
 from mimo_bench.scenario import Training
 from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
@@ -53,8 +53,10 @@ class Shard:
     """The dim that tensor parallelism splits; None if every rank holds the whole parameter."""
     stride: int
     """How many stacked tensors share that dim (gate and up projection: 2); each of them is split on its own."""
+    is_tied: bool = False
+    """True if two pipeline stages hold the parameter: a tied embedding is on both end stages."""
     is_copy: bool = False
-    """Whether another stage holds the same parameter and speaks for it: a tied embedding is on both end stages."""
+    """True if the other stage speaks for a tied parameter."""
     unpadded: int | None = None
     """The canonical size of a split dim that was padded to divide by the ranks. Padding lies behind it, and is zero."""
 
@@ -147,6 +149,8 @@ class Shard:
         return (index // (size * beyond) * self.full_shape[dim] + row) * beyond + index % beyond
 
 
+COPIES_DIFFER = "the first and the last pipeline stage hold different values of this tied weight"
+
 Start = Callable[[Shard], torch.Tensor]
 """Function that returns a slice's starting values, drawn or stored, in its shape and on its device."""
 
@@ -159,7 +163,12 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
             is_split = getattr(parameter, "tensor_model_parallel", False)
             is_apart = has_expert_replicas(parameter)
             # Where one stage holds both ends of a tied model, the output layer has no weight of its own.
-            is_copy = name == OUTPUT and bool(inner.share_embeddings_and_output_weights)
+            is_tied = (
+                name in (WORD_EMBEDDING, OUTPUT)
+                and bool(inner.share_embeddings_and_output_weights)
+                and groups.pp.size() > 1
+            )
+            is_copy = is_tied and name == OUTPUT
             yield Shard(
                 name=f"{module}.{WORD_EMBEDDING if is_copy else _canonical(inner, name)}",
                 module=module,
@@ -169,9 +178,26 @@ def shards(model: MimoModel, topology: Topology) -> Iterator[Shard]:
                 has_expert_replicas=is_apart,
                 dim=getattr(parameter, "partition_dim") if is_split else None,  # noqa: B009  # megatron-core's own mark
                 stride=getattr(parameter, "partition_stride") if is_split else 1,  # noqa: B009
+                is_tied=is_tied,
                 is_copy=is_copy,
                 unpadded=getattr(parameter, UNPADDED_ROWS, None),
             )
+
+
+def differing_copy(tensors: Iterable[tuple[Shard, torch.Tensor]], group: dist.ProcessGroup) -> str | None:
+    """Return the name of a tied parameter whose slices differ between the two stages; None if all are equal.
+
+    Collective over `group`, whose ranks bring the `tensors` of all their shards.
+    """
+    mine = {(shard.name, shard.tp_group.rank()): digest(tensor) for shard, tensor in tensors if shard.is_tied}
+    everyone: list[dict[tuple[str, int], str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine, group=group)
+    found: dict[tuple[str, int], str] = {}
+    for digests in everyone:
+        for key, value in digests.items():
+            if found.setdefault(key, value) != value:
+                return key[0]
+    return None
 
 
 def has_expert_replicas(parameter: torch.nn.Parameter) -> bool:

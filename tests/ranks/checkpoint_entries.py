@@ -13,16 +13,19 @@ from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.trainer.checkpoint.load import resume
 from mimo_bench.trainer.checkpoint.save import Saver
 from mimo_bench.trainer.checkpoint.state import OptimizerState
+from mimo_bench.trainer.stored import write_weights
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
-from mimo_bench.util.errors import CheckpointError
+from mimo_bench.util.errors import CheckpointError, WeightsError
 from tests.ranks.trainer_entries import build, leave
 
 
 def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Train from step 0, or from the newest checkpoint, to `until`; save after each step of `save_after`.
 
-    With `file_bytes` the disk takes no larger file; a `directory` with `{rank}` in it is another one on every rank.
+    With `drift` the last stage's copy of a tied weight moves by so much first. With `write_to`, weights are written
+    there at the end. With `file_bytes` the disk takes no larger file. A `directory` with `{rank}` in it is another one
+    on every rank.
     """
     made = Scenario.model_validate_json(json.dumps(arguments["scenario"]))
     held_fixed = {"seed": made.seed, "training": made.training.model_dump(mode="json")}
@@ -46,6 +49,9 @@ def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
             keep_last=arguments.get("keep_last", 2),
             in_background=arguments.get("in_background", False),
         )
+        if "drift" in arguments:
+            for shard in shards(trainer.model, trainer.topology):
+                shard.parameter.data += arguments["drift"] if shard.is_copy else 0.0
         while (step := trainer.optimizer.num_steps) < arguments["until"]:
             found["losses"].append(trainer.train_step(trainer.loader.global_batch("train", step)).result().loss)
             if trainer.optimizer.num_steps in arguments["save_after"]:
@@ -53,13 +59,17 @@ def train(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
         problems.append(_problem(saver.wait))
         found["problem"] = next((problem for problem in problems if problem is not None), None)
         found["digests"] = _digests(trainer)
+    if "write_to" in arguments:
+        found["weights_problem"] = _problem(
+            lambda: write_weights(trainer.model, trainer.topology, Path(arguments["write_to"]))
+        )
     leave(arguments, rank, found)
 
 
 def _problem(act: Callable[[], object]) -> str | None:
     try:
         act()
-    except CheckpointError as error:
+    except (CheckpointError, WeightsError) as error:
         return str(error)
     return None
 

@@ -110,6 +110,23 @@ def test_a_training_goes_on_in_any_other_layout(launcher: Launcher, tmp_path: Pa
     assert runs.run("one-rank")[0]["losses"] == pytest.approx(losses[2:], rel=1e-6)
 
 
+def test_copies_of_a_tied_weight_that_differ_are_not_saved(launcher: Launcher, tmp_path: Path) -> None:
+    runs = Runs(launcher, tmp_path, model="siglip-qwen2-tiny", seq_length=48)
+    (tmp_path / "weights").mkdir()
+    ranks = runs.run(
+        "language-pp2", resume=False, until=1, save_after=[1], drift=1e-6, write_to=str(tmp_path / "weights")
+    )
+    complaint = (
+        "language.embedding.word_embeddings.weight: the first and the last pipeline stage hold different values of "
+        "this tied weight; nothing was saved"
+    )
+    for rank in ranks:
+        assert re.search(rf"step-00000001: {complaint}", rank["problem"])
+        assert re.search(complaint, rank["weights_problem"])
+    assert not runs.directory.exists()
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
 NAMES = [table.name for table in LAYOUTS]
 
 

@@ -33,7 +33,7 @@ from mimo_bench.trainer.checkpoint.files import (
 )
 from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState
 from mimo_bench.trainer.trainer import Trainer
-from mimo_bench.trainer.weights import Shard, shards
+from mimo_bench.trainer.weights import COPIES_DIFFER, Shard, differing_copy, shards
 from mimo_bench.util import CheckpointError, WeightsError, sync_directory
 
 _Result = TypeVar("_Result")
@@ -86,14 +86,26 @@ class Saver:
         self._error: BaseException | None = None
 
     def save(self) -> Path:
-        """Save what the trainer is now, and give the place; collective over the world.
+        """Save the trainer's state and return the checkpoint's path; collective over the world.
 
         Returns when the checkpoint is whole, or in the background once everything is copied to the host. An error of
         an earlier checkpoint is raised here, or by `wait`.
+
+        Raises:
+            CheckpointError: the disk fails, or two stages hold different values of a tied parameter.
         """
         self.wait()
         num_steps = self._trainer.optimizer.num_steps
-        mine = [tensor for part in _read(self._trainer) for tensor in part]
+        mine: list[_Tensor] = []
+        tied = []
+        for shard, weight, tensors in _read(self._trainer):
+            mine += tensors
+            tied += [(shard, weight)] if shard.is_tied else []
+        if (name := differing_copy(tied, self._group)) is not None:
+            raise CheckpointError(
+                f"{path_of(self._directory, num_steps)}: {name}: {COPIES_DIFFER}; nothing was saved, and the "
+                "checkpoints before it are as they were"
+            )
         if self._in_background:
             # A copy: on CPU ranks the host's tensor would be the weight itself, which trains on.
             mine = [replace(tensor, content=tensor.content.clone()) for tensor in mine]
@@ -196,15 +208,19 @@ class Saver:
 
 
 @torch.no_grad()
-def _read(trainer: Trainer) -> Iterator[list[_Tensor]]:
-    """The tensors that this rank writes, on the host; collective over tensor-parallel ranks and replicas."""
+def _read(trainer: Trainer) -> Iterator[tuple[Shard, torch.Tensor, list[_Tensor]]]:
+    """Yield each shard, its weight, and what this rank writes of it, on the host.
+
+    Collective over tensor-parallel ranks and replicas.
+    """
     state = OptimizerState(trainer.optimizer)
     for index, shard in enumerate(shards(trainer.model, trainer.topology)):
         found = state.read(shard)
         # Those that hold the parameter take turns.
         is_mine = shard.holder == index % shard.num_holders and not shard.is_copy
         whole = {kind: shard.gather(tensor) for kind, tensor in found.items()}
-        yield [_tensor(shard, kind, tensor) for kind, tensor in whole.items()] if is_mine else []
+        written = [_tensor(shard, kind, tensor) for kind, tensor in whole.items()] if is_mine else []
+        yield shard, found[WEIGHT], written
 
 
 def _tensor(shard: Shard, kind: str, whole: torch.Tensor) -> _Tensor:
