@@ -6,8 +6,8 @@ from .faults.sites import Site
 from .fingerprints import FINGERPRINT, Fingerprint, Mismatch, compare_fingerprints
 from .probes.fingerprint import fingerprint, jitter_weights
 from .probes.gradients import GRADIENTS, GradientProbe
-from .probes.outcome import OUTCOME, OUTCOME_STEPS, OutcomeProbe, UpdateProbe, other_setting
-from .probes.tensors import DIGESTS
+from .probes.outcome import OUTCOME, OUTCOME_STEPS, OutcomeProbe, other_setting
+from .probes.sketch import SketchProbe
 from .probes.trace import Trace
 from .tolerance import (
     LATE_LIMITS,
@@ -31,7 +31,6 @@ from .verdict import (
 )
 
 __all__ = [
-    "DIGESTS",
     "FINGERPRINT",
     "GRADIENTS",
     "KNOWN",
@@ -52,10 +51,10 @@ __all__ = [
     "ParityChecks",
     "Planting",
     "Site",
+    "SketchProbe",
     "TimedBounds",
     "Trace",
     "TraceRecord",
-    "UpdateProbe",
     "Variant",
     "compare_fingerprints",
     "encoders",

@@ -241,6 +241,28 @@ def explain_late(judged: Sequence[Judged], *, what: str) -> str | None:
     return "; ".join(reasons) or None
 
 
+def beyond_adam(updates: Sequence[ParameterDifference]) -> list[ParameterDifference]:
+    """Return updates that no gradients make at the scenario's rates, the longest first."""
+    found = [one for one in updates if (one.longest_way or 0.0) > LONGEST_WAY]
+    return sorted(found, key=lambda one: one.longest_way or 0.0, reverse=True)
+
+
+def explain_beyond_adam(updates: Sequence[ParameterDifference]) -> str | None:
+    """Explain updates that no gradients make, for the module with the longest; None if there are none."""
+    if not (found := beyond_adam(updates)):
+        return None
+    module = found[0].module
+    return _too_far(module, [one for one in found if one.module == module])
+
+
+def _too_far(module: str, updates: Sequence[ParameterDifference]) -> str:
+    longest = updates[0]
+    return (
+        f"weights in {len(updates)} parameters of {module} moved further than AdamW can at these rates, most "
+        f"{longest.parameter} {longest.longest_way:.3g} x as far"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Outcome:
     """Moments and updates of one module."""
@@ -270,9 +292,7 @@ class _Outcome:
 
     @property
     def too_far(self) -> list[ParameterDifference]:
-        """Return updates that no gradients make at these rates, the longest first."""
-        found = [one for one in self.updates if (one.longest_way or 0.0) > LONGEST_WAY]
-        return sorted(found, key=lambda one: one.longest_way or 0.0, reverse=True)
+        return beyond_adam(self.updates)
 
     def badness(self, update_bound: float, along_bound: float) -> tuple[bool, float]:
         """Return a key by which the module with the most wrong updates is the largest."""
@@ -312,11 +332,8 @@ class _Outcome:
                 f"updates of {self.module}.* differ along the weights themselves, most {name} {shown}: "
                 "another weight decay"
             )
-        if too_far := self.too_far:
-            return (
-                f"weights in {len(too_far)} parameters of {self.module} moved further than AdamW can at these rates, "
-                f"most {too_far[0].parameter} {too_far[0].longest_way:.3g} x as far"
-            )
+        if self.too_far:
+            return _too_far(self.module, self.too_far)
         return _most(self.module, "updates", relative_errors(self.updates, elementwise=False), bound)
 
     def explain_moments(self, bound: float) -> str:

@@ -20,7 +20,7 @@ from mimo_bench.parity.compare import (
     worst_of,
     worst_update,
 )
-from mimo_bench.parity.diagnose import LayoutFacts, explain, explain_late, explain_outcome
+from mimo_bench.parity.diagnose import LayoutFacts, explain, explain_beyond_adam, explain_late, explain_outcome
 from mimo_bench.parity.tolerance import (
     CEILINGS,
     FLOORS,
@@ -134,7 +134,11 @@ def judge(
         ("counts", trained.counts or _counts_otherwise(trained, baseline)),
         ("optimizer", _wrong_outcome(trained, tolerance)),
         ("steps", _diverged(trained, baseline, losses, norms, diverged, tolerance)),
-        ("optimizer", explain_late(late, what=f"updates by {checks.num_steps} steps")),
+        (
+            "optimizer",
+            explain_late(late, what=f"updates by {checks.num_steps} steps")
+            or explain_beyond_adam(trained.late_updates or ()),
+        ),
         (
             "evaluation",
             _too_few_right(trained, checks.min_answer_accuracy) or _evaluates_differently(trained, baseline, tolerance),
@@ -284,6 +288,7 @@ def judge_as_timed(trained: Trained, baseline: Trained, bounds: TimedBounds) -> 
                 explain_late(gradients, what="gradients of the first step"),
                 _diverged(trained, baseline, losses, norms, diverged, bounds.band),
                 explain_late(updates, what=f"updates by {len(trained.losses)} steps"),
+                explain_beyond_adam(trained.late_updates or ()),
             )
             if words is not None
         ),

@@ -45,11 +45,3 @@ def test_a_digest_does_not_depend_on_how_it_is_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(counter_random, "CHUNK", 7)
     assert digest(tensor) == whole
     assert digest(swapped) != whole
-
-
-def test_a_tensor_that_is_stored_as_bf16_comes_back_rounded(tmp_path: Path) -> None:
-    tensor = torch.linspace(-1.0, 1.0, 1000)
-    tensors.write(tmp_path / "tensor", tensor, torch.bfloat16)
-    assert (tmp_path / "tensor").stat().st_size == 2000
-    found = torch.cat(list(tensors.stream(tmp_path / "tensor", CPU, torch.bfloat16)))
-    assert torch.equal(found, tensor.bfloat16())

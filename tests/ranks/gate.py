@@ -10,7 +10,6 @@ from mimo_bench.bench.attempt import BASELINE, Attempts, LaunchResult
 from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner, Reference
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.parity.probes.tensors import DIGESTS
 from mimo_bench.parity.tolerance import LATE_LIMITS, PARITY_FLOOR
 from mimo_bench.record.merge import merge_training
 from mimo_bench.scenario.scenario import LayoutCase, Scenario
@@ -45,12 +44,13 @@ class Gate:
         trained = merge_training(self.baseline.ranks, num_parity_steps=self._scenario.steps.parity)
         assert trained.mismatch is None
         assert trained.disagreement is None
-        late = self.folder / BASELINE / "updates" / DIGESTS
+        late = self.folder / BASELINE / "late_updates.json"
         names = json.loads(late.read_text()) if late.exists() else {}
         return Reference(
             trained=trained,
             tolerance=PARITY_FLOOR.model_copy(update={"right_tokens": 1}),
-            late_bounds={"norm": dict.fromkeys(names, LATE_LIMITS.floor)},
+            # A key's bias has a gradient of rounding alone, which Adam turns into full steps in any direction.
+            late_bounds={"norm": {name: LATE_LIMITS.floor for name in names if not name.endswith("linear_qkv.bias")}},
         )
 
     def _judge(self, layout: str, fault: str | None = None, *, second_pass: bool = False) -> LayoutResult:

@@ -53,7 +53,7 @@ def _hold(trainer: Trainer, arguments: Mapping[str, Any], *, is_baseline: bool =
     read, copied, hashed = list[int](), list[int](), list[int]()
     probe = OutcomeProbe(Path(arguments["folder"]) / "outcome", is_baseline=is_baseline)
     with (
-        _noting(tensors, "_read", lambda _, __, length, ___, dtype: read.append(dtype.itemsize * length)),
+        _noting(tensors, "_read", lambda _, __, length, ___: read.append(4 * length)),
         _noting(tensors, "to_host", lambda tensor: copied.append(tensor.nbytes)),
         _noting(tensors, "digest", lambda tensor: hashed.append(tensor.nbytes)),
     ):

@@ -24,8 +24,8 @@ from mimo_bench.parity import (
     GradientProbe,
     Mismatch,
     OutcomeProbe,
+    SketchProbe,
     Trace,
-    UpdateProbe,
     compare_fingerprints,
     fingerprint,
     jitter_weights,
@@ -85,7 +85,7 @@ def train_and_compare(
     known: dict[str, Any] = {"groups": None}
     gradients = GradientProbe(request.baseline / GRADIENTS, is_baseline=request.is_baseline)
     outcome = OutcomeProbe(request.baseline / OUTCOME, is_baseline=request.is_baseline)
-    late = UpdateProbe(request.baseline / "updates", is_baseline=request.is_baseline, marks=request.baseline / OUTCOME)
+    late = SketchProbe(request.baseline / "late_updates.json", is_baseline=request.is_baseline)
 
     def inspect_gradients() -> None:
         with watched(extra):
@@ -102,7 +102,7 @@ def train_and_compare(
     if len(batches) > OUTCOME_STEPS:
         log.train(trainer, batches[OUTCOME_STEPS:], after_step=check_groups)
         with watched(extra):
-            late.inspect(trainer)
+            late.inspect_updates(trainer)
     return known | {
         "gradients": gradients.differences,
         "optimizer": outcome.differences,

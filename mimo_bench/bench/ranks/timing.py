@@ -37,8 +37,7 @@ from mimo_bench.meters import (
     watch_peak,
     with_parts,
 )
-from mimo_bench.models import DTYPES
-from mimo_bench.parity import DIGESTS, GRADIENTS, GradientProbe, UpdateProbe, jitter_weights, other_setting
+from mimo_bench.parity import SketchProbe, jitter_weights, other_setting
 from mimo_bench.record import RankLoading, RankMemory, RankRecord
 from mimo_bench.scenario import Scenario
 from mimo_bench.trainer import LoaderWatch, MicroBatch, Trainer
@@ -55,14 +54,12 @@ class TimedComparison:
 
     def __init__(self, trainer: Trainer, request: LaunchRequest) -> None:
         """Compare with the baseline's tensors, or leave them."""
-        folder, is_baseline = request.baseline / "timed", request.is_baseline
+        gradients, updates = (request.baseline / "timed" / f"{kind}.json" for kind in ("gradients", "updates"))
         self._trainer = trainer
         # Without them nothing is judged as timed, as the baseline was not timed to its end.
-        self._has_tensors = is_baseline or (folder / "updates" / DIGESTS).exists()
-        # What bf16 rounds of them is far below the bounds as timed, and a large model's tensors fill a disk.
-        dtype = DTYPES[request.scenario.precision]
-        self._gradients = GradientProbe(folder / GRADIENTS, is_baseline=is_baseline, dtype=dtype)
-        self._updates = UpdateProbe(folder / "updates", is_baseline=is_baseline, dtype=dtype)
+        self._has_tensors = request.is_baseline or updates.exists()
+        self._gradients = SketchProbe(gradients, is_baseline=request.is_baseline)
+        self._updates = SketchProbe(updates, is_baseline=request.is_baseline)
         self._groups: str | None = None
         self._seconds = 0.0
 
@@ -70,7 +67,7 @@ class TimedComparison:
         """Save or compare gradients of the first step before they are clipped."""
         if self._has_tensors and self._trainer.optimizer.num_steps == 0:
             with self._outside():
-                self._gradients.inspect(self._trainer)
+                self._gradients.inspect_gradients(self._trainer)
 
     def check_groups(self) -> None:
         """Compare settings of the parameter groups with the scenario's after a step."""
@@ -81,7 +78,7 @@ class TimedComparison:
         self.check_groups()
         if self._has_tensors:
             with self._outside():
-                self._updates.inspect(self._trainer)
+                self._updates.inspect_updates(self._trainer)
         return {
             "gradients": self._gradients.differences,
             "late_updates": self._updates.differences,

@@ -22,10 +22,9 @@ GRADIENTS = "gradients"
 class GradientProbe:
     """Saves the baseline's gradients, or compares a layout's with them."""
 
-    def __init__(self, directory: Path, *, is_baseline: bool, dtype: torch.dtype = torch.float32) -> None:
-        """Use the baseline's gradients in `directory`, one file of `dtype` a parameter."""
+    def __init__(self, directory: Path, *, is_baseline: bool) -> None:
+        """Use the baseline's gradients in `directory`, one file a parameter."""
         self._directory = directory
-        self._dtype = dtype
         self._is_baseline = is_baseline
         self.differences: tuple[ParameterDifference, ...] | None = None
         """By parameter, over the whole model; the same on every rank. None for the baseline."""
@@ -35,9 +34,7 @@ class GradientProbe:
     @torch.no_grad()
     def inspect(self, trainer: Trainer) -> None:
         """Save or compare the gradients of `trainer`; collective over the world."""
-        comparison = Comparison(
-            self._directory, topology=trainer.topology, is_baseline=self._is_baseline, dtype=self._dtype
-        )
+        comparison = Comparison(self._directory, topology=trainer.topology, is_baseline=self._is_baseline)
         collect_shards(trainer)
         for shard, gradient in full_gradients(trainer):
             comparison.take(shard, gradient)

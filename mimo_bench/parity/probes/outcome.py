@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from mimo_bench.parity.probes.tensors import Comparison, Elements, Way, chunks, path_of, speaks_for, stream
-from mimo_bench.record import OptimizerDifferences, ParameterDifference
+from mimo_bench.parity.probes.tensors import Comparison, Elements, Way, chunks, speaks_for
+from mimo_bench.record import OptimizerDifferences
 from mimo_bench.scenario import Training
-from mimo_bench.trainer import MOMENTS, WEIGHT, OptimizerState, Shard, Trainer, hosted_modules, shards, trained_shards
+from mimo_bench.trainer import MOMENTS, OptimizerState, Shard, Trainer, shards
 from mimo_bench.util import write_atomically
 
 ROUNDING_SHARE = 1e-3
@@ -97,19 +97,6 @@ def _pack(mask: torch.Tensor) -> torch.Tensor:
 
 def _unpack(packed: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([(packed >> bit & 1).bool() for bit in range(_BITS)])[:length]
-
-
-class StoredMarks:
-    """Significant elements by the baseline's second moment, read again from its file."""
-
-    def __init__(self, path: Path, bound: float, device: torch.device) -> None:
-        """Read from `path` onto `device`."""
-        self._path, self._bound, self._device = path, bound, device
-
-    def __iter__(self) -> Iterator[Elements]:
-        """Yield the masks of each chunk; an element may have got a gradient since, so none counts as untouched."""
-        for part in stream(self._path, self._device):
-            yield Elements(part > self._bound, torch.zeros_like(part, dtype=torch.bool))
 
 
 OUTCOME_STEPS = 2
@@ -199,63 +186,6 @@ class OutcomeProbe:
         if not self._is_baseline:
             first, second, update = (differences for differences, _ in merged)
             self.differences = OptimizerDifferences(first_moments=first, second_moments=second, updates=update)
-
-
-class UpdateProbe:
-    """Saves the baseline's updates by all steps that are compared, or compares a layout's with them."""
-
-    def __init__(
-        self, directory: Path, *, is_baseline: bool, marks: Path | None = None, dtype: torch.dtype = torch.float32
-    ) -> None:
-        """Use the baseline's tensors in `directory`, stored as `dtype`.
-
-        Elements are compared that its moments below `marks` show significant; without `marks` all of them.
-        """
-        self._directory = directory
-        self._dtype = dtype
-        self._is_baseline = is_baseline
-        self._marks = marks
-        self.differences: tuple[ParameterDifference, ...] | None = None
-        """By parameter, over the whole model; the same on every rank. None for the baseline."""
-        self.disagreement: str | None = None
-        """The first parameter of which replicas hold different weights, as text."""
-
-    @torch.no_grad()
-    def inspect(self, trainer: Trainer) -> None:
-        """Save or compare the weights; collective over the world."""
-        updates = Comparison(
-            self._directory, topology=trainer.topology, is_baseline=self._is_baseline, dtype=self._dtype
-        )
-        means = None
-        if self._marks is not None and not self._is_baseline:
-            means = Means(self._marks / _MEANS, is_baseline=False)
-        gather_updated_weights(trainer)
-        for shard in trained_shards(trainer.model, trainer.topology):
-            self._take(updates, trainer, shard, means)
-        differences, self.disagreement = updates.merge("weights")
-        if not self._is_baseline:
-            self.differences = differences
-
-    def _take(self, updates: Comparison, trainer: Trainer, shard: Shard, means: Means | None) -> None:
-        held: torch.Tensor = shard.parameter
-        if held.dtype != torch.float32:
-            # What layers compute with is rounded; replicas must hold the same of that, too.
-            updates.note(shard, "as rounded", shard.gather(held.detach()).float())
-            held = OptimizerState(trainer.optimizer).read_one(shard, WEIGHT)
-        way, update = taken_way(trainer, shard, held)
-        where = None
-        if means is not None:
-            assert self._marks is not None
-            path = path_of(self._marks / _SECOND, shard.name)
-            where = StoredMarks(path, means.bound(shard.name), update.device)
-        updates.take(shard, update, where=where, way=way)
-
-
-def gather_updated_weights(trainer: Trainer) -> None:
-    """Wait for weights that the distributed optimizer gathers with the next forward pass; collective."""
-    for _, module in hosted_modules(trainer.model):
-        if module.ddp_config.overlap_param_gather:
-            module.start_param_sync(force_sync=True)
 
 
 def taken_way(trainer: Trainer, shard: Shard, held: torch.Tensor) -> tuple[Way, torch.Tensor]:

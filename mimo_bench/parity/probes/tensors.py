@@ -33,22 +33,20 @@ CHUNK = 1 << 22
 _NUM_AHEAD = 6
 """Chunks that threads read ahead, one each."""
 
-_SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
-"""Types of the same size, as NumPy has no bf16."""
+_BYTES = torch.finfo(torch.float32).bits // 8
 
 
-def write(path: Path, tensor: torch.Tensor, dtype: torch.dtype = torch.float32) -> None:
-    """Write the elements of a float32 tensor in their order as `dtype`, without a header."""
+def write(path: Path, tensor: torch.Tensor) -> None:
+    """Write the elements of a float32 tensor in their order, without a header."""
     assert tensor.dtype == torch.float32
     with path.open("wb") as file:
         for part in chunks(tensor):
-            file.write(memoryview(to_host(part.to(dtype)).view(_INTEGERS[dtype]).numpy()))
+            file.write(memoryview(to_host(part).numpy()))
 
 
-def stream(path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[torch.Tensor]:
-    """Yield the elements of a file of `dtype` in chunks, on `device`, while threads read ahead."""
-    num_elements = path.stat().st_size // dtype.itemsize
+def stream(path: Path, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield the elements of a file in chunks, on `device`, while threads read ahead."""
+    num_elements = path.stat().st_size // _BYTES
     starts = iter(range(0, num_elements, CHUNK))
     reading: deque[Future[torch.Tensor]] = deque()
     with ThreadPoolExecutor(_NUM_AHEAD) as pool:
@@ -56,7 +54,7 @@ def stream(path: Path, device: torch.device, dtype: torch.dtype = torch.float32)
         def read_on(count: int) -> None:
             for start in islice(starts, count):
                 length = min(CHUNK, num_elements - start)
-                reading.append(pool.submit(_read, path, start, length, device.type == "cuda", dtype))
+                reading.append(pool.submit(_read, path, start, length, device.type == "cuda"))
 
         read_on(_NUM_AHEAD)
         while reading:
@@ -75,11 +73,11 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda).copy_(tensor)
 
 
-def _read(path: Path, start: int, length: int, pinned: bool, dtype: torch.dtype) -> torch.Tensor:
-    part = torch.empty(length, dtype=dtype, pin_memory=pinned)
+def _read(path: Path, start: int, length: int, pinned: bool) -> torch.Tensor:
+    part = torch.empty(length, dtype=torch.float32, pin_memory=pinned)
     with path.open("rb", buffering=0) as file:
-        file.seek(start * dtype.itemsize)
-        view = memoryview(part.view(_INTEGERS[dtype]).numpy()).cast("B")
+        file.seek(start * _BYTES)
+        view = memoryview(part.numpy()).cast("B")
         while view:
             if not (count := file.readinto(view)):
                 raise EOFError(f"{path} ended while it was read; nothing else may write to a run's directory")
@@ -87,8 +85,7 @@ def _read(path: Path, start: int, length: int, pinned: bool, dtype: torch.dtype)
     return part
 
 
-DIGESTS = "digests.json"
-"""File of the digests of the baseline's tensors of one kind, written after the last tensor."""
+_DIGESTS = "digests.json"
 
 _ULP = torch.finfo(torch.float32).eps
 """One unit in the last place of a weight of 1."""
@@ -121,20 +118,17 @@ class Way:
         return (self.num_steps + 1) * _ULP
 
 
-def path_of(directory: Path, parameter: str, dtype: torch.dtype = torch.float32) -> Path:
+def path_of(directory: Path, parameter: str) -> Path:
     """Return the file of a parameter's tensor in `directory`."""
-    return directory / f"{parameter}.{_SUFFIXES[dtype]}"
+    return directory / f"{parameter}.float32"
 
 
 class Comparison:
     """Tensors of one kind, such as gradients: the baseline's are saved, a layout's are compared with them."""
 
-    def __init__(
-        self, directory: Path, *, topology: Topology, is_baseline: bool, dtype: torch.dtype = torch.float32
-    ) -> None:
-        """Use the baseline's tensors in `directory`, one file of `dtype` a parameter. Collective over the world."""
+    def __init__(self, directory: Path, *, topology: Topology, is_baseline: bool) -> None:
+        """Use the baseline's tensors in `directory`, one file a parameter. Collective over the world."""
         self._directory = directory
-        self._dtype = dtype
         self._topology = topology
         self._is_baseline = is_baseline
         self._digests: dict[str, str] = {}
@@ -142,7 +136,7 @@ class Comparison:
         if is_baseline and dist.get_rank() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         dist.barrier()
-        self._expected = {} if is_baseline else json.loads((directory / DIGESTS).read_text(encoding="utf-8"))
+        self._expected = {} if is_baseline else json.loads((directory / _DIGESTS).read_text(encoding="utf-8"))
 
     @torch.no_grad()
     def take(
@@ -169,19 +163,14 @@ class Comparison:
         if not speaks_for(shard):
             return
         if self._is_baseline:
-            write(path_of(self._directory, shard.name, self._dtype), full, self._dtype)
+            write(path_of(self._directory, shard.name), full)
             return
         if self._digests[shard.name] == self._expected[shard.name]:
             # Equal in every bit: nothing needs to be read.
             expected, where, way = chunks(full), None, None
         else:
-            expected = stream(path_of(self._directory, shard.name, self._dtype), full.device, self._dtype)
+            expected = stream(path_of(self._directory, shard.name), full.device)
         self._found.append(difference(shard, full, _shown(expected, look), where=where, way=way))
-
-    def note(self, shard: Shard, what: str, full: torch.Tensor) -> None:
-        """Hash a further full tensor of a parameter, which only its replicas must agree on."""
-        if hashes(shard):
-            self._digests[f"{shard.name} {what}"] = digest(full)
 
     def merge(self, what: str) -> tuple[tuple[ParameterDifference, ...], str | None]:
         """Return the differences of all ranks, and the first tensor whose copies differ; the same on every rank.
@@ -194,7 +183,7 @@ class Comparison:
         digests = [json.loads(held) for held, _ in everyone]
         if self._is_baseline and dist.get_rank() == 0:
             together = {name: found for held in digests for name, found in held.items()}
-            write_atomically(self._directory / DIGESTS, json.dumps(together).encode())
+            write_atomically(self._directory / _DIGESTS, json.dumps(together).encode())
         problem = diverged(digests, self._topology.layout, what=what)
         texts = (text for _, some in everyone for text in some)
         return tuple(ParameterDifference.model_validate_json(text) for text in texts), problem
