@@ -12,8 +12,9 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 
+from mimo_bench.data.columns import columns_of, holds_paths
 from mimo_bench.data.config import FILE_KINDS, DataFingerprint, FileDigest, HuggingFaceData, ImagesDigest
-from mimo_bench.data.source import Rows, be_quiet, columns_of, holds_paths, images_of_messages, load, source_of
+from mimo_bench.data.source import Rows, be_quiet, images_of_messages, load, source_of
 from mimo_bench.util import DataError
 
 _HIDDEN: Final = (".", "__")

@@ -8,19 +8,28 @@ such as lists of mixed types, is reported for each sample when it is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Final
+from pathlib import Path
+from typing import Any
 
+from mimo_bench.data.columns import (
+    WHOLE,
+    column_remedy,
+    columns_of,
+    may_hold_parts,
+    no_messages,
+    scalar,
+    widened,
+    wrong_columns,
+)
 from mimo_bench.data.config import Contents, HuggingFaceData, Split
 from mimo_bench.data.formats import TOOLS, named_images
-from mimo_bench.util import DataError, choices
+from mimo_bench.util import DataError
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
-_USUAL: Final = {"images": ("images", "image"), "messages": ("messages", "conversations")}
-"""Names of columns in the formats of the field, the default first, which stands for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +58,7 @@ class Rows:
     @property
     def messages_name_images(self) -> bool:
         """True if the type of the messages leaves room for parts, which may name images."""
-        return _may_hold_parts(self.table.features.get(self.columns.get("messages")))
+        return may_hold_parts(self.table.features.get(self.columns.get("messages")))
 
 
 def open_rows(data: HuggingFaceData, split: Split) -> Rows:
@@ -68,7 +77,8 @@ def open_rows(data: HuggingFaceData, split: Split) -> Rows:
     try:
         loaded = load(data, split=wanted)
     except datasets.exceptions.DatasetGenerationError as error:
-        raise DataError(f"{where}: cannot be read: {_first_line(error.__cause__ or error)}; mend the file") from None
+        reason = odd_line(data.place("path")) or _first_line(error.__cause__ or error)
+        raise DataError(f"{where}: cannot be read: {reason}; mend the file") from None
     except pa.ArrowInvalid as error:
         raise DataError(f"{where}: cannot be read: {_first_line(error)}; mend the file") from None
     except StopIteration:
@@ -83,7 +93,7 @@ def open_rows(data: HuggingFaceData, split: Split) -> Rows:
     columns = columns_of(data, loaded.features)
     for key, column in columns.items():
         if column not in rows.column_names:
-            remedy = _column_remedy(key, column, others=set(rows.column_names) - set(columns.values()))
+            remedy = column_remedy(key, column, others=set(rows.column_names) - set(columns.values()))
             raise DataError(f"{where}: has no column {column!r}, which data.{key} names; {remedy}")
     for reason in wrong_columns(columns, loaded.features):
         raise DataError(f"{where}: {reason}")
@@ -97,7 +107,16 @@ def load(data: HuggingFaceData, *, split: str | None = None) -> Loaded:
     source = source_of(data)
     if source["path"] == "csv":
         return _load_any_bytes({**source, **_as_written(data, "csv", {})}, split)
-    loaded = datasets.load_dataset(**source, split=split)
+    try:
+        loaded = datasets.load_dataset(**source, split=split)
+    except datasets.exceptions.DatasetGenerationError:
+        if source["path"] != "json":
+            raise
+        # The first 10 MB may have nothing but nulls where later rows have values.
+        early = next(iter(datasets.load_dataset(**source, streaming=True).values())).features
+        if early is None:
+            raise
+        return replace(_load_any_bytes({**source, **_as_written(data, "json", early)}, split), features=early)
     one = loaded if split is not None else next(iter(loaded.values()))
     # Files in a folder, and on the hub, are known by their kind only now.
     exact = _as_written(data, one.info.builder_name, one.features)
@@ -133,7 +152,7 @@ def _as_written(data: HuggingFaceData, builder: str, features: Mapping[str, Any]
         kept = {"keep_default_na": False, "na_values": {data.images: [""]}}
         return {"converters": dict.fromkeys(texts, str), **kept}
     if builder == "imagefolder":  # whose metadata.csv may say 007
-        numbers = [name for name in texts if (_scalar(features.get(name)) or "").startswith(_WHOLE)]
+        numbers = [name for name in texts if (scalar(features.get(name)) or "").startswith(WHOLE)]
         as_text = {name: datasets.Value("string") for name in numbers}
         return {"features": datasets.Features({**features, **as_text})} if numbers else {}
     if builder != "json":
@@ -141,21 +160,11 @@ def _as_written(data: HuggingFaceData, builder: str, features: Mapping[str, Any]
     if texts:
         return {"on_mixed_types": None}
     wanted = (columns_of(data, features)["messages"], TOOLS)
-    as_json = {name: datasets.Json() for name in wanted if name in features and _no_messages(features[name]) is None}
-    return {"features": datasets.Features({**features, **as_json})}
-
-
-def columns_of(data: HuggingFaceData, features: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns of samples by key: those that the scenario names, or their usual names if it names none."""
-    found = {}
-    for key, column in data.columns.items():
-        usual = _USUAL.get(key, ())
-        others = usual if usual and column == usual[0] else (column,)
-        found[key] = next((name for name in others if name in features), column)
-    messages = features.get(found.get("messages", ""))
-    if found["images"] not in features and found["images"] == _USUAL["images"][0] and _may_hold_parts(messages):
-        del found["images"]
-    return found
+    kinds = {name: features[name] for name in wanted if name in features}
+    as_json = {
+        name: datasets.Json() for name, kind in kinds.items() if no_messages(kind) is None or scalar(kind) == "null"
+    }
+    return {"features": datasets.Features({**widened(dict(features)), **as_json})}
 
 
 def be_quiet() -> None:
@@ -199,93 +208,46 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".!") or type(error).__name__
 
 
-def _column_remedy(key: str, column: str, *, others: Set[str]) -> str:
-    """Return the remedy for a missing column; columns that another key names are not offered."""
-    if not others:
-        remedy = "add it, with an empty list where there are none" if key == "images" else "add it"
-        return f"and no column that another key does not name already; {remedy}"
-    remedy = f"set data.{key} to the column that holds them: {choices(column, sorted(others))}"
-    return (
-        f"{remedy}; or data.question and data.answer to columns of one question each" if key == "messages" else remedy
-    )
+MAX_EARLY_BYTES = 10 << 20
+"""Beginning of a file that `datasets` takes columns and types from."""
+
+
+def odd_line(file: Path | None) -> str | None:
+    """Return the first line of a JSONL that is unlike those before it, in words; None for other files."""
+    if file is None or file.suffix != ".jsonl" or not file.is_file():
+        return None
+    kinds: dict[str, str] = {}
+    num_bytes = 0
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                return f"line {number} is no JSON: {error}"
+            if not isinstance(row, dict):
+                return f"line {number} holds {_kind(row)}, and must be an object"
+            for column, value in row.items():
+                if num_bytes > MAX_EARLY_BYTES and column not in kinds:
+                    return f"line {number} has a column {column!r}, which the first 10 MB have not"
+                kind, before = _kind(value), kinds.get(column, "null")
+                if "null" not in (kind, before) and kind != before:
+                    return f"line {number}: {column!r} holds {kind}, and {before} in the lines before"
+                kinds[column] = before if kind == "null" else kind
+            num_bytes += len(line)
+    return None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {_kind(value[0])}" if value and _kind(value[0]) != "null" else "a list"
+    names = {str: "text", bool: "true or false", int: "a number", float: "a number", dict: "an object"}
+    return names.get(type(value), "null")
 
 
 def _remedy(split: Split) -> str:
     if split == "train":
         return 'name a split that it has, data.train = "..."'
     return f'name a split that it has, or parts of one: data.train = "train[:90%]" and data.{split} = "train[90%:]"'
-
-
-_TEXT = ("string", "large_string")
-_WHOLE = ("int", "uint")
-_MESSAGES = (("role", "content"), ("from", "value"))
-"""Keys of a message, as OpenAI and as ShareGPT have them."""
-
-
-def wrong_columns(columns: Mapping[str, str], features: Any) -> Iterator[str]:
-    """Yield reason and remedy for each column whose type in `features` does not fit its key."""
-    for key, column in columns.items():
-        feature = features[column]
-        match key:
-            case "images":
-                reason = _no_images(feature)
-            case "messages":
-                reason = _no_messages(feature)
-            case _:
-                reason = _no_text(feature)
-        if reason is not None:
-            yield f"column {column!r}, which data.{key} names, {reason}"
-
-
-def holds_paths(feature: Any) -> bool:
-    """True if a column of images can hold only paths, one or several a row; False for None."""
-    inner = _listed(feature)
-    return _scalar(feature if inner is None else inner) in _TEXT
-
-
-def _no_images(feature: Any) -> str | None:
-    inner = _listed(feature)
-    kind = _scalar(feature if inner is None else inner)
-    if kind is None or kind in (*_TEXT, "null"):
-        return None
-    return f"holds {kind}; give it paths of images, or images"
-
-
-def _no_messages(feature: Any) -> str | None:
-    inner = _listed(feature)
-    if inner is None:
-        kind = _scalar(feature)
-        return None if kind is None else f"holds {kind}; give it lists of messages with role and content"
-    if isinstance(inner, dict) and not any(inner.keys() >= {*keys} for keys in _MESSAGES):
-        return f"holds messages of {' and '.join(inner)}; rename these to role and content, or to from and value"
-    return None
-
-
-def _may_hold_parts(feature: Any) -> bool:
-    """True if the type of a column of messages leaves room for contents that are lists of parts."""
-    inner = _listed(feature)
-    contents = [inner.get("content"), inner.get("value")] if isinstance(inner, dict) else [feature]
-    return any(one is not None and _scalar(one) is None for one in contents)
-
-
-def _no_text(feature: Any) -> str | None:
-    kind = "lists" if _listed(feature) is not None else _scalar(feature)
-    # A whole number is written in one way only; of a broken one, `5.0` may have been `5`.
-    if kind is None or kind in _TEXT or kind.startswith(_WHOLE):
-        return None
-    return f"holds {kind}; give it text, in quotes where the file is JSONL"
-
-
-def _listed(feature: Any) -> Any:
-    """Return the element type of a list type; None for others."""
-    return getattr(feature, "feature", None)
-
-
-def _scalar(feature: Any) -> str | None:
-    """The type of single values, such as `int64`; None of anything else, images among them."""
-    import datasets
-
-    return str(feature.dtype) if isinstance(feature, datasets.Value) else None
 
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")

@@ -74,8 +74,9 @@ def test_contents_that_become_lists_late_in_a_file_stay_what_they_are(own: Path)
     # `datasets` decides types on the first 10 MB of a file, and writes what changes later as JSON text.
     early = {"id": 0, "images": [], "padding": "x" * 100_000, "messages": [ASKED, ANSWER]}
     late = {**early, "messages": content([QUESTION])}
+    no_list = {**early, "messages": "what ?"}
     again = {**early, "messages": [{"role": "user", "content": "[1, 2] is this ?"}, {**ANSWER, "content": "[]"}]}
-    write_rows(own, [early] * 120 + [late, again, early])
+    write_rows(own, [early] * 120 + [late, again, early, no_list])
     dataset = in_order(own)
     dataset.open("validation")
     expected = dataset.text("validation", 0)
@@ -84,6 +85,33 @@ def test_contents_that_become_lists_late_in_a_file_stay_what_they_are(own: Path)
         assert torch.equal(text.tokens, expected.tokens)
         assert torch.equal(text.is_answer, expected.is_answer)
     assert dataset._messages("validation", 121)[1]["content"] == "[]"
+    assert "has a str for a list of messages" in (dataset.bad("validation", 123) or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"id": "a"}, "line 121: 'id' holds text, and a number in the lines before"),
+        ({"images": CAT}, "line 121: 'images' holds text, and a list of text in the lines before"),
+        ({"more": 1}, "line 121 has a column 'more', which the first 10 MB have not"),
+    ],
+)
+def test_a_line_late_in_a_file_that_is_unlike_those_before_it_is_named(
+    own: Path, changes: dict[str, Any], expected: str
+) -> None:
+    early = {"id": 0, "images": [CAT], "padding": "x" * 100_000, "messages": [ASKED, ANSWER]}
+    write_rows(own, [early] * 120 + [{**early, **changes}])
+    with pytest.raises(DataError, match=re.escape(f"cannot be read: {expected}; mend the file")):
+        in_order(own).open("validation")
+
+
+def test_images_and_tools_may_begin_late_in_a_file(own: Path) -> None:
+    early = {"images": [], "tools": None, "padding": "x" * 100_000, "messages": [ASKED, ANSWER]}
+    write_rows(own, [early] * 120 + [{**early, "images": [CAT], "tools": [TOOL]}])
+    dataset = in_order(own)
+    dataset.open("validation")
+    assert dataset.num_items("vision", "validation", 120) == 1
+    assert "has tools, which the chat template does not write" in (dataset.bad("validation", 120) or "")
 
 
 def test_an_answer_that_reads_like_json_stays_text(own: Path) -> None:
@@ -109,7 +137,9 @@ def test_whatever_reading_a_row_raises_is_a_bad_sample(own: Path) -> None:
 def test_answers_of_one_question_each_that_change_their_type_are_refused_with_row_and_types(own: Path) -> None:
     said = {"images": [], "question": "what ?", "answer": "a"}
     write_rows(own, [said, {**said, "answer": ["a"]}])
-    with pytest.raises(DataError, match=r"cannot be read: .*Column\(/answer\) changed from string to array in row 1"):
+    with pytest.raises(
+        DataError, match="cannot be read: line 2: 'answer' holds a list of text, and text in the lines before; mend"
+    ):
         in_order(own, question="question", answer="answer").open("validation")
 
 
