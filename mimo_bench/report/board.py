@@ -158,7 +158,7 @@ def measured(layout: LayoutRecord) -> tuple[str, str, str]:
     return (
         words.relative(found.loss_rel),
         words.relative(found.worst_grad_norm_rel),
-        words.rate(layout.timing.tokens_per_second if layout.timing else None),
+        words.rate(layout.timing.estimated_tokens_per_second if layout.timing else None),
     )
 
 

@@ -96,8 +96,8 @@ def _verdict_row(layout: LayoutRecord, place: str) -> tuple[str, ...]:
         words.status(layout),
         _difference(found, found.loss_rel, found.loss_bound),
         _difference(found, found.worst_grad_norm_rel, found.grad_norm_bound),
-        f"{words.rate(timing.tokens_per_second_per_gpu if timing else None)} {words.margin(timing)}".strip(),
-        words.seconds(timing.step_seconds_median if timing else None),
+        f"{words.rate(timing.estimated_rate if timing else None)} {words.margin(timing)}".strip(),
+        words.seconds(timing.estimated_step_seconds if timing else None),
         words.size(words.peak_allocated(layout)),
     )
 

@@ -163,7 +163,7 @@ def margin(timing: Timing | None) -> str:
     interval = rate_interval(timing) if timing else None
     if timing is None or interval is None:
         return ""
-    return f"\N{PLUS-MINUS SIGN}{(interval.high - interval.low) / 2.0 / timing.tokens_per_second_per_gpu * 100.0:.1f} %"
+    return f"\N{PLUS-MINUS SIGN}{(interval.high - interval.low) / 2.0 / timing.estimated_rate * 100.0:.1f} %"
 
 
 def peak_allocated(layout: LayoutRecord) -> int | None:

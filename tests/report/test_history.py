@@ -370,19 +370,35 @@ def test_a_gate_without_a_history_is_bad_input(capsys: pytest.CaptureFixture[str
 # Two runs side by side, the commands and the page.
 
 
-def test_two_runs_are_compared_with_their_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_launch_each_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = put(tmp_path / "old", record_of(0)), put(tmp_path / "new", record_of(1, ratio=2.0))
     assert cli.main(["compare", str(old), str(new)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if golden.DISJOINT in line)
     assert line.startswith(f"| {golden.DISJOINT} | passed | passed | 145 ms | 290 ms | +100.0 % |")
-    assert line.endswith("| slower |")
+    assert line.endswith("| 1 and 1 | unknown: 4 launches of each are needed (--launches 4) |")
 
 
 def test_launches_decide_where_there_are_enough() -> None:
     sides = compare_runs(record_of(0, num_launches=5), record_of(1, ratio=1.1, num_launches=5))
     by_layout = {side.layout: side for side in sides}
     assert by_layout[golden.DISJOINT].verdict == "slower"
-    assert by_layout[golden.DISJOINT].noise is None
+    assert by_layout[golden.DISJOINT].launches == (5, 5)
+
+
+def test_page_comparison_and_history_state_one_step_time() -> None:
+    record = record_of(0)
+    layouts = tuple(
+        layout.model_copy(
+            update={"timing": layout.timing.model_copy(update={"launch_medians": (0.0538, 0.068, 0.0821)})}
+        )
+        for layout in record.layouts
+        if layout.timing is not None
+    )
+    record = record.model_copy(update={"layouts": layouts})
+    (side, *_), (night, *_) = compare_runs(record, record), nights_of(record, run="tonight")
+    assert side.new_seconds == night.step_seconds == 0.068
+    assert "| 68.0 ms |" in render_markdown(record)
+    assert "launch 2: 0.0821 s</title>" in render_html(record)
 
 
 def test_runs_of_other_scenarios_are_not_compared_and_every_reason_is_given(

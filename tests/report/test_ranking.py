@@ -10,7 +10,7 @@ import pytest
 from mimo_bench.record.schema import Communication, LayoutRecord, Memory, ModuleTiming, RankMemoryOf
 from mimo_bench.report.ranking import rank_layouts
 from mimo_bench.report.ranking.findings import findings
-from mimo_bench.report.ranking.uncertainty import are_tied, mean_step, rate_interval
+from mimo_bench.report.ranking.uncertainty import are_tied, of_window, rate_interval
 from tests.support import golden
 
 GIB = 1024**3
@@ -73,7 +73,7 @@ def test_layouts_that_the_steps_do_not_tell_apart_are_tied() -> None:
     best, second, last = rank_layouts([SLOW, AS_QUICK, QUICK])
     assert (best.tied_with_best, second.tied_with_best, last.tied_with_best) == (None, True, False)
     assert "tied with as-quick" in best.reason
-    assert "the steps do not tell it from quick" in second.reason
+    assert "tied with quick" in second.reason
     assert "50.0 % below quick" in last.reason
 
 
@@ -123,10 +123,9 @@ def test_the_interval_of_a_rate_is_that_of_students_t() -> None:
 
 
 def test_steps_that_follow_each_other_count_for_fewer() -> None:
-    mixed, drifting = mean_step((1.0, 3.0, 2.0, 4.0, 1.5, 3.5)), mean_step((1.0, 1.5, 2.0, 3.0, 3.5, 4.0))
+    mixed, drifting = of_window((1.0, 3.0, 2.0, 4.0, 1.5, 3.5)), of_window((1.0, 1.5, 2.0, 3.0, 3.5, 4.0))
     assert mixed is not None
     assert drifting is not None
-    assert mixed.seconds == drifting.seconds
     assert drifting.error_share > mixed.error_share
 
 
@@ -134,7 +133,53 @@ def test_steps_that_follow_each_other_count_for_fewer() -> None:
 def test_fewer_than_three_steps_have_no_interval_and_tell_nothing_apart(steps: tuple[float, ...]) -> None:
     few = golden.timing(steps, world_size=1)
     assert rate_interval(few) is None
-    assert are_tied(few, golden.timing((9.0, 9.0, 9.0), world_size=1))
+    assert are_tied(few, golden.timing((9.0, 9.0, 9.0), world_size=1)) is None
+
+
+def test_too_few_steps_are_an_outcome_and_no_tie() -> None:
+    best, other = rank_layouts([timed("one", 0.1, 0.2), timed("two", 9.0, 9.0)])
+    assert (best.tied_with_best, other.tied_with_best) == (None, None)
+    assert "too few steps to tell it from two" in best.reason
+    assert "98.3 % below one, with too few or too noisy steps to tell" in other.reason
+
+
+def test_no_place_is_tied_if_a_better_one_is_not() -> None:
+    # 0.12 s is told from 0.1 s; 0.13 s on average with steps from 0.05 s to 0.26 s is not.
+    second, third = timed("second", 0.120, 0.121, 0.119, 0.1205), timed("third", 0.05, 0.26, 0.09, 0.12)
+    places = {place.name: place for place in rank_layouts([third, second, QUICK])}
+    assert list(places) == ["quick", "second", "third"]
+    assert [place.tied_with_best for place in places.values()] == [None, False, None]
+    assert "with too few or too noisy steps to tell" in places["third"].reason
+    assert third.timing is not None
+    assert are_tied(golden.timing((0.100, 0.101, 0.099, 0.1005), world_size=4), third.timing)
+
+
+def with_launches(layout: LayoutRecord, *medians: float) -> LayoutRecord:
+    assert layout.timing is not None
+    return layout.model_copy(update={"timing": layout.timing.model_copy(update={"launch_medians": medians})})
+
+
+def test_all_launches_make_one_estimate() -> None:
+    # The first launch takes 0.1 s a step, the median of three 0.2 s: 640 tokens in 0.2 s on four ranks are 800 each.
+    (place,) = rank_layouts([with_launches(QUICK, 0.1, 0.2, 0.21)])
+    assert place.tokens_per_second_per_gpu == pytest.approx(800.0)
+
+
+def test_the_interval_of_two_launches_comes_from_their_spread() -> None:
+    # 100 and 101 ms: deviation 0.70711 ms, error of their middle 0.5 ms. t for 95 % and one degree is 12.706: 6.353 ms.
+    layout = with_launches(QUICK, 0.100, 0.101)
+    assert layout.timing is not None
+    interval = rate_interval(layout.timing)
+    assert interval is not None
+    assert interval.low == pytest.approx(640 / 4 / (0.1005 + 0.006353), rel=1e-4)
+    assert interval.high == pytest.approx(640 / 4 / (0.1005 - 0.006353), rel=1e-4)
+
+
+def test_launches_that_differ_more_than_their_steps_leave_two_layouts_tied() -> None:
+    slower = timed("slower", 0.110, 0.111, 0.109, 0.1105)
+    assert [place.tied_with_best for place in rank_layouts([QUICK, slower])] == [None, False]
+    unsteady = [with_launches(QUICK, 0.1, 0.12, 0.09), with_launches(slower, 0.11, 0.09, 0.12)]
+    assert [place.tied_with_best for place in rank_layouts(unsteady)] == [None, True]
 
 
 def test_steps_too_noisy_for_an_interval_have_none() -> None:

@@ -70,10 +70,12 @@ class Ranked(Entry):
     tokens_per_second_per_gpu: Finite | None = None
     """Layouts are ranked by it; padding does not count, idle ranks do."""
     interval: Interval | None = None
-    """Interval by Student's t on the steps of the timed window; steps that resemble their neighbours count as fewer.
-    Differences from launch to launch are not in it. Null for fewer than three steps."""
+    """Interval by Student's t: on the medians of the launches if there are several, else on the steps of the timed
+    window, of which steps that resemble their neighbours count as fewer. Differences from launch to launch are not in
+    the steps of one launch. Null for one launch of fewer than three steps."""
     tied_with_best: bool | None = None
-    """True if it is not significantly slower than the best layout (5 %, family-wise); null for the best."""
+    """True if it is not significantly slower than the best layout (5 %, family-wise). Null for the best, and if too few
+    or too noisy steps leave it open."""
     peak_allocated_bytes: Count | None = None
     """Largest over its ranks."""
 

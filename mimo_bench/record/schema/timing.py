@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Literal
 
 from mimo_bench.record.schema.base import Count, Entry, Finite, Mode, Seconds
@@ -57,6 +58,23 @@ class Timing(Entry):
     settled_after: Count | None = None
     """Steps after which the allocator reserved no more memory and every step took less than 1.2 times the timed median.
     If there are more than warm-up steps, the window began too early. Null if training never settled."""
+
+    @property
+    def estimated_step_seconds(self) -> float:
+        """Median of the launches' medians: the step time that pages, comparisons and histories state."""
+        return median(self.launch_medians or (self.step_seconds_median,))
+
+    @property
+    def estimated_tokens_per_second(self) -> float:
+        """Tokens per second by all launches; by the totals of the window if there is only one."""
+        if len(self.launch_medians) < 2:
+            return self.tokens_per_second
+        return self.tokens_per_step / self.estimated_step_seconds
+
+    @property
+    def estimated_rate(self) -> float:
+        """The same for each allocated rank."""
+        return self.estimated_tokens_per_second * self.tokens_per_second_per_gpu / self.tokens_per_second
 
 
 class PhaseSeconds(Entry):

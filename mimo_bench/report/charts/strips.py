@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from mimo_bench.record import Timing
 from mimo_bench.report.charts.scales import Linear, Scale
 
 WIDTH = 220
@@ -33,13 +34,17 @@ def axis_strip(scale: Scale) -> Markup:
     return _strip(Markup().join(ticks))
 
 
-def dot_strip(values: Sequence[float], *, median: float, scale: Scale, name: str) -> Markup:
-    """Every value as a dot, and the median as a line."""
+def dot_strip(timing: Timing, *, scale: Scale, name: str) -> Markup:
+    """Return every launch's median as a dot, or every step of a single launch, and the estimate as a line."""
+    values, what = (
+        (timing.launch_medians, "launch") if len(timing.launch_medians) > 1 else (timing.step_seconds, "step")
+    )
+    median = timing.estimated_step_seconds
     dots = (
-        Markup('<circle cx="{:.1f}" cy="11" r="3.2"><title>{}, step {}: {:.4g} s</title></circle>').format(
-            scale(value), name, step, value
+        Markup('<circle cx="{:.1f}" cy="11" r="3.2"><title>{}, {} {}: {:.4g} s</title></circle>').format(
+            scale(value), name, what, number, value
         )
-        for step, value in _spread(values)
+        for number, value in _spread(values)
     )
     line = Markup('<path class="median" d="M{:.1f} 2v18"><title>{}, median: {:.4g} s</title></path>').format(
         scale(median), name, median

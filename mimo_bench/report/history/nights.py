@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
-from statistics import median
 
 from mimo_bench.record import PLANTED, Quantity, RunRecord, Status, machine
 
@@ -86,7 +85,6 @@ def nights_of(record: RunRecord, *, run: str) -> Iterator[Night]:
     }
     for layout in record.layouts:
         timing = layout.timing
-        medians = (timing.launch_medians or (timing.step_seconds_median,)) if timing else ()
         yield Night(
             run=run,
             started_at=record.started_at,
@@ -99,9 +97,9 @@ def nights_of(record: RunRecord, *, run: str) -> Iterator[Night]:
             tainted=record.tainted,
             commit=environment.git_commit,
             software=", ".join(f"{name} {version}" for name, version in versions.items() if version is not None),
-            step_seconds=median(medians) if medians else None,
-            launch_medians=medians,
-            tokens_per_second_per_gpu=timing.tokens_per_second_per_gpu if timing else None,
+            step_seconds=timing.estimated_step_seconds if timing else None,
+            launch_medians=(timing.launch_medians or (timing.step_seconds_median,)) if timing else (),
+            tokens_per_second_per_gpu=timing.estimated_rate if timing else None,
             peak_allocated_bytes=max((rank.peak_allocated_bytes for rank in layout.memory.ranks), default=None)
             if layout.memory
             else None,

@@ -109,7 +109,7 @@ def _pace(timing: Timing) -> Iterator[tuple[str, str]]:
     spread = f"median {words.seconds(timing.step_seconds_median)}, IQR {words.seconds(timing.step_seconds_iqr)}"
     yield "steps", f"{len(timing.step_seconds)} by {clock}: {spread}"
     rates = [
-        f"{words.rate(timing.tokens_per_second)} tokens/s",
+        f"{words.rate(timing.estimated_tokens_per_second)} tokens/s",
         f"{words.rate(timing.samples_per_second)} samples/s",
         f"{words.rate(timing.images_per_second)} images/s",
         f"{words.rate(timing.model_tflops_per_gpu)} TFLOP/s per rank",

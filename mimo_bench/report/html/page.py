@@ -127,9 +127,6 @@ def _trade(record: RunRecord, looks: dict[str, str], shown: Selection) -> Markup
 def _steps(record: RunRecord) -> tuple[Markup, dict[str, Markup]]:
     """The axis of the step times, and a strip for every layout that was timed, by name."""
     timed = [(layout, layout.timing) for layout in record.layouts if layout.timing]
-    scale = strip_scale(value for _, timing in timed for value in timing.step_seconds)
-    strips = {
-        layout.name: dot_strip(timing.step_seconds, median=timing.step_seconds_median, scale=scale, name=layout.name)
-        for layout, timing in timed
-    }
+    scale = strip_scale(value for _, timing in timed for value in (*timing.step_seconds, *timing.launch_medians))
+    strips = {layout.name: dot_strip(timing, scale=scale, name=layout.name) for layout, timing in timed}
     return axis_strip(scale), strips

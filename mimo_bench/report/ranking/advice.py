@@ -24,13 +24,13 @@ def advice(layouts: Iterable[LayoutRecord]) -> tuple[str, ...]:
 def _faster_as_a_whole(ranked: Sequence[Candidate]) -> Iterator[str]:
     """The layout that takes most tokens per second over all its ranks, where that is another one."""
     best = ranked[0]
-    fastest = max(ranked, key=lambda candidate: candidate.timing.tokens_per_second)
-    if fastest.timing.tokens_per_second > best.timing.tokens_per_second:
+    fastest = max(ranked, key=lambda candidate: candidate.timing.estimated_tokens_per_second)
+    if fastest.timing.estimated_tokens_per_second > best.timing.estimated_tokens_per_second:
         yield f"Faster as a whole: {fastest.name}, {_whole(fastest)} instead of {_whole(best)}."
 
 
 def _whole(candidate: Candidate) -> str:
-    return f"{candidate.timing.tokens_per_second:,.0f} tokens/s on {candidate.layout.world_size}"
+    return f"{candidate.timing.estimated_tokens_per_second:,.0f} tokens/s on {candidate.layout.world_size}"
 
 
 def _leaner(ranked: Sequence[Candidate]) -> Iterator[str]:

@@ -23,7 +23,7 @@ class Candidate:
     @property
     def rate(self) -> float:
         """What it is ranked by: tokens per second for each allocated GPU."""
-        return self.timing.tokens_per_second_per_gpu
+        return self.timing.estimated_rate
 
     @property
     def peak_allocated_bytes(self) -> int | None:

@@ -5,7 +5,7 @@ Only what was measured is said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mimo_bench.report.ranking.candidates import Candidate
 from mimo_bench.report.ranking.findings import findings
@@ -14,9 +14,9 @@ from mimo_bench.report.ranking.uncertainty import rate_interval
 GIB = 1024**3
 
 
-def reason(candidate: Candidate, *, ranked: Sequence[Candidate], tied: Sequence[Candidate]) -> str:
-    """What put `candidate` at its place among `ranked`, best first, of which `tied` are as good as the first."""
-    said = (_pace(candidate), _place(candidate, ranked, tied), *_memory(candidate, ranked[0]))
+def reason(candidate: Candidate, *, ranked: Sequence[Candidate], ties: Mapping[str, bool | None]) -> str:
+    """Return the reason of a candidate's place among `ranked`, best first; `ties` are `Ranked.tied_with_best`."""
+    said = (_pace(candidate), _place(candidate, ranked, ties), *_memory(candidate, ranked[0]))
     return "; ".join([*said, *findings(candidate.layout)])
 
 
@@ -31,16 +31,19 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
 
 
-def _place(candidate: Candidate, ranked: Sequence[Candidate], tied: Sequence[Candidate]) -> str:
+def _place(candidate: Candidate, ranked: Sequence[Candidate], ties: Mapping[str, bool | None]) -> str:
     best, *others = ranked
-    if candidate in tied:
-        return f"the steps do not tell it from {best.name}"
     if candidate is not best:
-        return f"{100.0 - candidate.rate / best.rate * 100.0:.1f} % below {best.name}"
-    if tied:
-        return f"tied with {_listed([other.name for other in tied])}"
+        below = f"{100.0 - candidate.rate / best.rate * 100.0:.1f} % below {best.name}"
+        if ties[candidate.name]:
+            return f"tied with {best.name}"
+        return below if ties[candidate.name] is False else f"{below}, with too few or too noisy steps to tell"
+    if tied := [other.name for other in others if ties[other.name]]:
+        return f"tied with {_listed(tied)}"
     if not others:
         return "the only one that can be ranked"
+    if ties[others[0].name] is None:
+        return f"too few steps to tell it from {others[0].name}"
     ahead = best.rate / others[0].rate
     # Beyond twice as much, a percentage of what is above the other is hard to picture.
     return (
