@@ -10,7 +10,7 @@ import typer
 
 
 class Device(StrEnum):
-    """What the ranks run on."""
+    """Devices of ranks."""
 
     auto = "auto"
     cpu = "cpu"

@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """A scenario that somebody named, or asked for by `--mimo-scenarios`."""
+    """Collect a scenario that the command line names, or any with `--mimo-scenarios`."""
     if file_path.suffix != ".toml":
         return None
     if parent.config.getoption("--mimo-scenarios") or file_path in _named(parent.config):
@@ -65,7 +65,7 @@ class ScenarioFile(pytest.File):
             yield LayoutItem.from_parent(self, name=name, callobj=_check)
 
     def layout(self, name: str) -> LayoutRecord:
-        """How the layout called `name` ended."""
+        """Return the entry of the layout called `name`, after a run of the matrix."""
         if self.record is None:
             self.record = self._run()
         return next(layout for layout in self.record.layouts if layout.name == name)
@@ -90,7 +90,7 @@ class LayoutItem(pytest.Function):
     """One layout of a scenario."""
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """Where it stands and what it is called."""
+        """Return file, no line, and name."""
         return self.path, None, f"{self.path.stem}: {self.name}"
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
@@ -103,7 +103,7 @@ class LayoutItem(pytest.Function):
 
 
 def _check(request: pytest.FixtureRequest) -> None:
-    """What every item runs: the layout's verdict, and its steps replayed into pytest-benchmark where that is there."""
+    """Fail unless the layout passed; replay its steps into pytest-benchmark where that is installed."""
     item: Any = request.node
     layout: LayoutRecord = item.parent.layout(item.name)
     if layout.status == "unjudged" and "parity" in request.config.getoption("--mimo-modes"):
@@ -137,7 +137,7 @@ class Replay:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """The kind of machine that ranks ran on, beside what pytest-benchmark knows of the one that it runs on."""
+    """Add the machine type of the ranks to the machine that pytest-benchmark itself runs on."""
     if (machine := _machine(config)) is not None:
         machine_info["mimo_bench"] = machine
 

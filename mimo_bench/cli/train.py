@@ -122,7 +122,7 @@ def train(
 
 
 def _missing_lines(line: dict[str, Any]) -> Iterator[str]:
-    """What a training does without, as its log has it, in words."""
+    """Yield in words the samples and checkpoints that a line of the log calls bad."""
     from mimo_bench.report import skipped_samples
 
     if said := skipped_samples(line["skipped_samples"]):

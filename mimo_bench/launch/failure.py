@@ -1,4 +1,4 @@
-"""How a rank failed, and which of several failures was the first cause. No torch, no processes.
+"""Failures of ranks, and the first cause of several. No torch, no processes.
 
 When one rank dies its peers fail too, within milliseconds and with messages about a lost connection. What counts is the
 rank that took the others with it.
@@ -27,10 +27,10 @@ LOST_CONNECTION = (
     "connection was likely closed",
     "heartbeat monitor",
 )
-"""What gloo, NCCL and the store say, in lower case, when a peer has gone away."""
+"""Messages of gloo, NCCL and the store about a lost peer, in lower case."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
-"""What libraries say that have no exception class for it."""
+"""Messages of libraries that have no exception class for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +47,16 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, rank: int, unix_time: float) -> Failure:
-        """The failure that an exception is; both of torch's out-of-memory errors are known by name."""
+        """Return the failure of an exception; both of torch's out-of-memory errors are known by name."""
         names = {kind.__name__ for kind in type(error).__mro__}
         message = str(error)
-        told = any(hint in message.lower() for hint in OUT_OF_MEMORY)
-        kind: Literal["crashed", "oom"] = "oom" if told or names & {"OutOfMemoryError", "MemoryError"} else "crashed"
+        is_said = any(hint in message.lower() for hint in OUT_OF_MEMORY)
+        kind: Literal["crashed", "oom"] = "oom" if is_said or names & {"OutOfMemoryError", "MemoryError"} else "crashed"
         return cls(rank=rank, kind=kind, type=type(error).__name__, message=message, unix_time=unix_time)
 
     @property
     def sentence(self) -> str:
-        """What happened, for people."""
+        """The failure in words."""
         if self.type is None:
             return f"rank {self.rank} {self.message}"
         first_line = self.message.strip().partition("\n")[0]
@@ -64,12 +64,12 @@ class Failure:
         return f"rank {self.rank} raised {said} (see rank{self.rank}.log)"
 
     def write(self, path: Path) -> None:
-        """Leave word for the starter; readers never see half a file."""
+        """Write the failure for the starter; readers never see half a file."""
         write_atomically(path, json.dumps(asdict(self)).encode(), synced=False)
 
     @classmethod
     def read(cls, path: Path) -> Failure | None:
-        """What `write` left there; None if there is nothing."""
+        """Return the failure that `write` left at `path`; None if there is none."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -77,13 +77,13 @@ class Failure:
 
 
 def root_cause(failures: Sequence[Failure]) -> Failure:
-    """The failure that brought on the others: by how it came about first, then by time."""
+    """Return the failure that caused the others: the likeliest kind first, then the earliest."""
     return min(failures, key=lambda failure: (_order(failure), failure.unix_time))
 
 
 def _order(failure: Failure) -> int:
     if failure.signal not in (None, "SIGABRT"):
-        return 0  # nobody of us sends a signal that would be written down
+        return 0  # our own processes send no signal that is written down
     if any(hint in failure.message.lower() for hint in LOST_CONNECTION):
         return 2
     # Libraries abort() when a peer has failed, so that SIGABRT waits in line with the exceptions.
@@ -91,7 +91,7 @@ def _order(failure: Failure) -> int:
 
 
 def exit_failure(exit_code: int, *, rank: int, unix_time: float) -> Failure:
-    """The failure of a rank that ended without an exception; `exit_code` is negative for a signal."""
+    """Return the failure of a rank that ended without an exception; `exit_code` is negative for a signal."""
     if exit_code >= 0:
         message, name = f"exited with status {exit_code} and no exception (see rank{rank}.log)", None
     else:

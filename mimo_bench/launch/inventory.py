@@ -1,7 +1,7 @@
-"""How many GPUs this process may use, found without torch: asking torch would cost seconds and a CUDA context.
+"""GPUs that this process may use, found without torch, which would cost seconds and a CUDA context.
 
-Ranks may share a GPU, for whoever has fewer of them than a layout has ranks: every kernel and every call of NCCL is
-then the real one, and no time means anything.
+Ranks may share a GPU if a layout has more ranks than the machine has GPUs. Kernels and calls of NCCL are then real, and
+times mean nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 
 
 def num_gpus() -> int:
-    """GPUs of this machine that `CUDA_VISIBLE_DEVICES` leaves visible; 0 where there is no driver."""
+    """Return the number of GPUs that `CUDA_VISIBLE_DEVICES` leaves visible; 0 without a driver."""
     num_installed = _num_by_nvml()
     if num_installed is None:
         num_installed = len(list(DRIVER_FOLDER.iterdir())) if DRIVER_FOLDER.is_dir() else 0
@@ -30,7 +30,7 @@ def num_gpus() -> int:
 
 
 def ranks_per_gpu() -> int:
-    """How many ranks a GPU may be shared by; 1 unless the environment says more.
+    """Return the number of ranks that may share a GPU; 1 unless the environment says more.
 
     Raises:
         UsageError: it says no number.
@@ -42,12 +42,12 @@ def ranks_per_gpu() -> int:
 
 
 def num_places() -> int:
-    """How many ranks this machine's visible GPUs have room for."""
+    """Return the number of ranks that the visible GPUs have room for."""
     return num_gpus() * ranks_per_gpu()
 
 
 def is_visible(index: int, uuid: str) -> bool:
-    """Whether `CUDA_VISIBLE_DEVICES` leaves this GPU visible; it may list indices, or beginnings of UUIDs."""
+    """Return True if `CUDA_VISIBLE_DEVICES` leaves this GPU visible; it lists indices, or beginnings of UUIDs."""
     entries = _visible()
     return entries is None or any(entry == str(index) or uuid.startswith(entry) for entry in entries)
 

@@ -1,4 +1,4 @@
-"""What is asked of the ranks and how it ended: the two messages between a command and its starter."""
+"""Job and outcome: the two messages between a command and its starter."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Job:
         assert self.hang_seconds > 0, self.hang_seconds
 
     def to_json(self) -> str:
-        """The job on one line."""
+        """Return the job on one line."""
         return json.dumps(asdict(self) | {"log_dir": str(self.log_dir.absolute())}, allow_nan=False)
 
     def files(self, rank: int) -> RankFiles:
-        """Where one rank leaves its traces."""
+        """Return the paths of one rank's traces."""
         return RankFiles(
             log=self.log_dir / f"rank{rank}.log",
             failure=self.log_dir / f"rank{rank}.failure.json",
@@ -53,14 +53,14 @@ class Job:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Job:
-        """The job that `to_json` wrote."""
+        """Return the job that `to_json` wrote."""
         content = json.loads(line)
         return cls(**content | {"log_dir": Path(content["log_dir"])})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a launch ended."""
+    """End of a launch."""
 
     ended: Literal["finished", "crashed", "oom", "timeout"]
     reason: str

@@ -68,7 +68,7 @@ class Launcher:
             self._starter = _Starter(self._environment, self._preload)
         try:
             reply = self._starter.ask(job)
-        except BaseException:  # Ctrl-C too: the starter may be in the middle of a job that nobody waits for
+        except BaseException:  # Ctrl-C too: the starter may be in the middle of a job
             self.close()
             raise
         if "error" in reply:
@@ -104,7 +104,7 @@ class _Starter:
         self._replies: IO[bytes] = self._process.stdout
 
     def ask(self, job: Job) -> dict[str, Any]:
-        """The starter's answer.
+        """Return the starter's answer.
 
         Raises:
             LaunchError: it died without one.
@@ -138,7 +138,7 @@ class _Starter:
 
 
 def _clear(job: Job) -> None:
-    """An empty place for every rank's traces; those of an earlier launch must not be taken for this one's."""
+    """Remove the traces that ranks of an earlier launch left in the log folder, or make the folder."""
     try:
         job.log_dir.mkdir(parents=True, exist_ok=True)
         for pattern in ("rank*.log", "rank*.failure.*", "rank*.progress*"):
@@ -149,13 +149,13 @@ def _clear(job: Job) -> None:
 
 
 def _compiler_cache(environment: Mapping[str, str], temporary: str) -> dict[str, str]:
-    """Where torch's compiler keeps what it makes; importing it makes the folder, also where nothing is compiled."""
+    """Set the cache of torch's compiler on CPU ranks: importing it makes the folder, though nothing is compiled."""
     # On GPUs it is left where it is: the next run begins with what this one compiled.
     return {"TORCHINDUCTOR_CACHE_DIR": temporary} if environment.get("TORCHDYNAMO_DISABLE") == "1" else {}
 
 
 def starter_environment(base: Mapping[str, str], device_kind: DeviceKind) -> dict[str, str]:
-    """What has to be set before torch is imported, over the `base` environment of the command."""
+    """Return the command's `base` environment with the variables that torch reads when it is imported."""
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     environment = dict(base) | {"PYTHONPATH": path}  # ranks import what the command could
     # One machine: whatever listens, listens where only this machine hears it.

@@ -27,14 +27,14 @@ TEARDOWN_SECONDS = 30.0
 """How long the elastic agent gets to notice that its ranks are dead."""
 
 _HOME = Path(__file__).parents[2]
-"""Where this package lies."""
+"""Folder that holds this package."""
 
 NEWEST_FRAME = re.compile(r"^Current thread 0x\w+.*\n  File \"(.+)\", line (\d+) in (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a rank stands: its newest Python frame."""
+    """Newest Python frame of a rank."""
 
     file: str
     line: int
@@ -42,11 +42,11 @@ class Place:
 
     @property
     def is_in_a_collective(self) -> bool:
-        """Whether the rank waits for others: in torch's own Python, or for a message, which is waited for in C."""
+        """True if the rank waits for others: in torch's own Python, or for a message, which is waited for in C."""
         return "/torch/distributed/" in self.file or ".wait()" in linecache.getline(self.file, self.line)
 
     def __str__(self) -> str:
-        # Where packages are installed is nobody's business, and as long as what matters.
+        # The folder of installed packages is as long as the rest, and says nothing.
         file = self.file.rpartition("/site-packages/")[2].removeprefix(f"{_HOME}/")
         return f"{file}, line {self.line} in {self.function}"
 
@@ -91,7 +91,7 @@ class Watchdog:
 
 
 class _Ages:
-    """How long ago each rank last gave a sign, by our own clock; a rank that has ended has no age."""
+    """Time since each rank's last sign, by our own clock; a rank that has ended has no age."""
 
     def __init__(self, job: Job) -> None:
         self._files = [job.files(rank).progress for rank in range(job.world_size)]
@@ -110,7 +110,7 @@ class _Ages:
 
 
 def _ask_where(job: Job) -> dict[int, Place]:
-    """Have every rank print its tracebacks into its log; where each one stands, as far as it says."""
+    """Have every rank print its tracebacks into its log; return the place of each that does."""
     sizes = {}
     for rank in range(job.world_size):
         files = job.files(rank)

@@ -13,7 +13,7 @@ class EncoderShape(Hashable, Protocol):
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of one item, such as an image, as the encoder reads it."""
+        """Shape of one item, such as an image, as the encoder reads it."""
         ...
 
     @property
@@ -28,12 +28,12 @@ class EncoderShape(Hashable, Protocol):
 
     @property
     def projector_bias(self) -> bool:
-        """Whether the projector's two layers have biases."""
+        """True if the projector's two layers have biases."""
         ...
 
     @property
     def split_over_tp(self) -> Mapping[str, int]:
-        """What tensor parallelism must divide, by a name that a message can use."""
+        """Sizes that tensor parallelism must divide, by a name for messages."""
         ...
 
     @property

@@ -152,7 +152,7 @@ PRESETS: dict[str, ModelShape] = {
     "llava-1.5-7b-2of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=2)),
     # The full widths with 8 of 32 language layers: 18 bytes a parameter of this one fit a single 80 GB GPU.
     "llava-1.5-7b-8of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=8)),
-    # Half of them: beside micro-batches of 16,384 positions these fill a 141 GB GPU.
+    # Half of them: with micro-batches of 16,384 positions these fill a 141 GB GPU.
     "llava-1.5-7b-16of32": replace(_LLAVA_7B, language=replace(_LLAVA_7B.language, num_layers=16)),
     "llava-1.5-13b": replace(_LLAVA_7B, language=_VICUNA_13B),
     "siglip-qwen2-tiny": _SIGLIP_QWEN2_TINY,

@@ -124,7 +124,7 @@ class ModelShape:
         if self.language.experts is not None:
             _divides(LANGUAGE, "ep", ep, "experts", self.language.experts.num_experts)
         elif ep > 1:
-            raise LayoutError(f"{LANGUAGE}.ep = {ep}: this model has no experts to deal out; use ep = 1")
+            raise LayoutError(f"{LANGUAGE}.ep = {ep}: this model has no experts to split; use ep = 1")
 
 
 def _divides(module: str, axis: str, degree: int, what: str, size: int) -> None:

@@ -83,7 +83,7 @@ class Parameter:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay applies; the optimizer keeps those that decay apart from the others."""
+        """True if weight decay applies; the optimizer keeps those that decay apart from the others."""
         return self.num_dims > 1 and not self.name.endswith("bias")
 
 

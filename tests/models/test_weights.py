@@ -293,7 +293,7 @@ QKV = "vision_tower.encoder.layers.2.self_attn.{}_proj.bias"
         (no_weights, "holds neither model.safetensors nor model.safetensors.index.json"),
         (no_config, "config.json: no such file"),
         (index_to("shard.safetensors"), "shard.safetensors: no such file"),
-        (index_to("../shard.safetensors"), "shards lie beside their index"),
+        (index_to("../shard.safetensors"), "shards are next to their index"),
         (index_to("model.bin"), "only safetensors are read"),
     ],
 )

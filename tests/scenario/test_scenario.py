@@ -196,7 +196,7 @@ def test_a_wrong_key_of_any_provider_is_named_with_its_remedy(load: Load, data: 
         ),
         (
             "vision = {}\nlanguage = { dp = 2, ep = 2, rank_offset = 1 }",
-            "language.ep = 2: this model has no experts to deal out; use ep = 1",
+            "language.ep = 2: this model has no experts to split; use ep = 1",
         ),
         ("vision = { dp = 2, ep = 2 }\nlanguage = { dp = 2 }", "vision.ep = 2: encoders have no experts"),
         ("vision = { tp = 2 }\nlanguage = { pp = 2 }", "language.pp = 2: colocated modules cannot be pipelined"),

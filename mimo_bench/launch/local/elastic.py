@@ -37,7 +37,7 @@ MONITOR_SECONDS = 0.02
 
 
 def run_ranks(job: Job) -> Mapping[int, int]:
-    """Run the job's ranks to their end; the exit codes, by rank, of those that the agent saw fail.
+    """Run the job's ranks to their end; return the exit codes, by rank, of those that the agent saw fail.
 
     Raises:
         LaunchError: there are fewer GPUs than ranks.
@@ -50,9 +50,8 @@ def run_ranks(job: Job) -> Mapping[int, int]:
         elastic_launch(_config(job), supervise)(job)
     except ChildFailedError as error:
         return {rank: failure.exitcode for rank, failure in error.failures.items()}
-    except (
-        SignalException
-    ) as error:  # the agent turns signals to this process into exceptions; they end it all the same
+    except SignalException as error:
+        # The agent turns signals to this process into exceptions; they end it all the same.
         raise SystemExit(1) from error
     return {}
 
@@ -96,31 +95,31 @@ class Loopback(RendezvousHandler):
         return True
 
     def get_backend(self) -> str:
-        """The name under which it is registered."""
+        """Return the registered name."""
         return self.NAME
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """This node is the first of one."""
+        """Return the place of this node, the first of one."""
         assert self._store is not None, "a rendezvous that was shut down"
         return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo(LOOPBACK, self._port))
 
     def is_closed(self) -> bool:
-        """Whether it was shut down."""
+        """Return True after `shutdown`."""
         return self._store is None
 
     def set_closed(self) -> None:
-        """Nobody else could come."""
+        """Do nothing: no other node can come."""
 
     def num_nodes_waiting(self) -> int:
-        """Nobody else could wait."""
+        """Return 0: no other node can wait."""
         return 0
 
     def get_run_id(self) -> str:
-        """The launch's own id."""
+        """Return the launch's own id."""
         return self._run_id
 
     def shutdown(self) -> bool:
-        """Let go of the store and its port."""
+        """Close the store and its port."""
         self._store = None
         return True
 
@@ -132,7 +131,7 @@ class NoLogs(LogsSpecs):
     """Ranks redirect what they print themselves and tell their failures themselves: the agent writes no file."""
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        """No redirection, for any rank."""
+        """Return no redirection, for any rank."""
         nothing = dict.fromkeys(envs, "")
         return LogsDest(stdouts=nothing, stderrs=nothing, error_files=dict.fromkeys(envs, os.devnull))
 

@@ -64,7 +64,7 @@ def end_descendants(*, keep: Set[int] = frozenset(), seconds: float = 10.0) -> N
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory in this control group; None if it does not tell."""
+    """Return the number of processes of this control group that the kernel killed for memory; None if unknown."""
     for path in _memory_event_files():
         with suppress(OSError):
             if match := OOM_KILLS.search(path.read_text()):

@@ -1,8 +1,8 @@
-"""What runs first in a rank, and what stands behind it to say how it ended.
+"""Supervisor of a rank, and the rank itself.
 
 The elastic agent starts one *supervisor* for each rank. It forks the rank proper, which calls the job's entry, and
-waits: the process that dies is never the one that has to tell. So a rank may also end without any teardown, and a
-signal, an exception and their times are told apart exactly, where the agent reports one failure of many.
+waits: the process that dies is never the one that reports it. A rank may also end without any teardown. Signals,
+exceptions and their times are exact, where the agent reports one failure of many.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The process between the command and its ranks: it stays, so that only the first launch pays for the imports.
 
 One job comes in on a line of standard input, its outcome goes out on a line of standard output. The end of the input
-means that the command has closed it or is dead, by whatever hand: then everything below ends, and this process last.
+means that the command has closed it or is dead: then everything below ends, and this process last.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def _serve(waiting: SimpleQueue[Job], replies: BinaryIO, *, preload: list[str], 
     except LaunchError as error:
         _reply(replies, {"error": str(error)})
     except Exception:
-        traceback.print_exc()  # what stands on standard error just before it belongs to it; the command shows both
+        traceback.print_exc()  # the command shows it, with what standard error has just before it
 
 
 def _start_servers(preload: list[str], sockets: Path) -> Set[int]:
-    """The fork server, warm, and the resource tracker that `multiprocessing` puts beside it."""
+    """Start the fork server, warm, and with it the resource tracker of `multiprocessing`."""
     warm.start(preload, sockets=sockets)
     _import_agent()  # while the fork server imports the same there
     warm.wait()
@@ -108,7 +108,7 @@ def run(job: Job, *, servers: Set[int]) -> Outcome:
 
 
 def explain(job: Job, exit_codes: Mapping[int, int], *, oom_killed: bool) -> Outcome:
-    """What the traces of the ranks, or else the exit codes that the agent saw, say about how the job ended."""
+    """Return the outcome that the ranks' traces show, or else the exit codes that the agent saw."""
     failures = [failure for rank in range(job.world_size) if (failure := Failure.read(job.files(rank).failure))]
     failures = failures or [exit_failure(code, rank=rank, unix_time=0.0) for rank, code in exit_codes.items()]
     if not failures:

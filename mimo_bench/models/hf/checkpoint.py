@@ -51,7 +51,7 @@ def read_checkpoint(directory: Path) -> dict[str, StoredTensor]:
 
 
 def companions(directory: Path) -> list[Path]:
-    """The files beside the weights that people want to keep: of tokenizer, processor and generation."""
+    """Return the files next to the weights that belong to tokenizer, processor and generation."""
     return sorted(
         path
         for path in directory.iterdir()
@@ -118,7 +118,9 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise WeightsError(f"{path}: weight_map is missing; fetch the file again")
     for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file:
-            raise WeightsError(f"{path}: weight_map.{name} = {file!r}: shards lie beside their index; correct the name")
+            raise WeightsError(
+                f"{path}: weight_map.{name} = {file!r}: shards are next to their index; correct the name"
+            )
         if not file.endswith(".safetensors"):
             raise WeightsError(f"{path}: weight_map.{name} = {file!r}: only safetensors are read; convert the file")
     return places

@@ -26,7 +26,7 @@ _CHANGES_NOTHING = frozenset(
     bad_words_ids diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
     exponential_decay_length_penalty length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams
     num_return_sequences output_scores repetition_penalty return_dict_in_generate temperature top_k top_p typical_p
-    """.split()  # noqa: SIM905  # sixty quoted words in a column tell nobody more
+    """.split()  # noqa: SIM905  # sixty quoted words in a column say no more
 )
 """What `transformers` writes that does not decide what is trained: weights are drawn by us, nothing is generated."""
 
@@ -163,7 +163,7 @@ class Section:
             raise ScenarioError("\n".join(problems))
 
     def _replace(self, key: str, remedy: str) -> None:
-        """Note that a value is missing or of another type, and that reading goes on with another one."""
+        """Note that a value is missing or of another type; reading continues with another one."""
         if key in self._values:
             self._note(key, remedy)
         else:

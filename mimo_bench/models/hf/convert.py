@@ -158,7 +158,7 @@ def _remarks(source: Path, manifest: Manifest, specs: Sequence[TensorSpec]) -> I
 
 
 def _spelling_of(tensors: Tensors, rows: Sequence[Row], shape: ModelShape) -> tuple[Spelling, bool]:
-    """How the checkpoint spells its parts, and whether it stores an output layer that is the word embedding."""
+    """Return the checkpoint's spelling, and whether it stores an output layer that is the word embedding."""
     spelling = find_spelling(((part.component, part.name) for row in rows for part in row.parts), set(tensors))
     if not shape.language.tied_embeddings:
         return spelling, False
@@ -196,7 +196,7 @@ def _parts(row: Row, tensors: Tensors, spelling: Spelling) -> list[StoredTensor]
 
 
 def _aside(tensors: Tensors, rows: Sequence[Row], *, shape: ModelShape, spelling: Spelling) -> list[StoredTensor]:
-    """What a checkpoint holds beyond the parameters, if all of it is known not to be built."""
+    """Return the tensors beyond the parameters, if all of them are known not to be built."""
     used = {part.spelled(spelling) for row in rows for part in row.parts} | {spelling["lm_head"] + _OUTPUT_LAYER}
     beyond = [tensor for name, tensor in tensors.items() if name not in used]
     for tensor in beyond:

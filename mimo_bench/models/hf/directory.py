@@ -32,7 +32,7 @@ class StoredFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a directory of weights holds: `weights.json`."""
+    """Content of `weights.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -35,7 +35,7 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """What a header says of a tensor."""
+    """Entry of a tensor in a header."""
 
     name: str
     dtype: str

@@ -1,4 +1,4 @@
-"""How checkpoints name what they hold: the prefixes of a model's components, and what stands beside what we build."""
+"""Names in checkpoints: prefixes of a model's components, and tensors that are known and not built."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def refuse_wrapped(names: Iterable[str]) -> None:
 
 
 def is_known_beyond(name: str, *, shape: ModelShape, spelling: Spelling) -> bool:
-    """Whether a tensor of a checkpoint is one that `transformers` has and we do not build."""
+    """Return True if a tensor of a checkpoint is one that `transformers` has and we do not build."""
     for component in ("vision_tower", "language_model"):
         if name.startswith(prefix := spelling[component]):
             inner = name.removeprefix(prefix)
@@ -73,7 +73,7 @@ def unread(shape: ModelShape, spelling: Spelling) -> list[str]:
 
 
 def find_spelling(tensors: Iterable[tuple[Component, str]], names: set[str]) -> Spelling:
-    """How a checkpoint that holds `names` spells its components; told by the first of each component's `tensors`.
+    """Return the spelling of a checkpoint that holds `names`, by the first of each component's `tensors`.
 
     Raises:
         WeightsError: a component is not there under any known spelling.

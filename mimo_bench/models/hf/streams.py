@@ -51,7 +51,7 @@ def as_it_is(tensor: StoredTensor) -> Stream:
 
 
 def are_equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bytes."""
+    """Return True if two tensors have the same dtype, shape and bytes."""
     if (one.spec.dtype, one.spec.shape) != (other.spec.dtype, other.spec.shape):
         return False
     return all(a == b for a, b in zip(one.read(), other.read(), strict=True))

@@ -7,13 +7,10 @@ is needed: three passes, a kernel each where `torch.compile` fuses them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-
-Kernel = Callable[..., Any]
 
 
 class FusedCrossEntropy:
@@ -45,7 +42,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, kernels: FusedCrossEntropy) -> torch.Tensor:
         num_ranks = kernels.group.size()
-        # Where the label lies on this rank; outside of [0, vocabulary / tp) on all others.
+        # Index of the label on this rank; outside of [0, vocabulary / tp) on all others.
         places = labels - kernels.group.rank() * logits.shape[-1]
         maxima = kernels.maxima(logits)
         if num_ranks > 1:

@@ -43,7 +43,7 @@ class _Product(torch.autograd.Function):
         ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, main_gradient: torch.Tensor, group: Any
     ) -> torch.Tensor:
         ctx.save_for_backward(inputs, weight)
-        # Not saved: another micro-batch may change it before this one's backward, and nothing of it is read there.
+        # Not saved: another micro-batch may change it before this backward, which reads nothing of it.
         ctx.main_gradient = main_gradient
         ctx.group = group
         return inputs.matmul(weight.t())
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
         add_weight_gradient(ctx.main_gradient, gradient.flatten(0, -2), inputs.flatten(0, -2))
         if reduction is not None:
             reduction.wait()
-        # A gradient that nobody reads, so that the hooks of the weight fire.
+        # A gradient without a reader, so that the hooks of the weight fire.
         return to_inputs, torch.empty_like(weight), None, None
 
 
@@ -77,7 +77,7 @@ class _Accumulating:
 
     @property
     def adds_gradients(self) -> bool:
-        """Whether its product adds the weight's gradient by itself."""
+        """True if its product adds the weight's gradient by itself."""
         return self.gradient_accumulation_fusion and not (self.gathers_inputs and self.sequence_parallel)
 
     def _forward_impl(

@@ -67,7 +67,7 @@ def _mix(state: Words) -> Words:
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as signed integers write them."""
+    """Return the signed integer of the same 64 bits."""
     value %= 1 << 64
     return value - (1 << 64) if value >= 1 << 63 else value
 

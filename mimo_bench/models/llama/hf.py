@@ -90,7 +90,7 @@ def read_language(
 
 
 def check_repeated(top: Section, language: LanguageShape) -> None:
-    """Refuse sizes beside `text_config` that contradict it: such a table was filled with defaults."""
+    """Refuse sizes next to `text_config` that contradict it: such a table was filled with defaults."""
     sizes = {
         "hidden_size": language.hidden_size,
         "intermediate_size": language.ffn_hidden_size,

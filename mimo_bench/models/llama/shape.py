@@ -69,7 +69,7 @@ class LanguageShape:
 
     @property
     def split_over_tp(self) -> Mapping[str, int]:
-        """What tensor parallelism must divide; not the vocabulary, which is padded, nor experts, which stay whole."""
+        """Sizes that tensor parallelism must divide; the vocabulary is padded, and experts stay whole."""
         mlp = {"the MLP width": self.ffn_hidden_size} if self.experts is None else {}
         return {"attention heads": self.num_attention_heads, "key-value groups": self.num_query_groups, **mlp}
 

@@ -1,4 +1,4 @@
-"""Whether `transformers` has a model that the baseline can be held against, and why not. No torch."""
+"""Models that `transformers` has, to compare the baseline with. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mimo_bench.models.shape import ModelShape
 
 
 def missing_counterpart(shape: ModelShape) -> str | None:
-    """Why no model of `transformers` can be held against this one; None if there is one, a LLaVA."""
+    """Return why `transformers` has no model to compare this one with; None if it has one, a LLaVA."""
     if shape.builder is not None:
         return f"the model is what {shape.builder!r} of another package builds"
     if shape.vision is None:

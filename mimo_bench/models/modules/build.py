@@ -1,4 +1,4 @@
-"""What a provider is told about the rank that it builds a module for."""
+"""Rank that a provider builds a module for."""
 
 from __future__ import annotations
 

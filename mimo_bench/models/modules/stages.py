@@ -15,7 +15,7 @@ from megatron.core.models.mimo.submodules.vision import VisionModalitySubmodules
 
 
 class EncoderStages(VisionModalitySubmodules):
-    """One pipeline stage of an encoder of any kind; the projector stands on the last one."""
+    """One pipeline stage of an encoder of any kind; the last one has the projector."""
 
     def forward(
         self, encoder_inputs: dict[str, Any] | None = None, hidden_states: torch.Tensor | None = None

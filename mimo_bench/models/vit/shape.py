@@ -35,7 +35,7 @@ class VisionShape:
 
     @property
     def has_class_token(self) -> bool:
-        """Whether a class token stands before the patches."""
+        """True if a class token precedes the patches."""
         return self.family == "clip"
 
     @property
@@ -75,7 +75,7 @@ class VisionShape:
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of one image as the encoder reads it: channels, height, width."""
+        """Channels, height and width of one image as the encoder reads it."""
         return 3, self.image_size, self.image_size
 
     @property
@@ -85,7 +85,7 @@ class VisionShape:
 
     @property
     def split_over_tp(self) -> Mapping[str, int]:
-        """What tensor parallelism must divide."""
+        """Sizes that tensor parallelism must divide."""
         return {"attention heads": self.num_attention_heads, "the MLP width": self.ffn_hidden_size}
 
     @property

@@ -47,7 +47,7 @@ class AudioShape:
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of one clip as the encoder reads it: mel bands, frames."""
+        """Mel bands and frames of one clip as the encoder reads it."""
         return self.num_mels, self.num_frames
 
     @property
@@ -67,7 +67,7 @@ class AudioShape:
 
     @property
     def split_over_tp(self) -> Mapping[str, int]:
-        """What tensor parallelism must divide."""
+        """Sizes that tensor parallelism must divide."""
         return {"attention heads": self.num_attention_heads, "the MLP width": self.ffn_hidden_size}
 
     @property
