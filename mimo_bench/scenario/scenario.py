@@ -303,9 +303,11 @@ def _without_place_of_data(content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict):
         return dict(content)
     fingerprint = data.get("fingerprint")
-    # Files that are known by what they hold may be moved, and path then says their new place.
-    is_local = isinstance(fingerprint, dict) and fingerprint.get("revision") is None
-    left_out = (*FILLED_IN, "path") if is_local else FILLED_IN
+    left_out = [*FILLED_IN]
+    if isinstance(fingerprint, dict):
+        # Files that are known by what they hold may be moved, and these keys then say their new place.
+        left_out += ["path"] if fingerprint.get("revision") is None else []
+        left_out += ["processor"] if fingerprint.get("processor") else []
     return {**content, "data": {key: value for key, value in data.items() if key not in left_out}}
 
 

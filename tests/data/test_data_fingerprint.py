@@ -122,6 +122,12 @@ def test_what_no_row_names_and_where_the_folder_lies_change_nothing(own: Path, t
     for name in ("README.md", "config.json", "generation_config.json", "model.safetensors"):
         (own / "processor" / name).write_text("{}", encoding="utf-8")
     os.utime(own / "train.jsonl", (0, 0))
+    scenario = load_scenario(own / "own.toml", with_fingerprint=True)
+    (own / "processor").rename(own / "renamed")
+    text = (own / "own.toml").read_text(encoding="utf-8").replace('"processor"', '"renamed"')
+    (own / "own.toml").write_text(text, encoding="utf-8")
+    assert load_scenario(own / "own.toml", with_fingerprint=True).content_hash == scenario.content_hash
+    (own / "renamed").rename(own / "processor")
     moved = Path(shutil.move(own, tmp_path / "moved"))
     processor = str(moved / "processor")
     assert fingerprint_of(moved) == fingerprint_of(tmp_path, str(moved / "train.jsonl"), processor=processor) == before
