@@ -1,8 +1,5 @@
 """Weights as files, from and to `transformers`: bytes are moved, no number is computed. No torch.
 
-scenario -> layout -> [trainer] -> meters -> record -> parity -> report: a scenario names a directory of weights, and
-each rank reads its slices of it.
-
 A directory of weights holds
 
     weights.json            what is in it: the model's shape; size and SHA-256 of each file below
@@ -11,5 +8,6 @@ A directory of weights holds
     config.json             the model as `transformers` describes it
     companions/             tokenizer and processor files, as they came; if there are any
 
-    convert -> transformers_files, directory, streams -> safetensors_file; mapping, spelling: which tensor is which
+    convert -> checkpoint, directory, streams -> safetensors; spelling: names in checkpoints
+    config -> config_section; saving: what a training adds to its weights
 """

@@ -44,7 +44,7 @@ def complete(directory: Path, *, start: Path | None, config: Path | None, proces
 
 
 def _with_heritage(directory: Path, manifest: Manifest, start: Path) -> Manifest:
-    """The manifest with what does not train: spelling, layers that are not built, tokenizer and processor."""
+    """Return the manifest with spelling and layers that are not built; copy those, tokenizer and processor."""
     before = read_manifest(start)
     files = dict(manifest.files)
     if ASIDE in before.files:
@@ -61,7 +61,7 @@ def _dtypes(directory: Path, manifest: Manifest) -> set[str]:
 
 
 def _with_dtype(content: dict[str, Any], dtypes: set[str]) -> dict[str, Any]:
-    """A config.json that says what its weights are now: `transformers` would round them to what it says."""
+    """Return a config.json with the dtype of the weights, to which `transformers` would round them."""
     if len(dtypes) > 1:
         return content
     name = _DTYPE_NAMES[next(iter(dtypes))]

@@ -21,7 +21,7 @@ class Stream:
 
 
 def stack(row: Row, parts: Sequence[StoredTensor]) -> Stream:
-    """A parameter, made of its parts block by block."""
+    """Return a parameter, made of its parts block by block."""
     sizes = [row.block_bytes(part.spec.num_bytes) for part in parts]
 
     def chunks() -> Iterator[bytes]:
@@ -33,7 +33,7 @@ def stack(row: Row, parts: Sequence[StoredTensor]) -> Stream:
 
 
 def unstack(row: Row, whole: StoredTensor, spelling: Spelling) -> Iterator[Stream]:
-    """The parts of a parameter, each gathered from its blocks."""
+    """Yield the parts of a parameter, each gathered from its blocks."""
     specs = [TensorSpec(name=part.spelled(spelling), dtype=whole.spec.dtype, shape=part.shape) for part in row.parts]
     sizes = [row.block_bytes(spec.num_bytes) for spec in specs]
 
@@ -46,7 +46,7 @@ def unstack(row: Row, whole: StoredTensor, spelling: Spelling) -> Iterator[Strea
 
 
 def as_it_is(tensor: StoredTensor) -> Stream:
-    """A tensor under its own name."""
+    """Return a tensor under its own name."""
     return Stream(spec=tensor.spec, chunks=tensor.read())
 
 
