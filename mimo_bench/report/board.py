@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -19,6 +20,7 @@ from mimo_bench.record import LayoutRecord, Mode, RunRecord
 from mimo_bench.report import HTML_FILE, words
 from mimo_bench.report.compared import compared
 from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted
+from mimo_bench.report.history.judgement import regressions
 
 WIDE = 124
 """Columns from which placement and grids fit beside the rest."""
@@ -94,20 +96,7 @@ class Board:
         if len(shown) < len(rows):
             yield Text(f"{len(rows) - len(shown)} of {len(rows)} layouts are not shown", style="dim")
         if self._record is not None:
-            yield Text(words.summary(self._record.layouts), style="bold")
-            if skipped := words.skipped(self._record):
-                yield Text(skipped, style="yellow")
-            yield from (Text(f"held-out samples answered right: {said}") for said in words.learnt(self._record))
-            if (best := words.recommended(self._record)) is not None:
-                yield Text(f"best: {best.name}, {best.reason}")
-            elif self._record.ranking or "parity" not in self._record.modes:
-                yield Text(words.none_to_take(self._record))
-            if self._record.finished_at is None:
-                yield Text(words.stopped_early(self._started.directory), overflow="fold")
-            if self._contradictions:
-                said = words.in_doubt(self._contradictions, self._started.directory)
-                yield Text(said, style="yellow", overflow="fold")
-            yield Text(f"report: {self._started.directory / HTML_FILE}", overflow="fold")
+            yield from summary_lines(self._record, self._contradictions, self._started.directory)
 
     def _table(self, rows: Sequence[Row], *, width: int) -> Table:
         is_wide = width >= WIDE
@@ -150,6 +139,28 @@ class Board:
             return Text(words.DASH)
         seconds = (self._now() if row.ended_at is None else row.ended_at) - row.started_at
         return Text(f"{seconds:.0f} s")
+
+
+def summary_lines(record: RunRecord, contradictions: Sequence[str], directory: Path) -> Iterator[Text]:
+    """Yield the end of a run: counts, failures, regressions, the best layout and the path of the report."""
+    yield Text(words.summary(record.layouts), style="bold")
+    for layout in record.layouts:
+        if not words.is_good(layout):
+            yield Text(f"FAILED {words.failure(layout)}", style="red", overflow="fold")
+    for each in regressions(record.history):
+        yield Text(f"REGRESSED {each.layout}: {each.reason}", style="red", overflow="fold")
+    if skipped := words.skipped(record):
+        yield Text(skipped, style="yellow")
+    yield from (Text(f"held-out samples answered right: {said}") for said in words.learnt(record))
+    if (best := words.recommended(record)) is not None:
+        yield Text(f"best: {best.name}, {best.reason}")
+    elif record.ranking or "parity" not in record.modes:
+        yield Text(words.none_to_take(record))
+    if record.finished_at is None:
+        yield Text(words.stopped_early(directory), overflow="fold")
+    if contradictions:
+        yield Text(words.in_doubt(contradictions, directory), style="yellow", overflow="fold")
+    yield Text(f"report: {directory / HTML_FILE}", overflow="fold")
 
 
 def measured(layout: LayoutRecord) -> tuple[str, str, str]:

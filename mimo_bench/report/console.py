@@ -10,14 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 
 from mimo_bench.record import LayoutRecord
-from mimo_bench.report import HTML_FILE, words
-from mimo_bench.report.board import Board, measured
+from mimo_bench.report import words
+from mimo_bench.report.board import Board, measured, summary_lines
 from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
 from mimo_bench.util import counted
 
@@ -49,7 +50,7 @@ def watch(console: Console, *, now: Callable[[], float] = time.monotonic) -> Ite
             board.take(event)
             if isinstance(event, LayoutEnded) and not words.is_good(event.layout):
                 # Above the table, where it stays: a reason is worth reading before the matrix has ended.
-                _say(console, failure(event.layout))
+                _say(console, words.failure(event.layout))
             screen.refresh()
 
         try:
@@ -91,26 +92,14 @@ class Lines:
                     self._say(f"{self._place(name)}{name}: {mode} ...")
                 self._running = (name, mode)
             case LayoutEnded(layout=layout):
-                said = success(layout) if words.is_good(layout) else failure(layout)
+                said = success(layout) if words.is_good(layout) else words.failure(layout)
                 began = self._layout_started_at.get(layout.name)
                 took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
                 self._say(f"{self._place(layout.name)}{said}{took}")
             case MatrixEnded(record=record, contradictions=contradictions):
-                self._say(words.summary(record.layouts))
-                if said := words.skipped(record):
-                    self._say(said)
-                for said in words.learnt(record):
-                    self._say(f"held-out samples answered right: {said}")
-                if (best := words.recommended(record)) is not None:
-                    self._say(f"best: {best.name}, {best.reason}")
-                elif record.ranking or "parity" not in record.modes:
-                    self._say(words.none_to_take(record))
-                if self._started is not None:
-                    if record.finished_at is None:
-                        self._say(words.stopped_early(self._started.directory))
-                    if contradictions:
-                        self._say(words.in_doubt(contradictions, self._started.directory))
-                    self._say(f"report: {self._started.directory / HTML_FILE}")
+                directory = self._started.directory if self._started is not None else Path()
+                for line in summary_lines(record, contradictions, directory):
+                    self._say(line.plain)
 
     def _place(self, name: str) -> str:
         if self._started is None or name not in self._started.names:
@@ -126,11 +115,6 @@ def success(layout: LayoutRecord) -> str:
     numbers = zip(("loss rel", "grad norm rel", "tokens/s"), measured(layout), strict=True)
     known = [f"{what} {value}" for what, value in numbers if value != words.DASH]
     return ", ".join([f"{layout.name}: {words.status(layout)}", *known])
-
-
-def failure(layout: LayoutRecord) -> str:
-    """A layout that did not pass, and why."""
-    return f"{layout.name}: {words.status(layout)}: {words.first_line(layout.reason)}"
 
 
 def _say(console: Console, line: str) -> None:

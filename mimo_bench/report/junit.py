@@ -1,7 +1,7 @@
 """The verdicts as JUnit XML, one case a layout, for the test tab of a CI system.
 
-A layout that failed parity is a failure, one that ended without a record is an error, and one that
-nobody judged is skipped.
+A layout that failed parity or regressed is a failure, one that ended without a record is an error, and one that was not
+judged is skipped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from mimo_bench.record import LayoutRecord, RunRecord, Status
 from mimo_bench.report import words
+from mimo_bench.report.history.judgement import regressions
 
 KINDS: dict[Status, str | None] = {
     "passed": None,
@@ -31,8 +32,9 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render_junit(record: RunRecord) -> bytes:
     """A whole `junit.xml`; what XML cannot hold, such as a terminal's escape codes, is left out."""
     name = PurePath(record.scenario_file).stem
-    cases = [_case(layout, name) for layout in record.layouts]
-    kinds = [KINDS[layout.status] for layout in record.layouts]
+    slower = {each.layout: f"regressed: {each.reason}" for each in regressions(record.history)}
+    cases = [_case(layout, name, slower.get(layout.name)) for layout in record.layouts]
+    kinds = [child.tag for case in cases for child in case]
     suite = Element(
         "testsuite",
         name=_text(name),
@@ -50,9 +52,12 @@ def render_junit(record: RunRecord) -> bytes:
     return f"<?xml version='1.0' encoding='utf-8'?>\n{tostring(suites, encoding='unicode')}\n".encode()
 
 
-def _case(layout: LayoutRecord, scenario: str) -> Element:
+def _case(layout: LayoutRecord, scenario: str, slower: str | None) -> Element:
     case = Element("testcase", classname=_text(scenario), name=_text(layout.name), time=f"{_seconds(layout):.3f}")
-    if (kind := KINDS[layout.status]) is not None:
+    kind = KINDS[layout.status]
+    if kind in (None, "skipped") and slower is not None:
+        SubElement(case, "failure", type="regressed", message=_text(slower)).text = _text(slower)
+    elif kind is not None:
         message = f"{words.status(layout)}: {words.first_line(layout.reason)}"
         SubElement(case, kind, type=layout.status, message=_text(message)).text = _text(layout.reason)
     return case

@@ -12,6 +12,7 @@ from mimo_bench.record import Environment, LayoutRecord, RunRecord
 from mimo_bench.report import proof, settings, skew, words
 from mimo_bench.report.changes import Changes
 from mimo_bench.report.compared import Compared, compared
+from mimo_bench.report.history.judgement import regressions
 from mimo_bench.report.html.selection import by_place
 from mimo_bench.report.ranking import advice
 from mimo_bench.util import counted
@@ -20,7 +21,6 @@ SIZE_LIMIT = 1024 * 1024
 """Bytes; GitHub refuses a longer summary."""
 
 HEADS = (
-    "place",
     "layout",
     "placement",
     "grids",
@@ -44,7 +44,10 @@ def render_markdown(record: RunRecord, *, changes: Changes | None = None) -> str
         _section("Not passed", _reasons(record)),
         _section("Held as timed only", _held_as_timed(record)),
         _changes(changes),
-        table(HEADS, (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in by_place(record))),
+        table(
+            (words.place_title(record), *HEADS),
+            (_verdict_row(layout, places.get(layout.name, words.DASH)) for layout in by_place(record)),
+        ),
         _folded("Settings", _rows(settings.HEADS, settings.settings_rows(record))),
         _section("Held-out samples answered right", "\n".join(f"- {_escape(said)}" for said in words.learnt(record))),
         _folded("Every verdict, with its reason and its band", _verdicts(record)),
@@ -65,6 +68,8 @@ def _head(record: RunRecord) -> str:
     ]
     if record.tainted is not None:
         lines.append(f"**Do not compare these numbers:** {_escape(record.tainted)}")
+    if slower := dict.fromkeys(each.layout for each in regressions(record.history)):
+        lines.append(f"**Regressed: {_escape(', '.join(slower))}**")
     if record.finished_at is None:
         lines.append("**The run did not finish.**")
     if said := words.skipped(record):

@@ -228,6 +228,16 @@ def ranked_by(record: RunRecord) -> str:
     return said if record.environment.device_kind == "cuda" else f"{said} {ON_CPU_RANKS}"
 
 
+def place_title(record: RunRecord) -> str:
+    """Return the title of the column of places."""
+    return "place" if record.environment.device_kind == "cuda" else "fastest here"
+
+
+def failure(layout: LayoutRecord) -> str:
+    """Return a layout that did not pass, with its reason, on one line."""
+    return f"{layout.name}: {status(layout)}: {first_line(layout.reason)}"
+
+
 def no_changes(changes: Changes) -> str:
     """What is said where no change is listed."""
     if changes.not_compared is not None:
@@ -256,8 +266,8 @@ def ranking(record: RunRecord) -> tuple[Ranked, ...]:
 
 
 def recommended(record: RunRecord) -> Ranked | None:
-    """The layout to take."""
-    return next(iter(ranking(record)), None)
+    """Return the layout to take; None on CPU ranks, whose places do not hold for GPUs."""
+    return next(iter(ranking(record)), None) if record.environment.device_kind == "cuda" else None
 
 
 def none_to_take(record: RunRecord) -> str:
@@ -269,7 +279,12 @@ def none_to_take(record: RunRecord) -> str:
     if "parity" not in record.modes:
         num_held, num_layouts = sum(state(layout) == "as_timed" for layout in record.layouts), len(record.layouts)
         return f"None is ranked: {NO_PARITY} Within the noise band as timed: {num_held} of {num_layouts}."
-    return "None: no layout passed and was timed."
+    if not record.ranking:
+        return "None: no layout passed and was timed."
+    fastest, num_cpus = record.ranking[0], record.environment.num_cpus
+    world_size = next(layout.world_size for layout in record.layouts if layout.name == fastest.name)
+    ranks = f"{counted(world_size, 'rank')} on {counted(num_cpus, 'core')}, {world_size / num_cpus:.3g} a core"
+    return f"Nothing is recommended: {ON_CPU_RANKS} Fastest here: {fastest.name} ({ranks}), {fastest.reason}."
 
 
 def going_on(*, num_layouts: int, num_kept: int) -> str:

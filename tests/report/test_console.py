@@ -6,16 +6,23 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from mimo_bench.report import words
+from mimo_bench.record.schema import Comparison, HistoryComparison
+from mimo_bench.report import render_junit, render_markdown, words
 from mimo_bench.report.board import Board
 from mimo_bench.report.console import live, watch
 from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted
 from tests.report.test_report_as_timed import timed_alone
 from tests.support import golden
+
+FASTEST_HERE = (
+    "Nothing is recommended: CPU ranks share this machine's cores: no forecast for GPUs. Fastest here: colocated-dp2 "
+    "(2 ranks on 8 cores, 0.25 a core), 1,506 tokens/s per CPU rank of 2; 41.2 % above the next."
+)
 
 STARTED = MatrixStarted(
     scenario=golden.scenario(),
@@ -73,12 +80,35 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     lines = log(events())
     assert lines[:2] == [golden.scenario().question, "4 layouts of llava-tiny, parity and timing on cpu ranks"]
     assert lines[2] == f"[1/4] {golden.BASELINE}: parity ..."
-    assert lines[-3:] == [
-        "2 passed, 1 parity failed, 1 crashed",
-        "best: colocated-dp2, 1,506 tokens/s per CPU rank of 2; 41.2 % above the next",
-        "report: runs/one/report.html",
-    ]
-    assert len(lines) == len(events()) + 3
+    assert lines[-5] == "2 passed, 1 parity failed, 1 crashed"
+    assert lines[-4].startswith(f"FAILED {golden.WRONG}: parity failed: ")
+    assert lines[-3].startswith(f"FAILED {golden.CRASHED}: crashed: ")
+    assert lines[-2:] == [FASTEST_HERE, "report: runs/one/report.html"]
+    assert len(lines) == len(events()) + 5
+
+
+def test_a_regression_is_named_at_the_end() -> None:
+    slower = Comparison(
+        layout=golden.DISJOINT,
+        quantity="step_seconds",
+        verdict="regressed",
+        reason="22.0% slower (p = 0.001)",
+        value=1.0,
+    )
+    expected = slower.model_copy(update={"layout": golden.BASELINE, "expected": "known"})
+    record = golden.record().model_copy(
+        update={"history": HistoryComparison(directory="nights", num_runs=8, held=(slower, expected))}
+    )
+    said = f"REGRESSED {golden.DISJOINT}: 22.0% slower (p = 0.001)"
+    lines = log([*events()[:-1], MatrixEnded(record=record)])
+    assert said in lines
+    assert said in drawn(board_after([STARTED, MatrixEnded(record=record)]))
+    assert sum("REGRESSED" in line for line in lines) == 1
+    suite = ElementTree.fromstring(render_junit(record))[0]
+    assert suite.get("failures") == "2"
+    (failure,) = next(case for case in suite if case.get("name") == golden.DISJOINT)
+    assert (failure.tag, failure.get("message")) == ("failure", "regressed: 22.0% slower (p = 0.001)")
+    assert f"**Regressed: {golden.DISJOINT}**" in render_markdown(record)
 
 
 def test_what_was_only_timed_is_told_by_its_numbers_and_why_nothing_is_ranked() -> None:
@@ -117,7 +147,7 @@ def test_skipped_samples_are_told_at_the_end() -> None:
     )
     ended = MatrixEnded(record=golden.record().model_copy(update={"layouts": layouts}))
     said = "Bad samples skipped: 25 of train, 6 of validation; the ranks' logs name them."
-    assert log([STARTED, ended])[3] == said
+    assert said in log([STARTED, ended])
     assert said in drawn(board_after([STARTED, ended]))
     assert "skipped" not in drawn(board_after(events()))
 
@@ -221,11 +251,13 @@ def test_an_ended_layout_shows_its_status_and_numbers() -> None:
 def test_the_last_picture_has_counts_and_the_report() -> None:
     board = board_after(events())
     board.close()
-    assert [line.rstrip() for line in drawn(board).rstrip().splitlines()[-3:]] == [
-        "2 passed, 1 parity failed, 1 crashed",
-        "best: colocated-dp2, 1,506 tokens/s per CPU rank of 2; 41.2 % above the next",
-        "report: runs/one/report.html",
-    ]
+    *_, counts, first, second, fastest, report = (
+        line.rstrip() for line in drawn(board, width=240).splitlines() if line
+    )
+    assert counts == "2 passed, 1 parity failed, 1 crashed"
+    assert first.startswith(f"FAILED {golden.WRONG}: ")
+    assert second.startswith(f"FAILED {golden.CRASHED}: ")
+    assert (fastest, report) == (FASTEST_HERE, "report: runs/one/report.html")
 
 
 def test_a_narrow_terminal_keeps_one_line_a_layout() -> None:

@@ -266,6 +266,19 @@ def test_layouts_stand_in_the_order_of_their_places() -> None:
     assert len(names) == 12
 
 
+def test_on_cpu_ranks_nothing_is_recommended() -> None:
+    record = golden.record()
+    said = f"Nothing is recommended: {words.ON_CPU_RANKS} Fastest here: {golden.BASELINE} (2 ranks on 8 cores, 0.25 a core)"
+    assert said in render_markdown(record)
+    assert "| fastest here | layout |" in render_markdown(record)
+    page = Page(render_html(record)).text
+    assert said in " ".join(page.split())
+    assert "fastest here" in page
+    on_gpus = record.model_copy(update={"environment": record.environment.model_copy(update={"device_kind": "cuda"})})
+    assert words.recommended(on_gpus) == record.ranking[0]
+    assert "| place | layout |" in render_markdown(on_gpus)
+
+
 def test_the_recommendation_says_why_what_it_costs_and_what_else() -> None:
     record = synthetic.run(num_layouts=12)
     text = " ".join(Page(render_html(record)).text.split())

@@ -89,10 +89,10 @@ def in_words(night: Night) -> str:
     return f"{night.started_at:%Y-%m-%d %H:%M} UTC" + (f", commit {night.commit[:7]}" if night.commit else "")
 
 
-def regressions(comparison: HistoryComparison | None) -> list[str]:
-    """Return the layouts that got slower or larger and were not expected to."""
+def regressions(comparison: HistoryComparison | None) -> list[Comparison]:
+    """Return the comparisons of layouts that got slower or larger and were not expected to."""
     found = comparison.held if comparison is not None else ()
-    return [each.layout for each in found if each.verdict == "regressed" and each.expected is None]
+    return [each for each in found if each.verdict == "regressed" and each.expected is None]
 
 
 def unexpected(layouts: Iterable[LayoutRecord], comparison: HistoryComparison | None) -> list[LayoutRecord]:
