@@ -268,7 +268,7 @@ def test_layouts_stand_in_the_order_of_their_places() -> None:
 
 def test_on_cpu_ranks_nothing_is_recommended() -> None:
     record = golden.record()
-    said = f"Nothing is recommended: {words.ON_CPU_RANKS} Fastest here: {golden.BASELINE} (2 ranks on 8 cores, 0.25 a core)"
+    said = f"{words.ON_CPU_RANKS} Fastest here: {golden.BASELINE} (2 ranks on 8 cores, 0.25 a core)"
     assert said in render_markdown(record)
     assert "| fastest here | layout |" in render_markdown(record)
     page = Page(render_html(record)).text
