@@ -27,6 +27,9 @@ ROLES = ("system", "user", "assistant", "tool")
 """Those that chat templates of the field share."""
 
 
+PLACEHOLDER: Final = "<image>"
+"""An image in data of the field, whatever a processor calls its token."""
+
 _SHAREGPT = {"human": "user", "gpt": "assistant"}
 
 
@@ -156,8 +159,7 @@ class Chat:
         if unknown := next((name for name in roles.values() if name not in known), None):
             raise ScenarioError(f"data.roles: {unknown!r} is no role of the chat template; {choices(unknown, known)}")
         self._roles = roles_of(processor.chat_template, renamed=roles)
-        # Data of the field says <image>, whatever the processor calls its token.
-        self._placeholders = re.compile("|".join(map(re.escape, {"<image>", self._image_token})))
+        self._placeholders = re.compile("|".join(map(re.escape, {PLACEHOLDER, self._image_token})))
         tokens = Tokens(
             image_token=self._image_token,
             image_token_id=self._tokenizer.convert_tokens_to_ids(self._image_token),
@@ -190,9 +192,10 @@ class Chat:
         is_answer = [
             any(start < last and first < end for first, last in answers) for start, end in encoded["offset_mapping"]
         ]
-        if (found := encoded["input_ids"].count(self._image_token_id)) != num_images:
+        in_text = 0 if self._image_token == PLACEHOLDER else rendered.count(PLACEHOLDER)
+        if (found := encoded["input_ids"].count(self._image_token_id) + in_text) != num_images:
             raise BadSample(
-                f"is rendered with {found} of {self._image_token} and has {counted(num_images, 'image')}; place each "
+                f"is rendered with {found} of {PLACEHOLDER} and has {counted(num_images, 'image')}; place each "
                 "as a part of the type 'image', not within a part of text"
             )
         text = self._expanded(encoded["input_ids"], is_answer)

@@ -368,9 +368,13 @@ def test_the_usual_placeholder_is_an_image_whatever_the_processor_calls_its_own(
     folder = shutil.copytree(own / "processor", own / "renamed")
     for file in folder.iterdir():
         file.write_text(file.read_text(encoding="utf-8").replace("<image>", "<|image_pad|>"), encoding="utf-8")
-    write_rows(own, [row(0)])
+    in_text = [{"type": "text", "text": "<image> what is this ?"}]
+    write_rows(own, [row(0), {"images": [CAT], "messages": content(in_text)}])
     tokens = rendered(own)
     assert rendered(own, processor="renamed") == tokens
+    for processor in ("processor", "renamed"):
+        reason = in_order(own, processor=processor).bad("validation", 1) or ""
+        assert "is rendered with 2 of <image> and has 1 image; place each as a part of the type 'image'" in reason
 
 
 # ShareGPT's and LLaVA's rows

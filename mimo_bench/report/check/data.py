@@ -37,7 +37,7 @@ def _fullest(data: HuggingFaceData) -> str:
 
 
 def _repeated(scenario: Scenario) -> Iterator[str]:
-    """Where the evaluation takes more samples than there are: whatever it finds, some of them count more than once."""
+    """Yield a line if the evaluation takes more samples than there are, so that some count more than once."""
     num_batches = scenario.evaluation.num_batches
     num_taken = num_batches * scenario.global_batch_size
     num_samples = scenario.data.num_samples("validation")
