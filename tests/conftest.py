@@ -51,6 +51,8 @@ def _signals_as_in_a_terminal() -> Iterator[None]:
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
         signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGUSR1: signal.SIG_DFL,
+        signal.SIGUSR2: signal.SIG_DFL,
     }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield

@@ -2,7 +2,8 @@
 
 Exit status: 0 all well; 2 bad input, nothing started or written; 3 a layout ended without a record; 1 a layout failed
 parity; 4 a layout became slower, under --gate-performance; 70 a bug of mimo-bench, or a file or disk that failed; 130
-interrupted, 143 and 129 stopped by SIGTERM and SIGHUP. If several apply, the first in that order.
+interrupted; 143, 129, 138 and 140 stopped by SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. If several apply, the first in that
+order.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (or the process's own) spell, and return its exit status."""
     try:
-        with stopped_by(signal.SIGTERM, signal.SIGHUP):
+        with stopped_by(signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             app(args=arguments, prog_name="mimo-bench", standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0

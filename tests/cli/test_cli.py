@@ -190,7 +190,10 @@ def test_an_interrupt_ends_with_130(scenario: Path, monkeypatch: pytest.MonkeyPa
     assert cli.main(["check", str(scenario)]) == 130
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138), (signal.SIGUSR2, 140)],
+)
 def test_a_signal_ends_the_command_in_good_order_with_the_status_that_a_shell_gives_it(
     number: signal.Signals, status: int, scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

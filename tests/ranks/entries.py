@@ -123,6 +123,18 @@ def sleep_for_ever() -> None:
         time.sleep(3600)
 
 
+def signal_like_a_scheduler(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
+    """Send SIGUSR1 and SIGUSR2 to this rank and every process between it and the command, as `scancel --full` does."""
+    pid, signalled = os.getpid(), []
+    while pid != arguments["above"]:
+        signalled.append(pid)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(pid, number)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    time.sleep(0.2)
+    (Path(arguments["folder"]) / f"signalled{rank}").write_text(" ".join(map(str, signalled)))
+
+
 def train_slowly(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
     """Take a while, and say so, or not."""
     for _ in range(arguments["steps"]):

@@ -116,6 +116,14 @@ def test_a_signal_is_told_from_the_connections_that_peers_lose_by_it(
     assert not alive(pids(tmp_path))
 
 
+def test_signals_that_a_scheduler_sends_to_every_process_of_a_job_end_no_rank(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    outcome = launcher.launch(job(tmp_path, "signal_like_a_scheduler", above=os.getpid()))
+    assert (outcome.ended, outcome.reason) == ("finished", "all 2 ranks finished")
+    assert len((tmp_path / "signalled0").read_text().split()) >= 4  # rank, supervisor, fork server, starter
+
+
 def test_an_exit_without_an_exception_is_a_crash(launcher: Launcher, tmp_path: Path) -> None:
     outcome = launcher.launch(job(tmp_path, "fail_in_one_rank", culprit=0, how="exit"))
     assert (outcome.ended, outcome.rank) == ("crashed", 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -29,6 +30,9 @@ from mimo_bench.util import LaunchError
 
 def main() -> None:
     """Serve the command that started this process; the arguments are the modules to preload."""
+    # Slurm may send them to every process of a job step; ending is the command's decision. Ranks inherit this.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     jobs, replies = _take_pipes()
     sockets = Path(os.environ.pop(TEMPORARY))
     processes.adopt_orphans()
