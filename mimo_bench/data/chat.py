@@ -213,7 +213,8 @@ class Chat:
         conversation = self._with_images(messages, num_images)
         rendered = self._render(conversation, tools)
         first, last = self._answers(conversation, tools, rendered)[-1]
-        said = [part["text"] for message in conversation for part in message["content"] if part["type"] == "text"]
+        answers = (message["content"] for message in conversation if message["role"] == "assistant")
+        said = [part["text"] for content in answers for part in content if part["type"] == "text"]
         return not said or not rendered[first:last].endswith(said[-1].strip())
 
     def shown(self, text: Text) -> str:

@@ -9,7 +9,7 @@ such as lists of mixed types, is reported for each sample when it is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -212,8 +212,11 @@ MAX_EARLY_BYTES = 10 << 20
 """Beginning of a file that `datasets` takes columns and types from."""
 
 
-def odd_line(file: Path | None) -> str | None:
-    """Return the first line of a JSONL that is unlike those before it, in words; None for other files."""
+def odd_line(file: Path | None, *, columns: Set[str] | None = None) -> str | None:
+    """Return the first line of a JSONL that is unlike those before it, in words; None for other files.
+
+    With `columns`, others do not count.
+    """
     if file is None or file.suffix != ".jsonl" or not file.is_file():
         return None
     kinds: dict[str, str] = {}
@@ -227,6 +230,8 @@ def odd_line(file: Path | None) -> str | None:
             if not isinstance(row, dict):
                 return f"line {number} holds {_kind(row)}, and must be an object"
             for column, value in row.items():
+                if columns is not None and column not in columns:
+                    continue
                 if num_bytes > MAX_EARLY_BYTES and column not in kinds:
                     return f"line {number} has a column {column!r}, which the first 10 MB have not"
                 kind, before = _kind(value), kinds.get(column, "null")
@@ -264,9 +269,14 @@ def read_contents(data: HuggingFaceData, splits: Iterable[Split], *, most_images
     Raises:
         DataError: as `open_rows` has it.
     """
-    if data.place("path") is None:
+    place = data.place("path")
+    if place is None:
         return None
     opened = {split: open_rows(data, split) for split in splits}
+    texts = {name for name in (data.question, data.answer) if name is not None}
+    # Of a short file, `datasets` notices it.
+    if place.stat().st_size > MAX_EARLY_BYTES and texts and (reason := odd_line(place, columns=texts)):
+        raise DataError(f"data: {data.path}: cannot be read: {reason}; mend the file")
     train = opened["train"]
     counts = _image_counts(train)
     if counts and (fewest := min(counts)) > most_images:

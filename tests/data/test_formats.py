@@ -89,6 +89,19 @@ def test_contents_that_become_lists_late_in_a_file_stay_what_they_are(own: Path)
 
 
 @pytest.mark.parametrize(
+    ("answer", "kind"), [({"a": 1}, "an object"), (5.0, "a number"), (True, "true or false"), (["a"], "a list of text")]
+)
+def test_answers_that_change_their_type_after_what_datasets_looks_at_are_refused(
+    own: Path, answer: Any, kind: str
+) -> None:
+    early = {"images": [CAT], "question": "what ?", "answer": "a", "padding": "x" * (11 << 20)}
+    write_rows(own, [early, {**early, "answer": answer, "padding": ""}])
+    data = section(own, question="question", answer="answer")
+    with pytest.raises(DataError, match=f"line 2: 'answer' holds {kind}, and text in the lines before; mend the file"):
+        read_contents(data, ("train",), most_images=3)
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"id": "a"}, "line 121: 'id' holds text, and a number in the lines before"),
