@@ -44,6 +44,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not (place := root / family).exists():
             save_random(CONFIGS / f"{family}.json", place)
             (place / "tokenizer_config.json").write_text('{"pad": 0}', encoding="utf-8")
+            (place / "additional_chat_templates").mkdir()
+            (place / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}", encoding="utf-8")
         return place
 
     return save
@@ -78,7 +80,9 @@ def test_every_bit_survives_import_and_export(family: str, saved: Callable[[str]
     assert cli.main(["import", str(source), str(tmp_path / "ours")]) == 0
     assert cli.main(["export", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 0
     assert are_same(held(source), held(tmp_path / "theirs"))
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+    for name in (
+        "config.json", "generation_config.json", "tokenizer_config.json", "additional_chat_templates/tools.jinja",
+    ):  # fmt: skip
         assert (tmp_path / "theirs" / name).read_bytes() == (source / name).read_bytes(), name
     again, before = load(tmp_path / "theirs"), load(source)
     assert are_same(dict(again.named_parameters()), dict(before.named_parameters()))
@@ -389,6 +393,14 @@ def test_a_broken_directory_of_weights_is_refused(
     assert cli.main(["export", str(ours), str(tmp_path / "theirs")]) == 2
     assert complaint in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [ours]
+
+
+def test_an_export_of_checkpoints_names_the_newest(ours: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for step in (1, 2):
+        shutil.copytree(ours, tmp_path / "checkpoints" / f"step-0000000{step}")
+    with pytest.raises(WeightsError, match=r"weights.json: no such file; name .*/checkpoints/step-00000002"):
+        export_weights(tmp_path / "checkpoints", tmp_path / "theirs")
 
 
 def test_an_export_says_what_it_leaves_out_and_what_is_not_stored(

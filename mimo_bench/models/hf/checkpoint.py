@@ -50,24 +50,14 @@ def read_checkpoint(directory: Path) -> dict[str, StoredTensor]:
     raise WeightsError(f"{directory}: holds neither {SINGLE} nor {INDEX}; save_pretrained of `transformers` writes one")
 
 
-def companions(directory: Path) -> list[Path]:
-    """Return the files next to the weights that belong to tokenizer, processor and generation."""
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.is_file()
-        and path.suffix in _COMPANIONS
-        and path.name != CONFIG
-        and not path.name.endswith(".index.json")
-        and not path.name.startswith(".")
-    )
-
-
-def copy_files(files: Iterable[Path], folder: Path) -> None:
-    """Copy files into a folder, which is made if need be."""
-    folder.mkdir(exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the files of tokenizer, processor and generation from the directory of a checkpoint, if there are any."""
+    for path in (*source.glob("*"), *source.glob("additional_chat_templates/*")):
+        is_other = path.name == CONFIG or path.name.endswith(".index.json") or path.name.startswith(".")
+        if path.is_file() and path.suffix in _COMPANIONS and not is_other:
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def deal_out(specs: Iterable[TensorSpec], *, shard_bytes: int = SHARD_BYTES) -> dict[str, list[TensorSpec]]:

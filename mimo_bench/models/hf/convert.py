@@ -14,8 +14,7 @@ from mimo_bench.models.hf.checkpoint import (
     CONFIG,
     INDEX,
     SHARD_BYTES,
-    companions,
-    copy_files,
+    copy_companions,
     deal_out,
     index_of,
     read_checkpoint,
@@ -102,8 +101,7 @@ def import_weights(source: Path, target: Path) -> Converted:
         if aside:
             files[ASIDE] = write(temporary / f"{ASIDE}.safetensors", map(as_it_is, aside))
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
-        if kept := companions(source):
-            copy_files(kept, temporary / COMPANIONS)
+        copy_companions(source, temporary / COMPANIONS)
         write_manifest(
             temporary, Manifest(shape=shape, files=files, spelling=spelling, stores_tied_output_layer=is_stored)
         )
@@ -131,8 +129,7 @@ def export_weights(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES
         if len(dealt) > 1:
             (temporary / INDEX).write_text(index_of(dealt), encoding="utf-8")
         shutil.copyfile(source / CONFIG, temporary / CONFIG)
-        if (source / COMPANIONS).is_dir():
-            copy_files(companions(source / COMPANIONS), temporary)
+        copy_companions(source / COMPANIONS, temporary)
     specs = [stream.spec for stream in streams]
     return Converted.of(specs, num_aside=len(aside), remarks=_remarks(source, manifest, specs))
 

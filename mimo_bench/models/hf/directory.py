@@ -74,9 +74,9 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(
-            f"{path}: no such file; `mimo-bench import HF_DIR OUT` makes a directory of weights"
-        ) from None
+        inner = sorted(directory.glob(f"*/{MANIFEST}"))
+        remedy = f"name {inner[-1].parent}" if inner else "`mimo-bench import HF_DIR OUT` makes a directory of weights"
+        raise WeightsError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

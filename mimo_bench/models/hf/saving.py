@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mimo_bench.models.hf.checkpoint import CONFIG, companions, copy_files
+from mimo_bench.models.hf.checkpoint import CONFIG, copy_companions
 from mimo_bench.models.hf.config import config_of
 from mimo_bench.models.hf.directory import ASIDE, COMPANIONS, Manifest, read_manifest, tensors_of, write_manifest
 from mimo_bench.models.registry import configured
@@ -31,7 +31,7 @@ def complete(directory: Path, *, start: Path | None, config: Path | None, proces
         manifest = _with_heritage(directory, manifest, start)
         config = config or (start / CONFIG if (start / CONFIG).is_file() else None)
     if processor is not None:
-        copy_files(companions(processor), directory / COMPANIONS)
+        copy_companions(processor, directory / COMPANIONS)
     content = config_of(manifest.shape)
     if content is not None and config is not None:
         content = json.loads(config.read_text(encoding="utf-8"))
@@ -50,8 +50,7 @@ def _with_heritage(directory: Path, manifest: Manifest, start: Path) -> Manifest
     if ASIDE in before.files:
         shutil.copyfile(start / f"{ASIDE}.safetensors", directory / f"{ASIDE}.safetensors")
         files[ASIDE] = before.files[ASIDE]
-    if (start / COMPANIONS).is_dir():
-        copy_files(companions(start / COMPANIONS), directory / COMPANIONS)
+    copy_companions(start / COMPANIONS, directory / COMPANIONS)
     kept = {"files": files, "spelling": before.spelling, "stores_tied_output_layer": before.stores_tied_output_layer}
     return manifest.model_copy(update=kept)
 
