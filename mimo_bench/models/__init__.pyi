@@ -10,6 +10,7 @@ from .hf.directory import (
     check_shape,
     manifest_of,
     read_manifest,
+    tensors_of,
     write_manifest,
 )
 from .hf.safetensors import CHUNK_BYTES, TensorSpec, TensorWriter, header_of
@@ -86,6 +87,7 @@ __all__ = [
     "read_manifest",
     "read_model_shape",
     "stage_parameters",
+    "tensors_of",
     "to_transformers",
     "uniform",
     "unknown_modules",

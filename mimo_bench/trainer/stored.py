@@ -15,7 +15,7 @@ import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 from safetensors import SafetensorError, safe_open
 
-from mimo_bench.models import CHUNK_BYTES, StoredFile, TensorSpec, TensorWriter
+from mimo_bench.models import CHUNK_BYTES, StoredFile, TensorSpec, TensorWriter, tensors_of
 from mimo_bench.trainer.model import hosted_modules
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import COPIES_DIFFER, Shard, differing_copy, shards
@@ -67,6 +67,23 @@ class StoredWeights:
                 "name weights of this model"
             )
         return stored
+
+
+def unread_parameter(directory: Path, model: MimoModel, topology: Topology) -> str | None:
+    """Return why weights in `directory` are of another model, if they have a parameter that no rank's model has.
+
+    Collective over the world.
+    """
+    everyone: list[set[str]] = [set()] * dist.get_world_size()
+    dist.all_gather_object(everyone, {shard.name for shard in shards(model, topology)})
+    known = set[str]().union(*everyone)
+    for module in topology.layout.modules:
+        if unread := sorted(set(tensors_of(directory, module)) - known):
+            return (
+                f"{directory / f'{module}.safetensors'}: {unread[0]}: the model has no such parameter; build it with "
+                "the provider that these weights were trained with"
+            )
+    return None
 
 
 @torch.no_grad()

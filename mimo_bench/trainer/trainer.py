@@ -25,9 +25,10 @@ from mimo_bench.trainer.logging import EvaluationTotals, StepResult
 from mimo_bench.trainer.model import Provider, compile_layers, provider_of, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ModuleNorms, ScheduledOptimizer, build_optimizer
 from mimo_bench.trainer.step import Schedule, build_schedule
-from mimo_bench.trainer.stored import StoredWeights
+from mimo_bench.trainer.stored import StoredWeights, unread_parameter
 from mimo_bench.trainer.topology import Topology, build_topology
 from mimo_bench.trainer.weights import Start, drawn, fill_weights, freeze_weights
+from mimo_bench.util import WeightsError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +181,8 @@ def build_trainer(
     )
     start = start_of(seed=config.seed, weights=config.weights)
     fill_weights(model, topology, start)
+    if config.weights is not None and (problem := unread_parameter(config.weights, model, topology)) is not None:
+        raise WeightsError(problem)
     freeze_weights(model, topology, training=config.training)
     if config.settings.compile_layers:
         compile_layers(model)

@@ -37,7 +37,7 @@ from mimo_bench.trainer import (
     set_up,
 )
 from mimo_bench.trainer.logging import METRICS
-from mimo_bench.util.errors import DataError
+from mimo_bench.util.errors import CheckpointError, DataError, WeightsError
 
 
 def stage(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
@@ -117,7 +117,10 @@ def build_another(arguments: Mapping[str, Any], *, rank: int, world_size: int) -
 
 
 def add_parameters(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:
-    """Train a model whose provider adds a parameter to the projector and one next to it, with `freeze` frozen."""
+    """Train a model whose provider adds a parameter to the projector and one next to it, with `freeze` frozen.
+
+    Then resume, and start from the weights, without the provider.
+    """
     added: list[torch.nn.Parameter] = []
 
     def provider(shape: ModelShape, **build: Any) -> MimoModel:
@@ -134,7 +137,15 @@ def add_parameters(arguments: Mapping[str, Any], *, rank: int, world_size: int) 
     saving = Saving(directory=folder / "checkpoints")
     config = Pretraining.of(made, arguments["layout"], num_steps=1, saving=saving)
     pretrain(config, layout=made.table(arguments["layout"]).grids(), provider=provider, device="cpu")
-    (folder / f"rank{rank}.json").write_text(json.dumps([parameter.requires_grad for parameter in added]))
+    problems = []
+    for more in ({"saving": saving}, {"weights": folder / "checkpoints" / "step-00000001"}):
+        config = Pretraining.of(made, arguments["layout"], num_steps=2, **more)
+        try:
+            pretrain(config, layout=made.table(arguments["layout"]).grids(), device="cpu")
+        except (CheckpointError, WeightsError) as error:
+            problems.append(f"{type(error).__name__}: {error}")
+    found = {"trained": [parameter.requires_grad for parameter in added], "problems": problems}
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
 
 
 def leave_nothing(arguments: Mapping[str, Any], *, rank: int, world_size: int) -> None:

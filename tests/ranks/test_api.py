@@ -264,7 +264,13 @@ def test_what_a_provider_adds_is_saved_and_is_frozen_with_what_it_is_added_to(
 ) -> None:
     made = scenario(LAYOUTS, training=Training(freeze=freeze))
     run_entry(launcher, "add_parameters", made, "one-rank", tmp_path, module="api_entries")
-    assert json.loads((tmp_path / "rank0.json").read_text()) == trained
+    found = json.loads((tmp_path / "rank0.json").read_text())
+    assert found["trained"] == trained
+    resumed, started = found["problems"]
+    assert resumed.startswith("CheckpointError: ")
+    assert started.startswith("WeightsError: ")
+    for problem in found["problems"]:
+        assert "vision.safetensors: vision.gain: the model has no such parameter; build it with the provider" in problem
     saved = tensors_of(tmp_path / "checkpoints" / "step-00000001", "vision")
     assert {"vision.projector.gain", "vision.gain"} <= set(saved)
 

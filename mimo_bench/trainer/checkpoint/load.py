@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from mimo_bench.trainer.checkpoint.files import CheckpointManifest, check_continues, damaged, read_manifest, saved_in
 from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState
+from mimo_bench.trainer.stored import unread_parameter
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
 from mimo_bench.util import CheckpointError
@@ -75,6 +76,8 @@ def load(trainer: Trainer, path: Path, *, num_steps: int) -> None:
                 )
             tensors[kind] = shard.cut(whole).to(shard.parameter.device)
         state.write(shard, tensors, num_steps=num_steps)
+    if (problem := unread_parameter(path, trainer.model, trainer.topology)) is not None:
+        raise CheckpointError(problem)
     trainer.optimizer.num_steps = num_steps
 
 
