@@ -1,9 +1,9 @@
 """The command line: one file a command, imported when the command is called.
 
 Exit status: 0 all well; 2 bad input, nothing started or written; 3 a layout ended without a record; 1 a layout failed
-parity; 4 a layout became slower, under --gate-performance; 70 a bug of mimo-bench, or a file or disk that failed; 130
-interrupted; 143, 129, 138 and 140 stopped by SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2. If several apply, the first in that
-order.
+parity, or does not fit `check --device-memory`; 4 a layout became slower, under --gate-performance; 70 a bug of
+mimo-bench, or a file or disk that failed; 130 interrupted; 143, 129, 138 and 140 stopped by SIGTERM, SIGHUP, SIGUSR1
+and SIGUSR2. If several apply, the first in that order.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mimo_bench.record import RunRecord
 
 PARITY_FAILED = 1
+DOES_NOT_FIT = 1
+"""Status of `check --device-memory`."""
 BAD_INPUT = 2
 NO_RECORD = 3
 SLOWER = 4

@@ -1,5 +1,6 @@
 from .changes import Change, Changes, changes_of
 from .check.data import SampleNotes, read_samples
+from .check.memory import layout_needs, needs_table
 from .check.rank_map import describe_layouts
 from .console import live
 from .events import LayoutEnded, LayoutStarted, MatrixEnded, MatrixStarted, OnEvent
@@ -48,9 +49,11 @@ __all__ = [
     "describe_layouts",
     "describe_mutant",
     "first_line",
+    "layout_needs",
     "list_table",
     "live",
     "load_run",
+    "needs_table",
     "notes",
     "pair_table",
     "plot_alarms",

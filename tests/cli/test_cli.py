@@ -68,6 +68,21 @@ def test_check_prints_which_rank_holds_what(scenario: Path, capsys: pytest.Captu
     ) in printed
 
 
+def test_check_ends_with_a_table_of_needs_and_with_1_if_a_layout_does_not_fit(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", str(scenario), "--device-memory", "80"]) == 0
+    *_, head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["layout", "peak", "needs", "a", "device", "with", "fits", "80", "GiB"]
+    assert (first.split()[-1], second.split()[-1]) == ("yes", "yes")
+    assert cli.main(["check", "-q", str(scenario), "--device-memory", "0.1"]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{scenario}: valid, 2 layouts of llava-tiny\n"
+    assert (
+        err == f"mimo-bench: {scenario}: do not fit 0.1 GiB: {', '.join(row.split()[0] for row in (first, second))}\n"
+    )
+
+
 def test_a_quiet_check_prints_one_line_a_file(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--quiet", str(scenario), str(scenario)]) == 0
     assert capsys.readouterr().out == f"{scenario}: valid, 2 layouts of llava-tiny\n" * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,15 @@ def test_ranks_that_need_as_much_share_a_row() -> None:
     assert [line.split()[0] for line in describe_memory(predict_memory(two, "a"), device_bytes=None)][1] == "0-1"
     rows = [line.split()[0] for line in describe_memory(predict_memory(two, "b"), device_bytes=None)]
     assert rows[1:3] == ["0", "1-2"]
+
+
+def test_ranks_that_print_alike_share_a_row_wherever_they_are() -> None:
+    # 64 bytes more are not seen in 1 GiB; rank 2 differs.
+    (one,) = predict_memory(scenario({"a": ({}, {})}), "a")
+    peaks = (1 << 30, (1 << 30) + 64, 2 << 30, 1 << 30, 1 << 30)
+    ranks = [replace(one, rank=rank, peak_bytes=peak) for rank, peak in enumerate(peaks)]
+    rows = [line.split()[0] for line in describe_memory(ranks, device_bytes=None)]
+    assert rows[1::2][:2] == ["0-1,3-4", "2"]
 
 
 @pytest.mark.parametrize(

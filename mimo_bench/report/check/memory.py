@@ -1,4 +1,4 @@
-"""What `mimo-bench check` prints of memory: every module on every rank, the rank's peak, and whether a device holds it.
+"""Memory as `mimo-bench check` prints it: every module on every rank, the ranks' peaks, and which layouts fit a device.
 
 Integers and text only.
 """
@@ -6,13 +6,59 @@ Integers and text only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
-from mimo_bench.predict import ModulePrediction, RankPrediction
+from mimo_bench.models import unknown_modules
+from mimo_bench.predict import MemoryPredictor, ModulePrediction, RankPrediction
+from mimo_bench.scenario import Scenario
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "workspace")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """Memory of a layout's fullest rank."""
+
+    layout: str
+    peak_bytes: int | None
+    """Peak of the allocator; None if routing decides it."""
+    device_bytes: int
+    """Memory that the device must have; at least that, if the peak is not known."""
+
+
+def layout_needs(scenario: Scenario) -> list[Need]:
+    """Return the need of every layout; none if parameters of a module are not known."""
+    if unknown_modules(scenario.shape):
+        return []
+    predictor, needs = MemoryPredictor(scenario), []
+    for table in scenario.layout:
+        layout = table.grids()
+        ranks = predictor.predict(table, layout, scenario.plan_of(table, layout))
+        peaks = [rank.peak_bytes for rank in ranks if rank.peak_bytes is not None]
+        needs.append(
+            Need(
+                layout=table.name,
+                peak_bytes=max(peaks) if len(peaks) == len(ranks) else None,
+                device_bytes=max(rank.device_bytes for rank in ranks),
+            )
+        )
+    return needs
+
+
+def needs_table(needs: Sequence[Need], *, device_bytes: int | None) -> Iterator[str]:
+    """Return a row for each layout: peak, memory that a device must have, and whether `device_bytes` suffices."""
+
+    def fits(need: Need) -> str:
+        if device_bytes is None or (need.peak_bytes is None and need.device_bytes <= device_bytes):
+            return "-"
+        return "yes" if need.device_bytes <= device_bytes else "NO"
+
+    title = "fits" if device_bytes is None else f"fits {size(device_bytes)}"
+    rows = ([need.layout, _shown(need.peak_bytes), size(need.device_bytes), fits(need)] for need in needs)
+    return _aligned([["layout", "peak", "needs a device with", title], *rows])
 
 
 def describe_memory(predictions: Sequence[RankPrediction], *, device_bytes: int | None) -> Iterator[str]:
@@ -27,17 +73,21 @@ def describe_memory(predictions: Sequence[RankPrediction], *, device_bytes: int 
 
 
 def _rows(predictions: Sequence[RankPrediction]) -> Iterator[list[str]]:
-    """One row for each module of each rank; ranks in a row that hold equal amounts share theirs."""
-    for _, equal in groupby(predictions, key=_amounts):
-        first, *others = equal
-        ranks = f"{first.rank}-{others[-1].rank}" if others else str(first.rank)
-        for number, (module, parts) in enumerate(first.modules.items()):
+    """Yield one row for each module of each rank; ranks whose rows print alike share theirs."""
+    alike: dict[tuple[tuple[tuple[str, ...], ...], str], list[int]] = {}
+    for prediction in predictions:
+        cells = tuple((module, *_cells(parts)) for module, parts in prediction.modules.items())
+        alike.setdefault((cells, _shown(prediction.peak_bytes)), []).append(prediction.rank)
+    for (cells, peak), ranks in alike.items():
+        for number, row in enumerate(cells):
             opens = number == 0
-            yield [ranks if opens else "", module, *_cells(parts), _shown(first.peak_bytes) if opens else ""]
+            yield [_spans(ranks) if opens else "", *row, peak if opens else ""]
 
 
-def _amounts(prediction: RankPrediction) -> tuple[object, ...]:
-    return tuple(prediction.modules.items()), prediction.peak_bytes
+def _spans(ranks: Sequence[int]) -> str:
+    """Return ascending ranks as spans: `0-3,6`."""
+    runs = [[rank for _, rank in run] for _, run in groupby(enumerate(ranks), key=lambda pair: pair[1] - pair[0])]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 @lru_cache(maxsize=1 << 16)
