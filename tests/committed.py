@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimo_bench.predict import predict_memory
+from mimo_bench.record import RunRecord
 from mimo_bench.record.files import read_run
-from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import write_report
 from mimo_bench.report.history.expectations import Expectations
 from mimo_bench.report.history.store import History

@@ -24,8 +24,7 @@ from .llama.shape import LanguageShape
 from .llava.counterpart import missing_counterpart
 from .llava.referee import to_transformers
 from .mixtral.shape import Experts
-from .modules.build import Build
-from .modules.config import DTYPES, ENCODER
+from .modules.build import DTYPES, ENCODER, Build
 from .modules.encoder import encoder_config, encoder_module
 from .modules.layers_local import FIXED
 from .parameters import known_encoder, stage_parameters, unknown_modules, vocab_per_rank

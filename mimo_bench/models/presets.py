@@ -45,19 +45,18 @@ _VICUNA_13B = replace(
 
 # google/siglip-so400m-patch14-384 read at its last layer, Qwen/Qwen2-1.5B. The image token is the first that the
 # tokenizer leaves free.
-_SIGLIP_SO400M = VisionShape(
-    family="siglip",
-    image_size=384,
-    patch_size=14,
-    hidden_size=1152,
-    ffn_hidden_size=4304,
-    num_layers=27,
-    num_attention_heads=16,
-    activation="gelu_pytorch_tanh",
-    norm_epsilon=1e-6,
-)
 _SIGLIP_QWEN2 = ModelShape(
-    vision=_SIGLIP_SO400M,
+    vision=VisionShape(
+        family="siglip",
+        image_size=384,
+        patch_size=14,
+        hidden_size=1152,
+        ffn_hidden_size=4304,
+        num_layers=27,
+        num_attention_heads=16,
+        activation="gelu_pytorch_tanh",
+        norm_epsilon=1e-6,
+    ),
     language=LanguageShape(
         vocab_size=151936,
         hidden_size=1536,
@@ -75,28 +74,36 @@ _SIGLIP_QWEN2 = ModelShape(
     ),
 )
 
-# Small enough for eight ranks on two cores; every TP and PP up to 4 divides it.
-_LLAVA_TINY = ModelShape(
-    vision=VisionShape(
-        image_size=16,
-        patch_size=4,
-        hidden_size=64,
-        ffn_hidden_size=128,
-        num_layers=4,
-        num_attention_heads=4,
-    ),
-    language=LanguageShape(
-        vocab_size=256,
-        hidden_size=64,
-        ffn_hidden_size=128,
-        num_layers=4,
-        num_attention_heads=8,
-        num_query_groups=4,
-        head_size=8,
-        max_sequence_length=512,
-        image_token_id=255,
-    ),
-)
+
+def _tiny(model: ModelShape, *, image_size: int, vocab_size: int) -> ModelShape:
+    """Return `model` small enough for eight ranks on two cores; every TP and PP up to 4 divides it."""
+    assert model.vision is not None
+    return ModelShape(
+        vision=replace(
+            model.vision,
+            image_size=image_size,
+            patch_size=4,
+            hidden_size=64,
+            ffn_hidden_size=128,
+            num_layers=4,
+            num_attention_heads=4,
+        ),
+        language=replace(
+            model.language,
+            vocab_size=vocab_size,
+            hidden_size=64,
+            ffn_hidden_size=128,
+            num_layers=4,
+            num_attention_heads=8,
+            num_query_groups=4,
+            head_size=8,
+            max_sequence_length=512,
+            image_token_id=vocab_size - 1,
+        ),
+    )
+
+
+_LLAVA_TINY = _tiny(_LLAVA_7B, image_size=16, vocab_size=256)
 
 # The same with Mixtral's experts, each half as wide as the MLP that two of them replace.
 _LLAVA_MOE_TINY = replace(
@@ -104,30 +111,8 @@ _LLAVA_MOE_TINY = replace(
     language=replace(_LLAVA_TINY.language, ffn_hidden_size=64, experts=Experts(num_experts=4, num_used=2)),
 )
 
-# As small, and awkward where the real one is: pixels that fill no patch, and a vocabulary that no TP divides.
-_SIGLIP_QWEN2_TINY = ModelShape(
-    vision=replace(
-        _SIGLIP_SO400M,
-        image_size=18,
-        patch_size=4,
-        hidden_size=64,
-        ffn_hidden_size=128,
-        num_layers=4,
-        num_attention_heads=4,
-    ),
-    language=replace(
-        _SIGLIP_QWEN2.language,
-        vocab_size=251,
-        hidden_size=64,
-        ffn_hidden_size=128,
-        num_layers=4,
-        num_attention_heads=8,
-        num_query_groups=4,
-        head_size=8,
-        max_sequence_length=512,
-        image_token_id=250,
-    ),
-)
+# Awkward where the real one is: pixels that fill no patch, and a vocabulary that no TP divides.
+_SIGLIP_QWEN2_TINY = _tiny(_SIGLIP_QWEN2, image_size=18, vocab_size=251)
 
 # openai/whisper-large-v3's encoder, as mistralai/Voxtral-Mini-3B-2507 reads it: 30 seconds make 375 tokens.
 _WHISPER_LARGE = AudioShape(

@@ -13,7 +13,9 @@ from typing import Any, Final, Never
 
 from pydantic import BaseModel, ValidationError
 
-from mimo_bench.record.schema import SCHEMA_VERSION, LayoutRecord, RankRecord, RunRecord
+from mimo_bench.record.schema.base import SCHEMA_VERSION
+from mimo_bench.record.schema.layout import LayoutRecord, RankRecord
+from mimo_bench.record.schema.run import RunRecord
 from mimo_bench.util import RecordError, write_atomically
 
 RUN_FILE: Final = "run.json"

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mimo_bench.record.schema import Environment, ReferenceVerdict
+from mimo_bench.record.schema.parity import ReferenceVerdict
+from mimo_bench.record.schema.run import Environment
 
 Origin = Literal["given", "companion"]
 """Scenario of a layout: the one that the command names, or the companion."""

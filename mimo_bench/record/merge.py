@@ -7,27 +7,19 @@ from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median, quantiles
 
-from mimo_bench.record.schema import (
-    Account,
-    Communication,
+from mimo_bench.record.schema.communication import Account, Communication, RankAccountOf, RankCommunication
+from mimo_bench.record.schema.layout import RankRecord
+from mimo_bench.record.schema.memory import (
     Comparing,
     DeviceProcess,
     Energy,
-    EvaluationResult,
-    Launch,
-    Loading,
     Memory,
     MemoryParts,
     ModuleMemory,
-    ModuleTiming,
-    OptimizerDifferences,
-    ParameterDifference,
-    RankAccountOf,
-    RankCommunication,
     RankMemoryOf,
-    RankRecord,
-    Timing,
 )
+from mimo_bench.record.schema.parity import EvaluationResult, OptimizerDifferences, ParameterDifference
+from mimo_bench.record.schema.timing import Launch, Loading, ModuleTiming, Timing
 
 MIN_ENERGY_WINDOW_SECONDS = 10.0
 """Shortest window for energy: the steps of the driver's counter are too coarse for less."""
@@ -184,17 +176,10 @@ def _communication(parts: Sequence[RankCommunication]) -> Communication:
     slowest = max(parts, key=lambda part: part.seconds_per_step)
     transfer = slowest.transfer_seconds
     return Communication(
-        role=slowest.role,
-        collective=slowest.collective,
-        group_size=slowest.group_size,
-        spans_hosts=slowest.spans_hosts,
+        **slowest.model_dump(exclude={"calls_per_step", "bytes_per_step"}),
         calls_per_step=sum(part.calls_per_step for part in parts),
         bytes_per_step=sum(part.bytes_per_step for part in parts),
-        seconds_per_step=slowest.seconds_per_step,
-        transfer_seconds=transfer,
         wait_seconds=None if transfer is None else max(0.0, slowest.seconds_per_step - transfer),
-        exposed_seconds=slowest.exposed_seconds,
-        bus_bytes_per_second=slowest.bus_bytes_per_second,
     )
 
 

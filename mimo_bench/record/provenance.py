@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from mimo_bench.record.schema import Environment, RunRecord
+from mimo_bench.record.schema.run import Environment, RunRecord
 from mimo_bench.util import first_difference
 
 PLANTED = "was planted on purpose"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimo_bench.record.files import series_path
-from mimo_bench.record.schema import RankRecord
+from mimo_bench.record.schema.layout import RankRecord
 from mimo_bench.util import RecordError, write_atomically
 
 

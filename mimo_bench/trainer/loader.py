@@ -202,37 +202,16 @@ def _named(split: Split, sample_id: int) -> str:
     return f"sample {sample_id} of {split}"
 
 
-def build_loader(
-    model: object,
-    *,
-    dataset: Dataset,
-    plan: BatchPlan,
-    topology: Topology,
-    shape: ModelShape,
-    seq_length: int,
-    input_dtype: torch.dtype,
-    device: torch.device,
-    background: LoaderTable,
-) -> Loader:
-    """Return the loader of a MIMO model, which gives all of its modules the same samples.
+def refuse_other_models(model: object) -> None:
+    """Refuse a model whose modules are unknown, as a loader gives all modules the same samples.
 
     Raises:
-        DataError: of any other model; it is named.
+        DataError: naming the model's class.
     """
     if not isinstance(model, MimoModel):
         raise DataError(
             f"{type(model).__name__} is no MimoModel; loaders split samples over the modules of a MimoModel only"
         )
-    return Loader(
-        dataset=dataset,
-        plan=plan,
-        topology=topology,
-        shape=shape,
-        seq_length=seq_length,
-        input_dtype=input_dtype,
-        device=device,
-        background=background,
-    )
 
 
 TEXT = "text"

@@ -57,11 +57,11 @@ def build_schedule(
         name_bridges({ends: [bridge.gather_pg] for ends, bridge in model.colocated_comms.items()})
 
     def run(batch: Sequence[MicroBatch], *, forward_only: bool) -> None:
-        step = forward_evaluate if forward_only else forward_train
+        step = partial(forward_step, forward=forward, topology=topology, totals=totals, trains=not forward_only)
         if pipeline is not None:
             pipeline.start(batch)
         forward_backward(
-            forward_step_func=partial(step, forward=forward, topology=topology, totals=totals),
+            forward_step_func=step,
             data_iterator=iter(batch),
             model=[model],
             num_microbatches=len(batch),
@@ -129,63 +129,41 @@ def _groups(bridge: Any) -> list[Any]:
     return [bridge.bridge_pg, bridge.src_grid_broadcast_pg, bridge.dest_grid_broadcast_pg]
 
 
-def forward_train(
+def forward_step(
     batches: Iterator[MicroBatch],
     model: MimoModel,
     *,
     forward: ModelForward,
     topology: Topology,
     totals: Totals,
+    trains: bool,
 ) -> tuple[Any, Callable[[torch.Tensor], Any]]:
-    """Forward one micro-batch; on the last language stage the output is the loss of each position, [b, s]."""
+    """Forward one micro-batch and return the output with the function that scores it.
+
+    On the last language stage the output is the loss of each position, [b, s]; if nothing `trains`, this rank's logits,
+    [b, s, vocabulary / tp].
+    """
     batch = next(batches)
-    output = forward(batch, labels=batch.labels)
-    _count_items(batch, topology, totals)
-
-    def loss(losses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        assert batch.loss_mask is not None
-        loss_sum = (losses.float() * batch.loss_mask).sum()
-        num_scored = batch.loss_mask.sum().to(torch.int)
-        if topology.speaks_for_replica(LANGUAGE):
-            totals.add(loss=loss_sum.detach(), scored_tokens=num_scored, **_positions(batch))
-        return loss_sum, num_scored, {}
-
-    return output, loss
-
-
-def forward_evaluate(
-    batches: Iterator[MicroBatch],
-    model: MimoModel,
-    *,
-    forward: ModelForward,
-    topology: Topology,
-    totals: Totals,
-) -> tuple[Any, Callable[[torch.Tensor], Any]]:
-    """Forward one micro-batch; on the last language stage the output is this rank's logits, [b, s, vocabulary / tp]."""
-    batch = next(batches)
-    output = forward(batch, labels=None)
-    _count_items(batch, topology, totals)
-
-    def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        assert batch.labels is not None
-        assert batch.loss_mask is not None
-        whole = gather_from_tensor_model_parallel_region(logits.float(), group=topology.groups[LANGUAGE].tp)
-        losses = torch.nn.functional.cross_entropy(whole.flatten(0, 1), batch.labels.flatten(), reduction="none")
-        loss_sum = (losses * batch.loss_mask.flatten()).sum()
-        num_correct = ((whole.argmax(-1) == batch.labels) * batch.loss_mask).sum()
-        num_scored = batch.loss_mask.sum().to(torch.int)
-        if topology.speaks_for_replica(LANGUAGE):
-            totals.add(loss=loss_sum, scored_tokens=num_scored, correct_tokens=num_correct, **_positions(batch))
-        return loss_sum, num_scored, {}
-
-    return output, score
-
-
-def _positions(batch: MicroBatch) -> dict[str, int]:
-    return {"tokens": batch.num_tokens, "token_pairs": batch.num_token_pairs}
-
-
-def _count_items(batch: MicroBatch, topology: Topology, totals: Totals) -> None:
+    output = forward(batch, labels=batch.labels if trains else None)
     for module in batch.encoder_inputs:
         if topology.speaks_for_replica(module):
             totals.add(**{items_total(module): sum(batch.items_per_sample[module])})
+
+    def score(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        assert batch.loss_mask is not None
+        counted: dict[str, Any] = {"tokens": batch.num_tokens, "token_pairs": batch.num_token_pairs}
+        if trains:
+            losses = output.float()
+        else:
+            assert batch.labels is not None
+            logits = gather_from_tensor_model_parallel_region(output.float(), group=topology.groups[LANGUAGE].tp)
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none")
+            losses = losses.view_as(batch.labels)
+            counted["correct_tokens"] = ((logits.argmax(-1) == batch.labels) * batch.loss_mask).sum()
+        loss_sum = (losses * batch.loss_mask).sum()
+        num_scored = batch.loss_mask.sum().to(torch.int)
+        if topology.speaks_for_replica(LANGUAGE):
+            totals.add(loss=loss_sum.detach(), scored_tokens=num_scored, **counted)
+        return loss_sum, num_scored, {}
+
+    return output, score

@@ -21,8 +21,6 @@ from mimo_bench.trainer.topology import Topology
 from mimo_bench.trainer.weights import COPIES_DIFFER, Shard, differing_copy, shards
 from mimo_bench.util import WeightsError
 
-_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-
 
 class StoredWeights:
     """Slices of one rank, read on demand from mapped files."""
@@ -104,7 +102,8 @@ def write_weights(
     held = ((shard, shard.parameter) for shard in shards(model, topology))
     if (name := differing_copy(held, relay)) is not None:
         raise WeightsError(f"{directory}: {name}: {COPIES_DIFFER}; nothing was saved")
-    mine = {shard.name: shard for shard in shards(model, topology) if _is_first_replica(shard)}
+    first_replica = (shard for shard in shards(model, topology) if not shard.is_copy and shard.replicas.rank() == 0)
+    mine = {shard.name: shard for shard in first_replica}
     speakers = _speakers(mine)
     files = {}
     for module in topology.layout.modules:
@@ -136,18 +135,10 @@ def _gather_parameters(model: MimoModel) -> None:
             module.start_param_sync(force_sync=True)
 
 
-def _is_first_replica(shard: Shard) -> bool:
-    return not shard.is_copy and shard.replicas.rank() == 0
-
-
 def _speakers(mine: dict[str, Shard]) -> dict[str, tuple[int, TensorSpec, str]]:
     """Return for every parameter the rank that sends it, its spec and its module. Collective."""
     sent = {
-        name: (
-            dist.get_rank(),
-            TensorSpec(name=name, dtype=_DTYPE_NAMES[shard.parameter.dtype], shape=shard.full_shape),
-            shard.module,
-        )
+        name: (dist.get_rank(), shard.spec(shard.parameter.dtype), shard.module)
         for name, shard in mine.items()
         if shard.tp_group.rank() == 0
     }

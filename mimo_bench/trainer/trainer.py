@@ -20,7 +20,7 @@ from mimo_bench.models import DTYPES, ModelShape
 from mimo_bench.scenario import LoaderTable, Scenario, Training
 from mimo_bench.trainer.device import RankDevice
 from mimo_bench.trainer.gradients import Totals, finish_gradients, items_total
-from mimo_bench.trainer.loader import Loader, MicroBatch, build_loader
+from mimo_bench.trainer.loader import Loader, MicroBatch, refuse_other_models
 from mimo_bench.trainer.logging import EvaluationTotals, StepResult
 from mimo_bench.trainer.model import Provider, compile_layers, provider_of, wrap_data_parallel
 from mimo_bench.trainer.optimizer import ModuleNorms, ScheduledOptimizer, build_optimizer
@@ -167,9 +167,8 @@ def build_trainer(
     assert topology.layout == config.layout
     provider = provider or provider_of(config.shape)
     model = provider(config.shape, topology=topology, settings=config.settings, precision=config.precision)
-    # Before anything else looks into it, as this refuses a model of another kind by name.
-    loader = build_loader(
-        model,
+    refuse_other_models(model)
+    loader = Loader(
         dataset=dataset,
         plan=config.plan,
         topology=topology,

@@ -17,13 +17,16 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
-from mimo_bench.models import CHUNK, FIXED, OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, digest, uniform
+from mimo_bench.models import CHUNK, FIXED, OUTPUT, UNPADDED_ROWS, WORD_EMBEDDING, TensorSpec, digest, uniform
 from mimo_bench.scenario import Training
 from mimo_bench.trainer.model import hosted_modules, unwrap
 from mimo_bench.trainer.topology import Topology
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _EXPERT = re.compile(r"\bexperts\.local_experts\.(\d+)\.")
+
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16"}
+"""Dtypes as safetensors spells them."""
 
 _PLAIN = (
     (re.compile(r"^encoders\.\w+\."), "encoder."),
@@ -67,6 +70,10 @@ class Shard:
         if self.dim is not None:
             shape[self.dim] = self.unpadded or shape[self.dim] * self.tp_group.size()
         return tuple(shape)
+
+    def spec(self, dtype: torch.dtype) -> TensorSpec:
+        """Return the canonical full tensor's entry in a safetensors file that stores it in `dtype`."""
+        return TensorSpec(name=self.name, dtype=_STORED[dtype], shape=self.full_shape)
 
     def gather(self, local: torch.Tensor) -> torch.Tensor:
         """The canonical full tensor of `local` slices; collective over the tensor-parallel group.

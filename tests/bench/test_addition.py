@@ -10,8 +10,8 @@ import pytest
 from mimo_bench.bench.ledger import add_to_record, check_record
 from mimo_bench.cli import app as cli
 from mimo_bench.meters.environment import read_environment
+from mimo_bench.record import Communication, Comparison, HistoryComparison, LinkSpeed
 from mimo_bench.record.files import read_run, write_run
-from mimo_bench.record.schema import Communication, Comparison, HistoryComparison, LinkSpeed
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE
 from mimo_bench.report.links import share_of_links
 from mimo_bench.scenario.load import load_scenario

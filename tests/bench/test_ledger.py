@@ -11,8 +11,8 @@ from typing import Any
 
 from mimo_bench.bench.ledger import Ledger, entry
 from mimo_bench.bench.request import RunRequest
+from mimo_bench.record import RunRecord
 from mimo_bench.record.files import read_run
-from mimo_bench.record.schema import RunRecord
 from tests.support import golden
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mimo_bench.bench.linkspeed import SIZES, describe_links, measure_links
 from mimo_bench.bench.overhead import measure_overhead, overhead_of
-from mimo_bench.record.schema import LinkSpeed
+from mimo_bench.record import LinkSpeed
 from tests.ranks.trainer_job import scenario
 
 

@@ -12,8 +12,8 @@ from mimo_bench.bench.resume import read_earlier, same_training
 from mimo_bench.bench.resume import resumed as resumed_from
 from mimo_bench.cli import app as cli
 from mimo_bench.layout.settings import Settings
+from mimo_bench.record import AsTimed, LayoutRecord, Mode, Parity, RunRecord
 from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import AsTimed, LayoutRecord, Mode, Parity, RunRecord
 from mimo_bench.scenario.scenario import Scenario
 from mimo_bench.scenario.training import Training
 from mimo_bench.util.errors import UsageError

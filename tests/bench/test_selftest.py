@@ -23,8 +23,8 @@ from mimo_bench.layout.tables import LayoutTable
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.parity.faults.sites import Site
 from mimo_bench.parity.verdict import Measured, judge_reference
+from mimo_bench.record import ReferenceVerdict
 from mimo_bench.record.gate import Finding, HeldBaseline, Selftest, Trial
-from mimo_bench.record.schema import ReferenceVerdict
 from mimo_bench.report.gate import describe_finding, render_selftest
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario

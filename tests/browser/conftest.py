@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord
 from mimo_bench.report import HTML_FILE, write_report
 from tests.browser import chromium
 

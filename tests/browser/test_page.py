@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from mimo_bench.record import RunRecord
 from mimo_bench.record.files import read_run
-from mimo_bench.record.schema import RunRecord
 from mimo_bench.report import HTML_FILE, words, write_report
 from tests.browser.conftest import OpenReport
 from tests.support import golden, synthetic

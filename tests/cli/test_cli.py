@@ -14,7 +14,7 @@ from mimo_bench import __version__
 from mimo_bench.cli import app as cli
 from mimo_bench.cli.exits import BUG, exit_status
 from mimo_bench.launch.inventory import num_gpus
-from mimo_bench.record.schema import LayoutRecord, Status
+from mimo_bench.record import LayoutRecord, Status
 from tests.support import golden
 
 SCENARIO = """

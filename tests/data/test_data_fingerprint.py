@@ -17,7 +17,7 @@ from mimo_bench.bench.request import RunRequest
 from mimo_bench.cli.app import main
 from mimo_bench.data.config import DataFingerprint, HuggingFaceData, locate
 from mimo_bench.data.fingerprint import read_fingerprint
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord
 from mimo_bench.report.history.nights import nights_of
 from mimo_bench.report.history.pair import compare_runs
 from mimo_bench.scenario.load import load_scenario

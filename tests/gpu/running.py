@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mimo_bench.parity.tolerance import PARITY_FLOOR
 from mimo_bench.predict.validate import validate
+from mimo_bench.record import LayoutRecord, RunRecord
 from mimo_bench.record.files import read_run
-from mimo_bench.record.schema import LayoutRecord, RunRecord
 from mimo_bench.util.diff import relative
 
 REPOSITORY = Path(__file__).parents[2]

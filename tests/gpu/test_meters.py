@@ -9,7 +9,7 @@ import pytest
 
 from mimo_bench.launch.inventory import ranks_per_gpu
 from mimo_bench.predict.identities import ACCOUNT_TOLERANCE, PARTS_TOLERANCE
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord
 from tests.gpu.running import REPOSITORY, by_name, run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mimo_bench.record.schema import RunRecord
+from mimo_bench.record import RunRecord
 from tests.gpu.running import by_name, hold_against_cpu, run
 
 

@@ -13,7 +13,7 @@ from mimo_bench.meters.communication import flight_recorder as recorder
 from mimo_bench.meters.communication.account import join, summarise
 from mimo_bench.meters.communication.calls import Signature, transfer_seconds
 from mimo_bench.meters.communication.flight_recorder import calls_of, entries_behind
-from mimo_bench.record.schema import RankCommunication
+from mimo_bench.record import RankCommunication
 from mimo_bench.util.errors import RecordError
 
 

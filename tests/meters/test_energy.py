@@ -10,8 +10,8 @@ import pynvml
 import pytest
 
 from mimo_bench.meters.energy import EnergyMeter, processes_on
+from mimo_bench.record import DeviceProcess, RankRecord
 from mimo_bench.record.merge import foreign_processes
-from mimo_bench.record.schema import DeviceProcess, RankRecord
 from tests.support import golden
 
 POWER_CAP, HARDWARE_SLOWDOWN, TOO_HOT, IDLE = 0x4, 0x8, 0x40, 0x1

@@ -17,8 +17,8 @@ from mimo_bench.models.hf.directory import Manifest, check_shape, read_manifest,
 from mimo_bench.models.hf.safetensors import read_header
 from mimo_bench.models.llava.counterpart import missing_counterpart
 from mimo_bench.predict.validate import contradictions
+from mimo_bench.record import RunRecord
 from mimo_bench.record.files import read_run
-from mimo_bench.record.schema import RunRecord
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.util.errors import ScenarioError, WeightsError
 from tests.support.installed import installed as installed_from

@@ -7,7 +7,7 @@ import pytest
 from mimo_bench.layout.grid import Grid
 from mimo_bench.parity.compare import module_norms, relative_errors, worst_of
 from mimo_bench.parity.diagnose import LayoutFacts, explain
-from mimo_bench.record.schema import ParameterDifference
+from mimo_bench.record import ParameterDifference
 
 FACTS = LayoutFacts(
     grids={"vision": Grid(dp=2), "language": Grid(tp=2, pp=2, rank_offset=2)},

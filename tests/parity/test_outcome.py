@@ -7,7 +7,7 @@ import pytest
 from mimo_bench.parity.compare import by_own_bounds, worst_moment, worst_update
 from mimo_bench.parity.diagnose import explain_late, explain_outcome
 from mimo_bench.parity.tolerance import ParameterLimits, parameter_bounds
-from mimo_bench.record.schema import Difference, OptimizerDifferences, ParameterDifference
+from mimo_bench.record import Difference, OptimizerDifferences, ParameterDifference
 from tests.parity.test_gradients import scaled
 
 NAMES = ("vision.a", "vision.b", "language.c")

@@ -26,14 +26,8 @@ from mimo_bench.parity.verdict import (
     judge_baseline_as_timed,
     judge_noise,
 )
+from mimo_bench.record import EvaluationResult, OptimizerDifferences, ParameterDifference, Tolerance, VariantName
 from mimo_bench.record.merge import Trained
-from mimo_bench.record.schema import (
-    EvaluationResult,
-    OptimizerDifferences,
-    ParameterDifference,
-    Tolerance,
-    VariantName,
-)
 from mimo_bench.util.diff import relative
 
 

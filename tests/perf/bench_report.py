@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import CDPSession
 
+from mimo_bench.record import RankAccount, RankMemory, RankRecord, RunRecord
 from mimo_bench.record.files import write_layout, write_run
 from mimo_bench.record.merge import (
     merge_account,
@@ -25,7 +26,6 @@ from mimo_bench.record.merge import (
     merge_timing,
     merge_training,
 )
-from mimo_bench.record.schema import RankAccount, RankMemory, RankRecord, RunRecord
 from mimo_bench.report import HTML_FILE, MARKDOWN_FILE, render_html, write_report
 from tests.browser import chromium
 from tests.perf.processors import Cost, cost_of

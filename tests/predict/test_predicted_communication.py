@@ -13,8 +13,8 @@ from mimo_bench.data.config import SyntheticData
 from mimo_bench.data.synthetic import SyntheticDataset
 from mimo_bench.layout.settings import Settings
 from mimo_bench.predict import CommunicationPrediction, items_by_step, predict_communication
+from mimo_bench.record import LayoutRecord
 from mimo_bench.record.files import read_run
-from mimo_bench.record.schema import LayoutRecord
 from mimo_bench.report.check.communication import CommunicationTables, describe_communication
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario

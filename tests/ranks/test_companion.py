@@ -14,7 +14,7 @@ from mimo_bench.bench.gate.selftest import COMPANION
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.faults.catalogue import KNOWN, known_faults
 from mimo_bench.parity.probes.tensors import stream, write
-from mimo_bench.record.schema import ReferenceVerdict
+from mimo_bench.record import ReferenceVerdict
 from mimo_bench.scenario.load import load_scenario
 from tests.ranks.gate import Gate
 

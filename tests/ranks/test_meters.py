@@ -10,8 +10,8 @@ from mimo_bench.bench.attempt import Attempts
 from mimo_bench.launch import Launcher
 from mimo_bench.predict import items_by_step, predict_communication
 from mimo_bench.predict.identities import ACCOUNT_TOLERANCE
+from mimo_bench.record import RankRecord
 from mimo_bench.record.merge import merge_account, merge_communication
-from mimo_bench.record.schema import RankRecord
 from tests.ranks.trainer_job import scenario
 
 SCENARIO = scenario(

@@ -11,8 +11,8 @@ from mimo_bench.bench.attempt import Attempts
 from mimo_bench.launch import Launcher
 from mimo_bench.parity.tolerance import Variant, rounded_variants
 from mimo_bench.parity.verdict import TimedBounds, judge_as_timed, judge_baseline_as_timed
+from mimo_bench.record import AsTimed
 from mimo_bench.record.merge import Trained, merge_training
-from mimo_bench.record.schema import AsTimed
 from mimo_bench.scenario.scenario import Scenario
 
 NUM_STEPS = 3

@@ -12,7 +12,7 @@ from mimo_bench.bench.layout_run import LayoutResult, LayoutRunner
 from mimo_bench.launch import Launcher
 from mimo_bench.launch.job import Outcome
 from mimo_bench.parity.faults.catalogue import Planting
-from mimo_bench.record.schema import Mode
+from mimo_bench.record import Mode
 from mimo_bench.scenario import LayoutCase
 from tests.ranks.trainer_job import scenario
 

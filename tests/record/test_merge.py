@@ -8,6 +8,7 @@ import pytest
 
 from mimo_bench.meters.memory import ExtraMemory
 from mimo_bench.meters.memory_watch import Allocator
+from mimo_bench.record import Comparing, EvaluationResult, RankCommunication, RankLoading, RankMemory, RankRecord
 from mimo_bench.record.merge import (
     imbalance,
     last_step_at,
@@ -20,7 +21,6 @@ from mimo_bench.record.merge import (
     merge_training,
     quartiles,
 )
-from mimo_bench.record.schema import Comparing, EvaluationResult, RankCommunication, RankLoading, RankMemory, RankRecord
 
 EVALUATION = EvaluationResult(loss=2.5, answer_accuracy=0.5, num_samples=4)
 

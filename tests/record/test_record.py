@@ -16,8 +16,8 @@ import pytest
 
 from mimo_bench.predict import items_by_step, predict_communication
 from mimo_bench.predict.validate import contradictions, validate
+from mimo_bench.record import RunRecord
 from mimo_bench.record.files import layout_path, read_rank, read_run, series_path, write_layout, write_rank, write_run
-from mimo_bench.record.schema import RunRecord
 from mimo_bench.record.series import read_series, steps_table
 from mimo_bench.scenario.load import load_scenario
 from mimo_bench.scenario.scenario import Scenario

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from mimo_bench.record.schema import Comparison, HistoryComparison
+from mimo_bench.record import Comparison, HistoryComparison
 from mimo_bench.report import render_junit, render_markdown, words
 from mimo_bench.report.board import Board
 from mimo_bench.report.console import live, watch

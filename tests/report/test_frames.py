@@ -12,15 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 import mimo_bench
+from mimo_bench.record import DeviceState, Energy, Loading, OptimizerDifferences, ParameterDifference, RankEnergy
 from mimo_bench.record.files import series_path, write_rank, write_run
-from mimo_bench.record.schema import (
-    DeviceState,
-    Energy,
-    Loading,
-    OptimizerDifferences,
-    ParameterDifference,
-    RankEnergy,
-)
 from mimo_bench.report import render_junit
 from mimo_bench.report.frames import COLUMNS
 from mimo_bench.util.errors import RecordError

@@ -18,9 +18,10 @@ import pytest
 
 from mimo_bench.cli import app as cli
 from mimo_bench.cli.exits import BAD_INPUT, exit_status
+from mimo_bench.record import Comparison, RunRecord
 from mimo_bench.record.files import write_run
 from mimo_bench.record.provenance import machine
-from mimo_bench.record.schema import HASH_OF_MEASURING_VERSION_1, Comparison, RunRecord
+from mimo_bench.record.schema.run import HASH_OF_MEASURING_VERSION_1
 from mimo_bench.report import changes_of, render_html, render_markdown
 from mimo_bench.report.charts.nights import LEFT, RIGHT
 from mimo_bench.report.history.expectations import Accepted, Expectations, ExpectedFailure, Reference, read_expectations

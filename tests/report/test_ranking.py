@@ -7,7 +7,7 @@ from statistics import fmean
 
 import pytest
 
-from mimo_bench.record.schema import Communication, LayoutRecord, Memory, ModuleTiming, RankMemoryOf
+from mimo_bench.record import Communication, LayoutRecord, Memory, ModuleTiming, RankMemoryOf
 from mimo_bench.report.ranking import rank_layouts
 from mimo_bench.report.ranking.findings import findings
 from mimo_bench.report.ranking.uncertainty import are_tied, of_window, rate_interval

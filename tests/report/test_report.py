@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mimo_bench.record.schema import (
+from mimo_bench.record import (
     Account,
     Communication,
     Comparison,
@@ -25,11 +25,11 @@ from mimo_bench.record.schema import (
     ModuleGrid,
     ModuleMemory,
     ModuleTiming,
-    RankAccountOf,
     RankEnergy,
     RankMemoryOf,
     RunRecord,
 )
+from mimo_bench.record.schema.communication import RankAccountOf
 from mimo_bench.report import Change, Changes, render_html, render_markdown, skew, step_parts, words, write_report
 from mimo_bench.report.changes import changes_of
 from mimo_bench.report.charts import plots

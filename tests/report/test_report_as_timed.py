@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mimo_bench.record.schema import AsTimed, LayoutRecord, Parity, RunRecord, Tolerance
+from mimo_bench.record import AsTimed, LayoutRecord, Parity, RunRecord, Tolerance
 from mimo_bench.report import render_html, render_markdown, words
 from mimo_bench.report.board import measured
 from mimo_bench.report.junit import render_junit

@@ -14,8 +14,7 @@ from statistics import median
 from typing import Any
 
 from mimo_bench.layout.layout import Layout
-from mimo_bench.record.files import write_run
-from mimo_bench.record.schema import (
+from mimo_bench.record import (
     AsTimed,
     Difference,
     Environment,
@@ -31,6 +30,7 @@ from mimo_bench.record.schema import (
     Timing,
     Tolerance,
 )
+from mimo_bench.record.files import write_run
 from mimo_bench.record.series import write_series
 from mimo_bench.scenario.scenario import Scenario
 

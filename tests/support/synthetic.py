@@ -13,7 +13,7 @@ from typing import Any
 
 from mimo_bench.layout.grid import Grid
 from mimo_bench.layout.layout import Layout
-from mimo_bench.record.schema import (
+from mimo_bench.record import (
     Account,
     AsTimed,
     Communication,
@@ -26,12 +26,12 @@ from mimo_bench.record.schema import (
     ModuleMemory,
     ModuleTiming,
     Parity,
-    RankAccountOf,
     RankMemoryOf,
     RunRecord,
     Status,
     Tolerance,
 )
+from mimo_bench.record.schema.communication import RankAccountOf
 from mimo_bench.report.ranking import rank_layouts
 from tests.support import golden
 

@@ -21,8 +21,7 @@ from mimo_bench.layout.batch import BatchPlan
 from mimo_bench.layout.grid import Grid
 from mimo_bench.layout.layout import Layout
 from mimo_bench.models import PRESETS
-from mimo_bench.scenario.scenario import LoaderTable
-from mimo_bench.trainer.loader import Loader, MicroBatch, build_loader
+from mimo_bench.trainer.loader import Loader, MicroBatch, refuse_other_models
 from mimo_bench.trainer.topology import Topology
 from mimo_bench.util.errors import DataError
 
@@ -249,18 +248,7 @@ def test_a_sample_that_the_model_cannot_take_is_refused_by_its_id(changed: dict[
 
 
 def test_a_model_of_another_kind_is_refused_by_name() -> None:
-    loader = alone(SyntheticData())
     with pytest.raises(
         DataError, match="Linear is no MimoModel; loaders split samples over the modules of a MimoModel only"
     ):
-        build_loader(
-            torch.nn.Linear(2, 2),
-            dataset=loader.dataset,
-            plan=loader.plan,
-            topology=loader.topology,
-            shape=SHAPE,
-            seq_length=SEQ_LENGTH,
-            input_dtype=torch.float32,
-            device=torch.device("cpu"),
-            background=LoaderTable(),
-        )
+        refuse_other_models(torch.nn.Linear(2, 2))

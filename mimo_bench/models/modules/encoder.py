@@ -13,8 +13,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mimo_bench.models.base import EncoderProvider, EncoderShape
-from mimo_bench.models.modules.build import Build
-from mimo_bench.models.modules.config import ENCODER
+from mimo_bench.models.modules.build import ENCODER, Build
 from mimo_bench.models.modules.layers_local import mlp_submodules
 from mimo_bench.models.modules.stages import EncoderStages
 

@@ -3,7 +3,3 @@
 Names carry their units; unknown is null, never a guess and never NaN. Fields may be added within a schema version. A
 reader skips those that it does not know.
 """
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

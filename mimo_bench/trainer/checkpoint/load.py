@@ -15,7 +15,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 from mimo_bench.trainer.checkpoint.files import CheckpointManifest, check_continues, damaged, read_manifest, saved_in
-from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState
+from mimo_bench.trainer.checkpoint.state import MOMENTS, WEIGHT, OptimizerState, file_of
 from mimo_bench.trainer.stored import unread_parameter
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import shards
@@ -117,7 +117,7 @@ class _Readers:
         self._opened: dict[str, Any] = {}
 
     def read(self, module: str, kind: str, name: str) -> torch.Tensor:
-        file = f"{module}.safetensors" if kind == WEIGHT else f"{module}.{kind}.safetensors"
+        file = file_of(module, kind)
         if file not in self._opened:
             self._opened[file] = safe_open(self._path / file, framework="pt")
         try:

@@ -31,14 +31,12 @@ from mimo_bench.trainer.checkpoint.files import (
     unfinished_in,
     write_json,
 )
-from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState
+from mimo_bench.trainer.checkpoint.state import WEIGHT, OptimizerState, file_of
 from mimo_bench.trainer.trainer import Trainer
 from mimo_bench.trainer.weights import COPIES_DIFFER, Shard, differing_copy, shards
 from mimo_bench.util import CheckpointError, WeightsError, sync_directory
 
 _Result = TypeVar("_Result")
-
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +172,7 @@ class Saver:
     def _finish(self, temporary: Path, final: Path, num_steps: int, files: dict[str, StoredFile]) -> None:
         """Write the manifests, move the checkpoint to its place, remove those that are too old."""
         config = self._trainer.config
-        weights = {module: files[_file(module, WEIGHT)] for module in config.shape.modules}
+        weights = {module: files[file_of(module, WEIGHT)] for module in config.shape.modules}
         write_manifest(temporary, manifest_of(config.shape, weights))
         start = config.weights
         # Weights that were moved away since the training began end no training.
@@ -219,17 +217,12 @@ def _read(trainer: Trainer) -> Iterator[tuple[Shard, torch.Tensor, list[_Tensor]
         # Those that hold the parameter take turns.
         is_mine = shard.holder == index % shard.num_holders and not shard.is_copy
         whole = {kind: shard.gather(tensor) for kind, tensor in found.items()}
-        written = [_tensor(shard, kind, tensor) for kind, tensor in whole.items()] if is_mine else []
+        written = [
+            _Tensor(file=file_of(shard.module, kind), spec=shard.spec(tensor.dtype), content=tensor.cpu().contiguous())
+            for kind, tensor in whole.items()
+            if is_mine
+        ]
         yield shard, found[WEIGHT], written
-
-
-def _tensor(shard: Shard, kind: str, whole: torch.Tensor) -> _Tensor:
-    spec = TensorSpec(name=shard.name, dtype=_DTYPES[whole.dtype], shape=shard.full_shape)
-    return _Tensor(file=_file(shard.module, kind), spec=spec, content=whole.cpu().contiguous())
-
-
-def _file(module: str, kind: str) -> str:
-    return f"{module}.safetensors" if kind == WEIGHT else f"{module}.{kind}.safetensors"
 
 
 def _merge(everyone: Sequence[Sequence[tuple[str, TensorSpec]]]) -> dict[str, list[TensorSpec]]:

@@ -20,6 +20,11 @@ MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 """By the names of torch's Adam."""
 
 
+def file_of(module: str, kind: str) -> str:
+    """Return the name of the file that holds the weights of `module`, or one kind of its moments."""
+    return f"{module}.safetensors" if kind == WEIGHT else f"{module}.{kind}.safetensors"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Held:
     """The flat piece of a parameter that this rank's optimizer updates."""
