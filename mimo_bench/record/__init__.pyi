@@ -34,7 +34,7 @@ from .merge import (
     quartiles,
     slowest_rank_seconds,
 )
-from .provenance import PLANTED, differences, incomparable, machine
+from .provenance import PLANTED, differences, machine
 from .schema.base import Mode, Status
 from .schema.communication import Account, Communication, LinkSpeed, RankAccount, RankCommunication
 from .schema.history import Comparison, ExpectedFailure, HistoryComparison, Quantity
@@ -135,7 +135,6 @@ __all__ = [
     "differences",
     "foreign_processes",
     "imbalance",
-    "incomparable",
     "last_step_at",
     "machine",
     "merge_account",

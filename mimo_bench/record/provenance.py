@@ -1,4 +1,4 @@
-"""Comparability of runs: the same experiment, measured by the same code, on the same machine type.
+"""Machine types and versions of software.
 
 Hosts of one type, drivers and libraries may differ: those are what a nightly is for. GPUs, their number and processors
 may not.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
-from mimo_bench.record.schema.run import Environment, RunRecord
-from mimo_bench.util import first_difference
+from mimo_bench.record.schema.run import Environment
 
 PLANTED = "was planted on purpose"
 """End of the reason for which a run with a planted fault is tainted: it is judged, and no reference for others."""
@@ -35,42 +33,3 @@ def differences(before: Environment, now: Environment) -> Iterator[tuple[str, st
     for name in SOFTWARE:
         if (was := getattr(before, name)) != (found := getattr(now, name)):
             yield name, str(was), str(found)
-
-
-def incomparable(before: RunRecord, now: RunRecord) -> list[str]:
-    """Return the reasons why two runs are not comparable, one sentence each; empty if they are."""
-    pairs = {
-        "the scenario": (before.scenario_hash, now.scenario_hash, "scenario_hash"),
-        "the measuring code": (before.measured_by, now.measured_by, "measured_by"),
-        "the machine": (machine(before.environment), machine(now.environment), "environment"),
-    }
-    found = [
-        f"{what} differs: {key} was {_short(was)} and is {_short(is_now)}"
-        for what, (was, is_now, key) in pairs.items()
-        if was != is_now
-    ]
-    if (parted := first_difference(*map(_fingerprint, (before, now)))) is not None:
-        found.append(f"the data differs: {parted.key} was {_in_words(parted.before)} and is {_in_words(parted.now)}")
-    for when, record in (("old", before), ("new", now)):
-        if record.tainted is not None:
-            found.append(f"the {when} run is tainted: {record.tainted}")
-    return found
-
-
-def _fingerprint(record: RunRecord) -> dict[str, Any]:
-    """Return the fingerprint of the files that samples were made from; empty if there are none."""
-    data = record.scenario.get("data")
-    fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
-    return {} if fingerprint is None else {"data": {"fingerprint": fingerprint}}
-
-
-def _in_words(value: object) -> str:
-    """Return a value of the data for a message; of tables, only that they are there."""
-    if value is None:
-        return "not there"
-    return "there" if isinstance(value, dict) else _short(str(value))
-
-
-def _short(value: str) -> str:
-    """Return the first 12 digits of a hash; anything else whole."""
-    return value[:12] if len(value) == 64 and value.isalnum() else value

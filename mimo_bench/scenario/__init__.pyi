@@ -7,6 +7,9 @@ from .scenario import (
     Steps,
     earlier_hash_of_content,
     hash_of_content,
+    hash_of_layout,
+    hash_of_shared,
+    shared_content,
     without_places,
 )
 from .training import PARTS, Training
@@ -22,6 +25,9 @@ __all__ = [
     "earlier_hash_of_content",
     "find_config",
     "hash_of_content",
+    "hash_of_layout",
+    "hash_of_shared",
     "load_scenario",
+    "shared_content",
     "without_places",
 ]

@@ -288,6 +288,23 @@ def without_places(content: Mapping[str, Any]) -> dict[str, Any]:
     return _without_place_of_data(kept)
 
 
+def shared_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a scenario as JSON that every layout depends on: no question, no layouts, no paths."""
+    return {
+        key: value for key, value in without_places(content).items() if key not in ("question", "layout", "baseline")
+    }
+
+
+def hash_of_shared(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the part of a scenario that every layout depends on."""
+    return _hash(shared_content(content))
+
+
+def hash_of_layout(content: Mapping[str, Any], name: str) -> str:
+    """Return the SHA-256 of the table of the layout `name` in a scenario as JSON."""
+    return _hash({"layout": [table for table in content.get("layout", ()) if table["name"] == name]})
+
+
 def hash_of_content(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a scenario as JSON, without its paths."""
     return _hash(without_places(content))

@@ -402,12 +402,45 @@ def test_page_comparison_and_history_state_one_step_time() -> None:
     assert "launch 2: 0.0821 s</title>" in render_html(record)
 
 
+def asking_otherwise(record: RunRecord, **table: Any) -> RunRecord:
+    """The run of a scenario with another question and one more layout; `table` changes the disjoint layout."""
+    tables = [{**each, **(table if each["name"] == golden.DISJOINT else {})} for each in record.scenario["layout"]]
+    scenario = {
+        **record.scenario,
+        "question": "In other words?",
+        "layout": [*tables, {**tables[0], "name": "one-more"}],
+    }
+    return record.model_copy(update={"scenario": scenario, "scenario_hash": "a" * 64, "question": "In other words?"})
+
+
+def test_a_new_question_or_one_more_layout_ends_no_series(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    for number in range(2):
+        history.add(put(tmp_path / str(number), record_of(number, num_launches=5)))
+    tonight = asking_otherwise(record_of(2, ratio=1.5, num_launches=5))
+    held = compare_with_history(tonight, history.directory)
+    assert (held.not_compared, held.num_runs) == (None, 2)
+    assert [each.layout for each in regressions(held)] == [golden.BASELINE, golden.DISJOINT]
+    sides = compare_runs(record_of(0, num_launches=5), tonight)
+    assert {side.layout: side.verdict for side in sides}[golden.DISJOINT] == "slower"
+
+
+def test_a_layout_that_was_edited_is_another_layout(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    history.add(put(tmp_path / "old", record_of(0, num_launches=5)))
+    edited = asking_otherwise(record_of(1, ratio=1.5, num_launches=5), global_micro_batch_size=8)
+    assert [each.layout for each in regressions(compare_with_history(edited, history.directory))] == [golden.BASELINE]
+    sides = {side.layout: side for side in compare_runs(record_of(0, num_launches=5), edited)}
+    assert (sides[golden.DISJOINT].ratio, sides[golden.DISJOINT].verdict) == (None, "not compared: the layout differs")
+
+
 def test_runs_of_other_scenarios_are_not_compared_and_every_reason_is_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environment = golden.environment().model_copy(update={"cpu": "an abacus"})
-    other = record_of(1).model_copy(update={"scenario_hash": "a" * 64, "environment": environment, "tainted": "x"})
-    with pytest.raises(UsageError, match=r"scenario_hash was .* and is aaaaaaaaaaaa; the machine differs"):
+    scenario = {**golden.record().scenario, "seed": 7}
+    other = record_of(1).model_copy(update={"scenario": scenario, "environment": environment, "tainted": "x"})
+    with pytest.raises(UsageError, match=r"the scenario differs: seed was 0 and is 7; the machine differs"):
         compare_runs(record_of(0), other)
     old, new = put(tmp_path / "old", record_of(0)), put(tmp_path / "new", other)
     assert cli.main(["compare", str(old), str(new)]) == 2

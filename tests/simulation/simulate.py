@@ -203,6 +203,7 @@ def _night(layout: str, number: int, made: Made) -> Night:
         started_at=datetime(2025, 1, 1, 2, tzinfo=UTC) + timedelta(days=number),
         scenario="made up",
         scenario_hash="s",
+        layout_hash="l",
         measured_by="m",
         machine="one",
         layout=layout,

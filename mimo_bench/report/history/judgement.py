@@ -19,9 +19,9 @@ from mimo_bench.record import (
     LayoutRecord,
     Quantity,
     RunRecord,
-    incomparable,
     read_run,
 )
+from mimo_bench.report.history.comparable import incomparable
 from mimo_bench.report.history.comparison import (
     MIN_LAUNCHES,
     MIN_REFERENCE_NIGHTS,

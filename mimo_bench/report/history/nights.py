@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import PurePath
 
 from mimo_bench.record import PLANTED, Quantity, RunRecord, Status, machine
+from mimo_bench.scenario import hash_of_layout, hash_of_shared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +19,7 @@ class Series:
     measured_by: str
     machine: str
     layout: str
+    layout_hash: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +32,12 @@ class Night:
     scenario: str
     """The scenario file's name without its ending, for people."""
     scenario_hash: str
+    """Hash of the part of the scenario that every layout depends on."""
     measured_by: str
     machine: str
     layout: str
+    layout_hash: str
+    """Hash of the layout's own table."""
     status: Status
     tainted: str | None
     commit: str | None
@@ -49,7 +54,11 @@ class Night:
     def series(self) -> Series:
         """Series that the night belongs to."""
         return Series(
-            scenario_hash=self.scenario_hash, measured_by=self.measured_by, machine=self.machine, layout=self.layout
+            scenario_hash=self.scenario_hash,
+            measured_by=self.measured_by,
+            machine=self.machine,
+            layout=self.layout,
+            layout_hash=self.layout_hash,
         )
 
     @property
@@ -83,16 +92,18 @@ def nights_of(record: RunRecord, *, run: str) -> Iterator[Night]:
         "driver": environment.driver,
         "nccl": environment.nccl,
     }
+    shared_hash = hash_of_shared(record.scenario)
     for layout in record.layouts:
         timing = layout.timing
         yield Night(
             run=run,
             started_at=record.started_at,
             scenario=PurePath(record.scenario_file).stem,
-            scenario_hash=record.scenario_hash,
+            scenario_hash=shared_hash,
             measured_by=record.measured_by,
             machine=machine(environment),
             layout=layout.name,
+            layout_hash=hash_of_layout(record.scenario, layout.name),
             status=layout.status,
             tainted=record.tainted,
             commit=environment.git_commit,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mimo_bench.record import RunRecord, differences, incomparable
+from mimo_bench.record import RunRecord, differences
 from mimo_bench.report import words
+from mimo_bench.report.history.comparable import incomparable
 from mimo_bench.report.history.comparison import MIN_EFFECT, MIN_LAUNCHES, by_launches, discoveries
 from mimo_bench.report.history.nights import Night, nights_of
 from mimo_bench.report.markdown import table
@@ -70,7 +71,8 @@ def _has_launches(old: Night, new: Night) -> bool:
 
 def _side(name: str, old: Night | None, new: Night | None, believed: dict[str, bool]) -> Side:
     was, now = (old.step_seconds if old else None), (new.step_seconds if new else None)
-    ratio = now / was if was and now else None
+    is_same = old is not None and new is not None and old.layout_hash == new.layout_hash
+    ratio = now / was if was and now and is_same else None
     return Side(
         layout=name,
         old=words.STATE_WORDS[old.status] if old else words.DASH,
@@ -79,7 +81,11 @@ def _side(name: str, old: Night | None, new: Night | None, believed: dict[str, b
         new_seconds=now,
         ratio=ratio,
         launches=(len(old.launch_medians) if old else 0, len(new.launch_medians) if new else 0),
-        verdict=words.DASH if ratio is None else _verdict(ratio, is_believed=believed.get(name)),
+        verdict="not compared: the layout differs"
+        if old and new and not is_same
+        else words.DASH
+        if ratio is None
+        else _verdict(ratio, is_believed=believed.get(name)),
     )
 
 

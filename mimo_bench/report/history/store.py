@@ -50,7 +50,7 @@ LEFTOVER_SECONDS: Final = 3600.0
 class Nights(BaseModel):
     """Content of `nights.json`: what the history follows of one run, made from its `run.json`."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """Raise it when a field of `Night` means something else: files of before are then made again."""
     nights: tuple[Night, ...]
 
