@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any, Final
 
 from mimo_bench.data.config import HuggingFaceData
+from mimo_bench.data.formats import NAMES_OF_IMAGES
 from mimo_bench.util import choices
 
 _USUAL: Final = {"images": ("images", "image"), "messages": ("messages", "conversations")}
@@ -20,7 +21,7 @@ def columns_of(data: HuggingFaceData, features: Mapping[str, Any]) -> dict[str, 
         others = usual if usual and column == usual[0] else (column,)
         found[key] = next((name for name in others if name in features), column)
     messages = features.get(found.get("messages", ""))
-    if found["images"] not in features and found["images"] == _USUAL["images"][0] and may_hold_parts(messages):
+    if found["images"] not in features and found["images"] == _USUAL["images"][0] and may_name_images(messages):
         del found["images"]
     return found
 
@@ -82,11 +83,12 @@ def no_messages(feature: Any) -> str | None:
     return None
 
 
-def may_hold_parts(feature: Any) -> bool:
-    """True if the type of a column of messages leaves room for contents that are lists of parts."""
+def may_name_images(feature: Any) -> bool:
+    """True if the type of a column of messages leaves room for parts that name an image."""
     inner = listed(feature)
     contents = [inner.get("content"), inner.get("value")] if isinstance(inner, dict) else [feature]
-    return any(one is not None and scalar(one) is None for one in contents)
+    parts = [listed(one) or one for one in contents if one is not None and scalar(one) is None]
+    return any(not isinstance(part, dict) or part.keys() & {*NAMES_OF_IMAGES} for part in parts)
 
 
 def _no_text(feature: Any) -> str | None:

@@ -54,6 +54,7 @@ class HuggingFaceDataset:
             where=f"data.processor: {data.processor!r}",
         )
         self._rows: dict[Split, Rows] = {}
+        self._name_images: dict[Split, bool] = {}
         self._file_rows: dict[Split, Sequence[range] | None] = {}
         self._columns: dict[Split, dict[str, Any]] = {}
         self._kept: dict[Split, list[int]] = {}
@@ -75,6 +76,7 @@ class HuggingFaceDataset:
                 name: table.select_columns([name]) for name in names.intersection(table.column_names)
             }
             self._file_rows[split] = file_rows(self._data, split, table)
+            self._name_images[split] = rows.naming_images != []
             self._rows[split] = rows
         return len(self._rows[split].table)
 
@@ -187,7 +189,7 @@ class HuggingFaceDataset:
     def _sources(self, split: Split, row: int) -> list[Any]:
         rows = self._rows[split]
         held = self._column(split, row, rows.columns.get("images"))
-        messages = self._column(split, row, rows.columns["messages"]) if rows.messages_name_images else None
+        messages = self._column(split, row, rows.columns["messages"]) if self._name_images[split] else None
         return row_images(held, messages, folder=self._folder)
 
     def _messages(self, split: Split, row: int) -> list[Message]:

@@ -27,7 +27,7 @@ UNFILLED: Final = ("<ref-object>", "<bbox>")
 TOOLS: Final = "tools"
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_NAMES: Final = ("image", "image_url", "path", "url")
+NAMES_OF_IMAGES: Final = ("image", "image_url", "path", "url", "base64")
 """Keys under which a part names its image."""
 
 
@@ -77,9 +77,9 @@ def named_images(messages: Any) -> Iterator[Any]:
 
 
 def _named(part: Mapping[str, Any]) -> Any:
-    if part.get("base64") is not None:
-        return {"bytes": part["base64"]}
-    value = next((part[key] for key in _NAMES if part.get(key) is not None), None)
+    key, value = next(((key, part[key]) for key in NAMES_OF_IMAGES if part.get(key) is not None), ("", None))
+    if key == "base64":
+        return {"bytes": value}
     return value["url"] if isinstance(value, dict) and "url" in value else value
 
 

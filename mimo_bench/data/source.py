@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mimo_bench.data.columns import (
     WHOLE,
     column_remedy,
     columns_of,
-    may_hold_parts,
+    may_name_images,
     no_messages,
     scalar,
     widened,
@@ -44,7 +45,7 @@ class Loaded:
     """False if bytes of other encodings were replaced by U+FFFD."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """The rows of one split."""
 
@@ -55,10 +56,20 @@ class Rows:
     is_utf8: bool = True
     """False if bytes of other encodings were replaced by U+FFFD."""
 
-    @property
-    def messages_name_images(self) -> bool:
-        """True if the type of the messages leaves room for parts, which may name images."""
-        return may_hold_parts(self.table.features.get(self.columns.get("messages")))
+    @cached_property
+    def naming_images(self) -> Any | None:
+        """Positions of rows whose messages may name images, which are few in JSON; None for all rows."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.columns.get("messages")
+        if column is None or not may_name_images(self.table.features[column]):
+            return []
+        held = _arrow(self.table, column)
+        if not isinstance(held.type, pa.BaseExtensionType):
+            return None
+        text = pa.chunked_array([chunk.storage for chunk in held.chunks])
+        return pc.indices_nonzero(pc.match_substring(text, '"image').fill_null(False)).to_pylist()
 
 
 def open_rows(data: HuggingFaceData, split: Split) -> Rows:
@@ -349,18 +360,12 @@ def _arrow(table: Any, column: str) -> Any:
 
 def images_of_messages(rows: Rows) -> Iterator[list[Any]]:
     """Yield the values by which the messages of a row name images, for each row that names any."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not rows.messages_name_images:
+    positions = rows.naming_images
+    if positions == []:
         return
     column = rows.columns["messages"]
     view = rows.table.select_columns([column])
-    held = _arrow(rows.table, column)
-    if isinstance(held.type, pa.BaseExtensionType):  # JSON, of which few rows may have to be parsed
-        text = pa.chunked_array([chunk.storage for chunk in held.chunks])
-        view = view.select(pc.indices_nonzero(pc.match_substring(text, '"image').fill_null(False)).to_pylist())
-    for row in view:
+    for row in view if positions is None else view.select(positions):
         found = [value for value in named_images(row[column]) if value is not None]
         if found:
             yield found
