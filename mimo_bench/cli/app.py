@@ -8,6 +8,7 @@ and SIGUSR2. If several apply, the first in that order.
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -20,6 +21,7 @@ import typer.core
 
 from mimo_bench import __version__
 from mimo_bench.cli.exits import BAD_INPUT, BUG, SIGNALLED, Stopped, stopped_by
+from mimo_bench.cli.streams import lasting_output
 from mimo_bench.util import MimoBenchError
 
 COMMANDS = {
@@ -76,6 +78,13 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (or the process's own) spell, and return its exit status."""
+    with lasting_output() as output:
+        status = _run(arguments)
+    is_lost = output.error is not None and output.error.errno != errno.EPIPE
+    return BUG if status == 0 and is_lost else status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         with stopped_by(signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             app(args=arguments, prog_name="mimo-bench", standalone_mode=True)

@@ -1,4 +1,4 @@
-from .inventory import RANKS_PER_GPU, device_memory_bytes, is_visible, num_gpus, num_places, ranks_per_gpu
+from .inventory import RANKS_PER_GPU, cpu_quota, device_memory_bytes, num_gpus, num_places, ranks_per_gpu, visible_gpus
 from .job import Job, Outcome
 from .launcher import DeviceKind, Launcher
 from .progress import beat
@@ -10,9 +10,10 @@ __all__ = [
     "Launcher",
     "Outcome",
     "beat",
+    "cpu_quota",
     "device_memory_bytes",
-    "is_visible",
     "num_gpus",
     "num_places",
     "ranks_per_gpu",
+    "visible_gpus",
 ]

@@ -9,6 +9,7 @@ the starter and everything below it down in good order.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -29,6 +30,8 @@ CLOSE_SECONDS = 15.0
 TEMPORARY = "MIMO_BENCH_TEMPORARY"
 """Names the folder for sockets to the starter. Both sides remove it, so it stays only where both are killed at once."""
 STDERR_TAIL_LINES = 40
+MAX_TEMPORARY_BYTES = 107 - len("/mimo-12345678/listener-12345678")
+"""Longest directory of temporary files: Linux allows 107 bytes for the path of a socket."""
 
 
 class Launcher:
@@ -88,7 +91,9 @@ class _Starter:
 
     def __init__(self, environment: Mapping[str, str], preload: Sequence[str]) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
-        self._temporary = tempfile.TemporaryDirectory(prefix="mimo-", ignore_cleanup_errors=True)
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="mimo-", dir=_short_directory(), ignore_cleanup_errors=True
+        )
         self._process = subprocess.Popen(
             # Not `-m`: `multiprocessing` would import that module again in every rank.
             [sys.executable, "-P", "-c", "from mimo_bench.launch.local.starter import main; main()", *preload],
@@ -148,10 +153,37 @@ def _clear(job: Job) -> None:
         raise LaunchError(f"{job.log_dir}: no place for the ranks' logs: {error}") from error
 
 
+def _short_directory() -> str:
+    """Return the directory for temporary files, or another if the paths of sockets in it would be too long.
+
+    Raises:
+        LaunchError: all are too long, or cannot be written.
+    """
+    chosen = tempfile.gettempdir()
+    for directory in (chosen, "/tmp", "/var/tmp", "/dev/shm"):  # `tempfile` makes a private one in it
+        if len(os.fsencode(directory)) <= MAX_TEMPORARY_BYTES and os.access(directory, os.W_OK):
+            return directory
+    raise LaunchError(
+        f"TMPDIR = {chosen}: sockets need a path of at most {MAX_TEMPORARY_BYTES} bytes, and this has "
+        f"{len(os.fsencode(chosen))}; set TMPDIR to a shorter one"
+    )
+
+
 def _compiler_cache(environment: Mapping[str, str], temporary: str) -> dict[str, str]:
-    """Set the cache of torch's compiler on CPU ranks: importing it makes the folder, though nothing is compiled."""
-    # On GPUs it is left where it is: the next run begins with what this one compiled.
-    return {"TORCHINDUCTOR_CACHE_DIR": temporary} if environment.get("TORCHDYNAMO_DISABLE") == "1" else {}
+    """Return where compilers keep their files; importing torch's makes the folder even if nothing is compiled."""
+    # On GPUs it is left where it is: the next run begins with what this one compiled. Its place needs name and home.
+    if environment.get("TORCHDYNAMO_DISABLE") != "1" and _has_home():
+        return {}
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    return {name: temporary for name in names if name not in environment}
+
+
+def _has_home() -> bool:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        return False
+    return os.access(Path("~").expanduser(), os.W_OK)
 
 
 def starter_environment(base: Mapping[str, str], device_kind: DeviceKind) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import pynvml
 
-from mimo_bench.launch import is_visible
+from mimo_bench.launch import cpu_quota, visible_gpus
 from mimo_bench.record import Device, Environment
 
 _RELEVANT = ("CUBLAS_", "CUDA_", "GLOO_", "MIMO_BENCH_", "NCCL_", "NVIDIA_TF32", "OMP_", "PYTORCH_", "TORCH")
@@ -62,6 +62,7 @@ def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
         devices=devices,
         cpu=_cpu_name(),
         num_cpus=len(os.sched_getaffinity(0)),
+        cpu_quota=cpu_quota(),
         driver=driver,
         cuda=cuda,
         nccl=next(filter(None, map(_version, _NCCL)), None) if device_kind == "cuda" else None,
@@ -162,7 +163,7 @@ def _read_nvml() -> tuple[str, str, tuple[Device, ...]]:
             )
             for handle in handles
         ]
-        devices = tuple(device for index, device in enumerate(found) if is_visible(index, device.uuid))
+        devices = tuple(found[index] for index in visible_gpus([device.uuid for device in found]))
         cuda = pynvml.nvmlSystemGetCudaDriverVersion()
         return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}", devices
     finally:

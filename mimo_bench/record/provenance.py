@@ -20,10 +20,11 @@ SOFTWARE = ("driver", "cuda", "nccl", "python", "torch", "megatron_core", "trans
 def machine(environment: Environment) -> str:
     """Return the machine type in words, equal for machines with comparable times: `4 x NVIDIA H200, <processor>`."""
     processor = environment.cpu or "unknown processor"
+    quota = f", quota of {environment.cpu_quota:g} CPUs" if environment.cpu_quota is not None else ""
     if environment.device_kind == "cpu":
-        return f"{environment.num_cpus} x {processor}"
+        return f"{environment.num_cpus} x {processor}{quota}"
     devices = Counter(device.name for device in environment.devices)
-    return ", ".join([*(f"{number} x {name}" for name, number in sorted(devices.items())), processor])
+    return ", ".join([*(f"{number} x {name}" for name, number in sorted(devices.items())), processor]) + quota
 
 
 def differences(before: Environment, now: Environment) -> Iterator[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from .errors import (
 )
 from .explain import NonNegativeFloat, NonNegativeInt, PositiveInt, Share, Table, explain
 from .field_docs import Described, descriptions
-from .files import LOCK_FILE, is_temporary, locked, new_directory, sweep, sync_directory, write_atomically
+from .files import LOCK_FILE, is_temporary, locked, naming, new_directory, sweep, sync_directory, write_atomically
 from .rng import GOLDEN, LAST_SHIFT, MANTISSA_BITS, MIX, first_of, start_of
 from .text import choices, counted
 
@@ -54,6 +54,7 @@ __all__ = [
     "first_of",
     "is_temporary",
     "locked",
+    "naming",
     "new_directory",
     "relative",
     "start_of",

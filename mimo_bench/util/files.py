@@ -13,6 +13,9 @@ from typing import Final
 
 LOCK_FILE: Final = ".lock"
 
+NO_LOCKS: Final = (errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Errors of file systems that cannot lock, such as NFS without a lock daemon."""
+
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes], *, synced: bool = True) -> Path:
     """Write `content` to `path` in one move and return `path`: a reader finds the old file or the whole new one.
@@ -24,7 +27,7 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, synced: bo
     # In the same directory, so that the rename never crosses a file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.writelines((content,) if isinstance(content, bytes) else content)
             file.flush()
             if synced:
@@ -33,6 +36,16 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, synced: bo
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of the block that names no file, as one of a full disk does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -93,9 +106,9 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except OSError as error:
-        if error.errno != errno.ENOLCK:
+        if error.errno not in NO_LOCKS:
             raise
-        # NFS without a lock daemon. A file that exists is then the lock; one that a dead process left is broken.
+        # A file that exists is then the lock; one that a dead process left is broken.
         lock = SoftFileLock(path)
         lock.acquire(timeout=0)
     try:

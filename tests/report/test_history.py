@@ -263,6 +263,12 @@ def test_other_machines_scenarios_and_measuring_code_are_not_held_against() -> N
         assert of_steps(night(30, step_seconds=1.0), nights(*noisy(12), **different)).verdict == "unknown"
 
 
+def test_a_cpu_quota_is_part_of_the_machine() -> None:
+    environment = golden.environment()
+    limited = environment.model_copy(update={"cpu_quota": 1.5})
+    assert machine(limited) == f"{machine(environment)}, quota of 1.5 CPUs"
+
+
 def test_a_written_reference_decides_by_its_own_bounds() -> None:
     written = Reference(
         machine=machine(golden.environment()),

@@ -37,6 +37,18 @@ def test_writing_where_a_directory_is_leaves_no_temporary(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_a_full_disk_is_named_with_the_file_that_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(tmp_path / "run.json", b"content")
+    assert caught.value.filename == str(tmp_path / "run.json")
+
+
 def test_a_new_directory_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     place = tmp_path / "on" / "the" / "way"
     with new_directory(place) as temporary:
@@ -82,9 +94,12 @@ def test_a_lock_has_one_holder_and_leaves_nothing(tmp_path: Path) -> None:
         pass
 
 
-def test_without_a_lock_daemon_the_file_itself_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP])
+def test_on_a_file_system_without_locks_the_file_itself_is_the_lock(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with locked(tmp_path):

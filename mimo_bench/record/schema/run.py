@@ -30,6 +30,9 @@ class Environment(Entry):
     devices: tuple[Device, ...]
     cpu: str | None
     num_cpus: int
+    """CPUs that the process may run on."""
+    cpu_quota: float | None = None
+    """CPUs' worth of time that the control group allows; None without a limit below `num_cpus`."""
     driver: str | None
     cuda: str | None
     nccl: str | None

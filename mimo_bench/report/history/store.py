@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from mimo_bench.record import RUN_FILE, RunRecord, read_run
 from mimo_bench.report.history.nights import Night, nights_of
-from mimo_bench.util import HistoryError, RecordError, new_directory
+from mimo_bench.util import HistoryError, RecordError, naming, new_directory
 
 NIGHTS_FILE = "nights.json"
 EXPECTATIONS_FILE = "expectations.toml"
@@ -163,7 +163,7 @@ def _write(run: Path, name: Path, content: IO[bytes]) -> None:
     """
     for parent in reversed(name.parents[:-1]):
         (run / parent).mkdir(exist_ok=True)
-    with (run / name).open("wb") as file:
+    with naming(run / name), (run / name).open("wb") as file:
         shutil.copyfileobj(content, file)
         file.flush()
         os.fsync(file.fileno())
