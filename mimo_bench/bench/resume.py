@@ -9,14 +9,15 @@ timing mode alone the record has no losses that could show this: each layout sta
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from mimo_bench.bench.request import RunRequest
 from mimo_bench.meters import hash_of_code, read_environment
 from mimo_bench.record import PLANTED, RUN_FILE, LayoutRecord, Mode, Resumption, RunRecord, differences, read_run
-from mimo_bench.scenario import Scenario, without_places
+from mimo_bench.scenario import Scenario, hash_of_content, without_places
 from mimo_bench.util import UsageError, are_named, first_difference, locked, relative
 
 
@@ -31,13 +32,15 @@ def read_earlier(request: RunRequest) -> RunRecord | None:
     if not (request.resume and (directory / RUN_FILE).exists()):
         return None
     record = read_run(directory)
-    if record.scenario_hash != request.scenario.content_hash:
-        raise UsageError(_refusal(directory, *_scenarios_part(record, request.scenario)))
+    if (parted := _scenarios_part(record, request.scenario)) is not None:
+        raise UsageError(_refusal(directory, *parted))
+    names = [layout.name for layout in record.layouts]
     pairs: dict[str, tuple[object, object]] = {
         "code_hash": (record.code_hash, hash_of_code()),
         "modes": (",".join(record.modes), ",".join(request.modes)),
-        "layouts": (", ".join(layout.name for layout in record.layouts), ", ".join(request.names)),
     }
+    if not set(names) <= set(request.names):
+        pairs["layouts"] = (", ".join(names), ", ".join(request.names))
     for name, (earlier, now) in pairs.items():
         if earlier != now:
             raise UsageError(_refusal(directory, name, earlier, now))
@@ -63,13 +66,24 @@ def _planted_otherwise(earlier: str | None, now: str | None) -> str | None:
     return f"was run with --plant {earlier}, and now {asked}; give --plant {earlier} again"
 
 
-def _scenarios_part(record: RunRecord, scenario: Scenario) -> tuple[str, str, str]:
-    """The first key in which a scenario is not the one of the record, and both its values in words."""
-    both = map(without_places, (record.scenario, scenario.model_dump(mode="json")))
-    if (found := first_difference(*both)) is None:
-        # A scenario that was edited in the record has a hash of its own.
+def _scenarios_part(record: RunRecord, scenario: Scenario) -> tuple[str, str, str] | None:
+    """Return the first key in which a scenario differs from the record's, and both values in words; None if none does.
+
+    The question and layouts that only one of them has are not compared.
+    """
+    now = scenario.model_dump(mode="json")
+    common = {layout.name for layout in record.layouts} & set(scenario.names)
+
+    def kept(content: Mapping[str, Any]) -> dict[str, Any]:
+        layouts = {table["name"]: table for table in content["layout"] if table["name"] in common}
+        return {**without_places(content), "question": None, "layout": layouts}
+
+    if (found := first_difference(kept(record.scenario), kept(now))) is not None:
+        return f"scenario.{found.key}", _in_words(found.before), _in_words(found.now)
+    if record.scenario_hash != hash_of_content(record.scenario):
+        # The scenario was edited in the record.
         return "scenario_hash", record.scenario_hash, scenario.content_hash
-    return f"scenario.{found.key}", _in_words(found.before), _in_words(found.now)
+    return None
 
 
 def _in_words(value: object) -> str:
@@ -93,14 +107,16 @@ def resumed(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
     before = {layout.name: layout for layout in earlier.layouts}
     settled = [name for name, layout in before.items() if is_settled(layout, earlier.modes)]
     is_held = "parity" in earlier.modes or "timing" in earlier.modes
-    if is_held and len(settled) < len(before):
+    if is_held and len(settled) < len(fresh.layouts):
         has_reference = _is_reference(before[earlier.baseline], earlier.modes)
         settled = [name for name in settled if name != earlier.baseline and has_reference]
     resumption = Resumption(
         resumed_at=fresh.started_at,
         command=fresh.command,
         kept=tuple(settled),
-        reason=_why(settled, earlier) if settled else "nothing: no layout had a verdict that could stay",
+        reason=_why(settled, earlier.modes, num_layouts=len(fresh.layouts))
+        if settled
+        else "nothing: no layout had a verdict that could stay",
     )
     # Of a baseline that is trained again, what is known stays until then: a later resumption is held against it too.
     known = {*settled, earlier.baseline}
@@ -122,12 +138,12 @@ def _is_reference(baseline: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
     return baseline.parity is not None and baseline.parity.as_timed is not None
 
 
-def _why(settled: list[str], earlier: RunRecord) -> str:
-    if len(settled) == len(earlier.layouts):
+def _why(settled: list[str], modes: tuple[Mode, ...], *, num_layouts: int) -> str:
+    if len(settled) == num_layouts:
         return "every layout had its verdict"
-    if "timing" in earlier.modes and "parity" not in earlier.modes:
+    if "timing" in modes and "parity" not in modes:
         return "these had been held against the baseline as it was timed then; it is timed again for the others"
-    if "parity" not in earlier.modes:
+    if "parity" not in modes:
         return "these had been measured"
     return "these had their verdicts, and the baseline, trained again for the others, is the same within the tolerance"
 

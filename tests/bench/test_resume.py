@@ -162,10 +162,30 @@ def test_another_scenario_is_refused_with_the_first_key_that_differs_and_both_va
     key = rf"scenario\.layout\.{fused.name}\.settings\.fused_rope"
     with pytest.raises(UsageError, match=rf"{key} is true, and now it is false"):
         read_earlier(request(tmp_path))
-    recorded(tmp_path, ours.model_copy(update={"layout": ours.layout[:1]}))
-    both = ", ".join(ours.names[:2])
-    with pytest.raises(UsageError, match=rf"scenario\.layout is {ours.names[0]}, and now it is {both}"):
-        read_earlier(request(tmp_path))
+
+
+def test_a_new_question_and_new_layouts_are_resumed_and_just_the_new_ones_trained(tmp_path: Path) -> None:
+    ours = golden.scenario()
+    two = ours.model_copy(update={"question": "In other words?", "layout": ours.layout[:2]})
+    asked = request(tmp_path).model_copy(update={"scenario": two, "layouts": ()})
+    first = Ledger(asked)
+    first.enter(judged(golden.BASELINE))
+    first.enter(judged(golden.DISJOINT))
+    first.finish()
+    resumed = open_ledger(tmp_path, earlier=read_earlier(request(tmp_path)))
+    assert resumed.kept == (golden.DISJOINT,)
+    status = {layout.name: layout.status for layout in resumed.record.layouts}
+    assert status == {golden.BASELINE: "passed", golden.DISJOINT: "passed", golden.WRONG: "not_run"}
+    assert resumed.record.question == ours.question
+    assert resumed.record.scenario_hash == ours.content_hash
+    assert resumed.record.finished_at is None
+
+
+def test_a_layout_of_the_record_that_is_no_longer_run_is_refused(tmp_path: Path) -> None:
+    killed_after(tmp_path, golden.BASELINE)
+    fewer = request(tmp_path).model_copy(update={"layouts": NAMES[:2]})
+    with pytest.raises(UsageError, match=f"layouts is {', '.join(NAMES)}, and now it is {', '.join(NAMES[:2])}"):
+        read_earlier(fewer)
 
 
 @pytest.mark.parametrize(
