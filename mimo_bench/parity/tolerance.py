@@ -134,9 +134,9 @@ TIMED_GRADIENT_LIMITS: Final[Mapping[Precision, ParameterLimits]] = {
 
 TIMED_UPDATE_LIMITS: Final[Mapping[Precision, ParameterLimits]] = {
     "fp32": LATE_LIMITS,
-    "bf16": ParameterLimits(floor=5e-2, ceiling=0.4),
+    "bf16": ParameterLimits(floor=5e-2, ceiling=0.9),
 }
-"""Of updates by all steps of a timed run."""
+"""Of updates by all steps of a timed run: a frozen parameter is off by all of its update."""
 
 
 def parameter_bounds(variants: Iterable[Sequence[ParameterDifference] | None], limits: ParameterLimits) -> Bounds:

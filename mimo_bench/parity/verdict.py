@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
@@ -146,6 +147,8 @@ def judge(
     )
     loss_drift, norm_drifts = drifts(trained, baseline, checks.num_steps)
     agreement = f"{checks.num_steps} steps agree: {_agreement(losses, norms, gradients)}" if failed is None else ""
+    if failed is None:
+        agreement += _unresolved(trained, tolerance)
     if trained.num_learning_steps and trained.held_out is not None:
         agreement += "; held-out samples are compared before the learning steps, in which rounding grows"
     check, reason = failed or (None, agreement + _right_answers(trained, checks.min_answer_accuracy))
@@ -481,6 +484,20 @@ def _evaluates_differently(trained: Trained, baseline: Trained, tolerance: Toler
             "agrees"
         )
     return None
+
+
+def _unresolved(trained: Trained, tolerance: Tolerance) -> str:
+    """Return which errors of updates rounding of the weights hides, as text, if they are larger than the bound."""
+    assert trained.optimizer is not None
+    shares = [
+        one.resolution_norm / one.baseline_norm
+        for one in trained.optimizer.updates
+        if one.resolution_norm is not None and one.baseline_norm
+    ]
+    hidden = median(shares) if shares else 0.0
+    if tolerance.update_rel is None or hidden <= tolerance.update_rel:
+        return ""
+    return f"; weights are rounded by {hidden:.1e} of their updates (median), so smaller errors of updates do not show"
 
 
 def _agreement(

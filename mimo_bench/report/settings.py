@@ -46,7 +46,7 @@ def all_off_in_parity(record: RunRecord) -> str:
     off = dict.fromkeys(name for layout in record.layouts for name in off_in_parity(layout))
     if not off or "parity" not in record.modes:
         return ""
-    held = "judged as timed, by loss and gradient norms" if "timing" in record.modes else "not judged here"
+    held = "judged as timed" if "timing" in record.modes else "not judged here"
     return f"Left off in parity mode and {held}: {', '.join(off)}."
 
 

@@ -649,7 +649,7 @@ def test_declared_settings_stand_in_the_summary_and_in_the_pages_table() -> None
 def test_the_verdicts_say_which_declared_settings_parity_mode_leaves_off() -> None:
     chosen = golden.SETTINGS | {"distributed_optimizer": True, "compile_layers": True, "attention": "flash"}
     record = with_layout(1, settings=chosen)
-    said = "Left off in parity mode and judged as timed, by loss and gradient norms: compile_layers, attention = flash."
+    said = "Left off in parity mode and judged as timed: compile_layers, attention = flash."
     assert said in render_markdown(record).partition("Every verdict")[2].partition("</details>")[0]
     assert "left off in parity modecompile_layers, attention = flash\n" in Page(render_html(record)).text
     without = record.model_copy(update={"modes": ("parity",)})
