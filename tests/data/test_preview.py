@@ -34,11 +34,11 @@ def own(shared: Path, tmp_path: Path) -> Path:
 
 
 def check(scenario: Path, capsys: pytest.CaptureFixture[str], *, status: int) -> tuple[list[str], list[str]]:
-    """Return the lines about samples that `check` ends with, and its errors."""
+    """Return the lines about samples that `check` prints, and its errors."""
     assert main(["check", str(scenario)]) == status
     out, err = capsys.readouterr()
     _, _, samples = out.partition("samples as ranks read them, ")
-    return samples.splitlines(), err.splitlines()
+    return samples.partition("\n\n")[0].splitlines(), err.splitlines()
 
 
 def test_check_prints_a_sample_as_it_is_trained_on_and_columns_that_nothing_reads(
