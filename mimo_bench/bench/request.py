@@ -15,6 +15,7 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from mimo_bench.bench.selection import match_expression, match_globs
 from mimo_bench.launch import DeviceKind, num_gpus, num_places, ranks_per_gpu
 from mimo_bench.models import MANIFEST, check_new, check_shape, read_manifest
 from mimo_bench.parity import Planting
@@ -169,9 +170,25 @@ class TrainRequest(Request):
 
 
 def plan_runs(
-    files: Sequence[Path], *, out: Path | None, resume: bool = False, gate_performance: bool = False, **common: Any
+    files: Sequence[Path],
+    *,
+    out: Path | None,
+    layouts: Sequence[str] = (),
+    expression: str | None = None,
+    resume: bool = False,
+    gate_performance: bool = False,
+    **common: Any,
 ) -> list[RunRequest]:
-    """Return one checked request for each scenario file; `common` holds the other fields of `RunRequest`.
+    """Return one checked request for each scenario file.
+
+    Args:
+        files: the scenarios.
+        out: directory for what the runs write; None for one by time.
+        layouts: names or globs of the layouts to run; empty for all.
+        expression: expression over names, which narrows them further; None for none.
+        resume: whether to resume the runs in `out`.
+        gate_performance: whether the runs must be compared with a history.
+        common: the other fields of `RunRequest`.
 
     Raises:
         MimoBenchError: a file, a name or an option that cannot be met; nothing was started or written.
@@ -182,7 +199,14 @@ def plan_runs(
         raise UsageError("--resume: name the run to resume: --out DIR")
     directories = run_directories(out, files, resume=resume)
     requests = [
-        RunRequest(scenario=scenario, scenario_file=file, directory=directory, resume=resume, **common)
+        RunRequest(
+            scenario=scenario,
+            scenario_file=file,
+            layouts=_selected(scenario, file, layouts, expression),
+            directory=directory,
+            resume=resume,
+            **common,
+        )
         for scenario, file, directory in zip(scenarios, files, directories, strict=True)
     ]
     for request in requests:
@@ -294,11 +318,17 @@ def _check_history(history: Path | None, *, gate_performance: bool) -> None:
     read_expectations(History(history).expectations_file)
 
 
+def _selected(scenario: Scenario, path: Path, layouts: Sequence[str], expression: str | None) -> tuple[str, ...]:
+    """Return the names of the layouts to run; empty for all."""
+    names = match_globs(scenario.names, layouts, option=f"--layout: {path}") if layouts else scenario.names
+    if expression is not None:
+        return match_expression(names, expression)
+    return names if layouts else ()
+
+
 def _check_names(request: RunRequest) -> None:
-    """Refuse layouts of `--layout` and `--plant FAULT@LAYOUT` that the scenario does not have."""
+    """Refuse layouts of `--plant FAULT@LAYOUT` that the scenario does not have or that do not run."""
     scenario, path = request.scenario, request.scenario_file
-    for name in request.layouts:
-        _known(scenario, path, name, option="--layout")
     if (planted := request.planting.layout) is None:
         return
     _known(scenario, path, planted, option="--plant")

@@ -43,6 +43,9 @@ COMMANDS = {
 }
 """Command -> its module in this folder, and a line of help; listing them imports none of the modules."""
 
+RARER = {"alarms", "mutants", "overhead", "linkspeed", "report", "validate", "schema"}
+"""Commands that the help lists apart."""
+
 
 class Commands(typer.core.TyperGroup):
     """Commands whose modules are imported when they are called: pydantic and pandas would cost `--help` a second."""
@@ -60,8 +63,9 @@ class Commands(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the table of commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        for title, names in (("Commands", COMMANDS.keys() - RARER), ("Rarer commands", RARER)):
+            with formatter.section(title):
+                formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items() if name in names])
 
 
 app = typer.Typer(

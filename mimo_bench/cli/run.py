@@ -11,6 +11,7 @@ import typer
 from mimo_bench.bench import HANG_SECONDS, device_kind, parse_hang_limit, parse_modes, plan_runs
 from mimo_bench.cli.exits import exit_status
 from mimo_bench.cli.options import Device, DeviceOption, Files, HangLimit, Out
+from mimo_bench.util import counted
 
 if TYPE_CHECKING:
     from mimo_bench.record import RunRecord
@@ -22,8 +23,16 @@ app = typer.Typer()
 def run(
     files: Files,
     layout: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Run only this layout and the baseline; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Run only this layout and the baseline; a glob, may be repeated."),
     ] = None,
+    expression: Annotated[
+        str | None,
+        typer.Option("-k", metavar="EXPR", help="Run only layouts whose names match, such as 'tp2 and not pp2'."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print which layouts would run, and start and write nothing.")
+    ] = False,
     device: DeviceOption = Device.auto,
     modes: Annotated[
         str, typer.Option(help="Which of parity, timing and comm, separated by commas.")
@@ -52,7 +61,8 @@ def run(
         out=out,
         resume=resume,
         gate_performance=gate_performance,
-        layouts=tuple(dict.fromkeys(layout or ())),
+        layouts=tuple(layout or ()),
+        expression=expression,
         device_kind=device_kind(device.value),
         modes=parse_modes(modes),
         hang_seconds=parse_hang_limit(hang_limit),
@@ -68,6 +78,12 @@ def run(
     for request in requests:
         # Before the first of them starts, all of them are known to fit the record that they resume.
         read_earlier(request)
+    if dry_run:
+        for request in requests:
+            print(f"{request.scenario_file}: {' and '.join(request.modes)} on {request.device_kind} ranks")
+            for case in map(request.scenario.case, request.names):
+                print(f"  {case.name}: {case.layout.placement}, {counted(case.world_size, 'rank')}")
+        return
     records: list[RunRecord] = []
     for request in requests:
         with live() as on_event:

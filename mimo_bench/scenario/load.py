@@ -51,7 +51,7 @@ def load_scenario(path: Path, *, with_fingerprint: bool = False) -> Scenario:
     except DataError as error:
         raise ScenarioError(f"{path}: {error}") from None
     except ScenarioError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
     except WeightsError as error:
         raise ScenarioError(f"{path}: weights: {error}") from None
     return scenario

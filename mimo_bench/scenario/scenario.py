@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
@@ -234,11 +234,11 @@ class Scenario(Table):
         )
 
     def check(self) -> None:
-        """Refuse what no field alone can show wrong.
+        """Refuse what no field alone can show wrong, each problem on a line of the message.
 
         Raises:
             ScenarioError: model, baseline or sequence do not fit.
-            LayoutError: a layout cannot be trained; the message names it.
+            LayoutError: layouts cannot be trained; the message names them.
         """
         if self.model not in PRESETS and self.configured is None:
             remedy = choices(self.model, sorted(PRESETS))
@@ -251,15 +251,27 @@ class Scenario(Table):
             raise ScenarioError(f"layout: the name {repeated[0]!r} is used twice; give each layout its own")
         if self.baseline not in self._tables:
             raise ScenarioError(f"baseline: {self.baseline!r} is no layout; {choices(self.baseline, self.names)}")
-        self.shape.check_sequence(self.seq_length)
-        self.training.check(modules=tuple(self.shape.modules))
-        self.training.refuse_rates_of_zero(modules=self.shape.modules)
-        self.data.check(self.shape, seq_length=self.seq_length)
+        problems: list[ScenarioError] = []
+        for check in (
+            partial(self.shape.check_sequence, self.seq_length),
+            self._check_training,
+            partial(self.data.check, self.shape, seq_length=self.seq_length),
+        ):
+            try:
+                check()
+            except ScenarioError as error:
+                problems.append(error)
         for table in self.layout:
             try:
                 self._check_layout(table)
             except LayoutError as error:
-                raise LayoutError(f"layout {table.name!r}: {error}") from None
+                problems.append(LayoutError(f"layout {table.name!r}: {error}"))
+        if problems:
+            raise type(problems[0])("\n".join(map(str, problems)))
+
+    def _check_training(self) -> None:
+        self.training.check(modules=tuple(self.shape.modules))
+        self.training.refuse_rates_of_zero(modules=self.shape.modules)
 
     def _check_layout(self, table: LayoutTable) -> None:
         # Before the spans: a module that is missing leaves a gap, which is not what has to be mended.

@@ -83,6 +83,40 @@ def test_check_ends_with_a_table_of_needs_and_with_1_if_a_layout_does_not_fit(
     )
 
 
+def test_a_dry_run_prints_what_would_run_and_writes_nothing(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["run", str(scenario), "--device", "cpu", "--dry-run", "--out", str(out)]
+    assert cli.main([*command, "-k", "spl and not base"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{scenario}: parity and timing on cpu ranks"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["base", "split"]
+    assert cli.main([*command, "--layout", "b*"]) == 0
+    assert "split" not in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_check_tells_all_errors_of_a_file_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.toml"
+    head, first, second = SCENARIO.split("[[layout]]")
+    gap = second.replace("rank_offset = 2", "rank_offset = 3")
+    again = gap.replace('"split"', '"again"')
+    path.write_text("[[layout]]".join([head, first, gap, again]), encoding="utf-8")
+    assert cli.main(["check", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("bad.toml: layout '" in line for line in lines)
+
+
+def test_the_help_lists_the_rarer_commands_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    common, rarer = capsys.readouterr().out.split("Rarer commands:")
+    assert "selftest" in common
+    assert "mutants" not in common
+    assert "mutants" in rarer
+
+
 def test_a_quiet_check_prints_one_line_a_file(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--quiet", str(scenario), str(scenario)]) == 0
     assert capsys.readouterr().out == f"{scenario}: valid, 2 layouts of llava-tiny\n" * 2
