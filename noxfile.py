@@ -101,12 +101,13 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def lint(session: nox.Session) -> None:
-    """Check format, style, types and which module may import which."""
+    """Check format, style, types, which module may import which, and the words of docstrings, messages and pages."""
     _python(session, "-m", "ruff", "format", "--check", ".")
     _python(session, "-m", "ruff", "check", ".")
     _python(session, "-m", "mypy", "--strict")
     # import-linter has no `python -m`.
     _python(session, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+    _python(session, "-m", "tests.prose")
 
 
 @nox.session(venv_backend="none", requires=["environment"])

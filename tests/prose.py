@@ -45,9 +45,9 @@ OPENING = re.compile(r"(What|Where|Of|Whether|How|The same)\b(?! (kind|number|ra
 _PATTERN = re.compile("|".join(rf"(?P<w{index}>\b(?:{word})\b)" for index, word in enumerate(DENIED)), re.IGNORECASE)
 
 
-def main() -> int:
+def main(repository: Path = REPOSITORY) -> int:
     """Print every denied word with its place and remedy; return 1 if there is one."""
-    found = [*_in_python(), *_in_markdown()]
+    found = [*_in_python(repository), *_in_markdown(repository)]
     print("\n".join(found) or "no denied word")
     return 1 if found else 0
 
@@ -59,10 +59,10 @@ def complaints(text: str) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, match.start()), f"{match[0]!r}: {list(DENIED.values())[index]}"
 
 
-def _in_python() -> Iterator[str]:
-    for path in sorted((REPOSITORY / "mimo_bench").rglob("*.py")):
+def _in_python(repository: Path) -> Iterator[str]:
+    for path in sorted((repository / "mimo_bench").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        name = path.relative_to(REPOSITORY)
+        name = path.relative_to(repository)
         tree = ast.parse(source)
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
@@ -79,13 +79,13 @@ def _in_python() -> Iterator[str]:
                     yield f"{name}:{token.start[0]}: {complaint}"
 
 
-def _in_markdown() -> Iterator[str]:
-    for path in [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]:
+def _in_markdown(repository: Path) -> Iterator[str]:
+    for path in [repository / "README.md", *sorted((repository / "docs").rglob("*.md"))]:
         text = re.sub(
             r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), path.read_text(encoding="utf-8"), flags=re.M | re.S
         )
         for line, complaint in complaints(text):
-            yield f"{path.relative_to(REPOSITORY)}:{line + 1}: {complaint}"
+            yield f"{path.relative_to(repository)}:{line + 1}: {complaint}"
 
 
 if __name__ == "__main__":

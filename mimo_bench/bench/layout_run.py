@@ -64,7 +64,7 @@ _SHOWN_BY_A_TRACE: Final[tuple[Check, ...]] = ("gradients", "sound", "optimizer"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """The baseline's training, which every other layout is held against."""
+    """The baseline's training, with which every other layout is compared."""
 
     trained: Trained
     """In parity mode; as timed where parity is not asked for."""
@@ -80,14 +80,14 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutResult:
-    """What is known of a layout so far."""
+    """Results of a layout so far."""
 
     status: Status
     reason: str
     trained: Trained | None = None
     parity: Parity | None = None
     reference: Reference | None = None
-    """What others can be held against; None unless this is a sound baseline."""
+    """Reference for other layouts; None unless this is a sound baseline."""
     attempts: tuple[LaunchResult, ...] = ()
     repeats: tuple[LaunchResult, ...] = ()
     """Further timing launches, of which only the median step counts."""
@@ -182,7 +182,7 @@ class LayoutRunner:
         return self._measure_noise(case, _judged(judge_baseline(trained, checks), trained, attempt))
 
     def _localise(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
-        """Where a layout whose steps are wrong first leaves the baseline, by a second pass over the first of them."""
+        """Find by a second pass over the first step where a layout whose steps are wrong first leaves the baseline."""
         if not self.second_pass or result.parity is None or result.parity.failed_check not in _SHOWN_BY_A_TRACE:
             return result
         baseline = self.attempts.trace(self.scenario.case(self.scenario.baseline), fault=None)
@@ -193,7 +193,7 @@ class LayoutRunner:
         return replace(result, parity=result.parity.model_copy(update={"first_difference": place}))
 
     def _measure_noise(self, case: LayoutCase, result: LayoutResult) -> LayoutResult:
-        """Train the baseline's variants in parity mode; what others can be held against is then complete."""
+        """Train the baseline's variants in parity mode; the reference for other layouts is then complete."""
         assert result.parity is not None
         assert result.trained is not None
         if result.status != "passed":
@@ -298,7 +298,7 @@ def with_repeats(timing: Timing, repeats: Sequence[LaunchResult]) -> Timing:
 
 
 def _without(variants: Sequence[VariantName]) -> str:
-    """What a reason says besides of variants of the baseline that need more memory than it does."""
+    """Return the end of a reason that names the variants that need more memory than the baseline."""
     return f"; without {' and '.join(variants)}, for which there was no memory" if variants else ""
 
 
@@ -380,6 +380,6 @@ def _ended_early(attempt: LaunchResult) -> LayoutResult:
 
 
 def _cut_short(result: LayoutResult, attempt: LaunchResult) -> LayoutResult:
-    """What was known, with the end that a later launch made of it."""
+    """Return the result so far, ended by a later launch."""
     ended = _ended_early(attempt)
     return replace(result, status=ended.status, reason=f"after parity: {ended.reason}")

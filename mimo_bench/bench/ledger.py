@@ -82,7 +82,7 @@ class Ledger:
         return layout
 
     def compare_with_earlier(self, baseline: LayoutRecord) -> None:
-        """Keep nothing if the baseline, trained again, is not what the kept layouts were held against."""
+        """Keep nothing if the baseline, trained again, is not what the kept layouts were compared with."""
         if self._earlier is None or not self.kept or not baseline.losses:
             return
         before = next(layout for layout in self._earlier.layouts if layout.name == baseline.name)
@@ -112,7 +112,7 @@ class Ledger:
         self._update(ranking=rank_layouts(self.record.layouts), finished_at=datetime.now(UTC))
 
     def note(self, held: HistoryComparison) -> None:
-        """What the runs before say of this one."""
+        """Add the comparison with earlier runs."""
         self._update(history=held)
 
     def _update(self, **changes: Any) -> None:

@@ -1,4 +1,4 @@
-"""What our own instruments cost: paired blocks of bare and instrumented steps, and the share with its confidence.
+"""Cost of our own instruments: paired blocks of bare and instrumented steps, and the share with its confidence.
 
 The answer is printed, one line a mode.
 """
@@ -24,7 +24,7 @@ MODES: tuple[Mode, ...] = ("timing", "comm")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overhead:
-    """What one mode's instruments add to a step."""
+    """Time that one mode's instruments add to a step."""
 
     mode: Mode
     share: float

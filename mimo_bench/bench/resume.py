@@ -1,9 +1,9 @@
-"""What an earlier invocation of the same matrix left in the directory, and what of it need not be done again.
+"""Results that an earlier invocation of the same matrix left in the directory, and which of them are kept.
 
 A layout with a verdict keeps it. One without is run again from its first step: it was under way, was never reached,
 or ended without a record. The baseline's gradients do not outlive an invocation, so while anything is left to do the
-baseline is trained again, and what was kept stays only if that training is the same as the one it was held against. In
-timing mode alone the record has no losses that could show this: each layout stays held against the baseline of then.
+baseline is trained again, and what was kept stays only if that training is the same as the one it was compared with. In
+timing mode alone the record has no losses that could show this: each layout stays compared with the earlier baseline.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def read_earlier(request: RunRequest) -> RunRecord | None:
 
 
 def _planted(tainted: str | None) -> str | None:
-    """What was planted; a disturbance from outside may be over, and does not part two invocations."""
+    """Return the planted fault; a disturbance from outside may be over, and does not part two invocations."""
     return tainted.removesuffix(PLANTED).strip() if tainted is not None and tainted.endswith(PLANTED) else None
 
 
 def _planted_otherwise(earlier: str | None, now: str | None) -> str | None:
-    """What parts two invocations of which one had another fault planted, and what to do; None if neither had."""
+    """Return how the planted faults of two invocations differ, and what to do; None if neither had one."""
     if earlier == now:
         return None
     asked = "no --plant was given" if now is None else f"--plant {now} was given"
@@ -118,7 +118,7 @@ def resumed(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
         if settled
         else "nothing: no layout had a verdict that could stay",
     )
-    # Of a baseline that is trained again, what is known stays until then: a later resumption is held against it too.
+    # Of a baseline that is trained again, the results stay until then: a later resumption is compared with them too.
     known = {*settled, earlier.baseline}
     return fresh.model_copy(
         update={
@@ -131,7 +131,7 @@ def resumed(fresh: RunRecord, earlier: RunRecord) -> RunRecord:
 
 
 def _is_reference(baseline: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
-    """Whether the layouts of an earlier invocation were held against its baseline."""
+    """Return True if the layouts of an earlier invocation were compared with its baseline."""
     if "parity" in modes:
         # Without the baseline's own losses nothing would show that it trains as it did.
         return bool(baseline.losses)
@@ -142,19 +142,19 @@ def _why(settled: list[str], modes: tuple[Mode, ...], *, num_layouts: int) -> st
     if len(settled) == num_layouts:
         return "every layout had its verdict"
     if "timing" in modes and "parity" not in modes:
-        return "these had been held against the baseline as it was timed then; it is timed again for the others"
+        return "these were compared with the baseline as it was timed then; it is timed again for the others"
     if "parity" not in modes:
         return "these had been measured"
     return "these had their verdicts, and the baseline, trained again for the others, is the same within the tolerance"
 
 
 def is_settled(layout: LayoutRecord, modes: tuple[Mode, ...]) -> bool:
-    """Whether the layout has a verdict, or was never to have one and was measured."""
+    """Return True if the layout has a verdict, or was measured in modes that give none."""
     return layout.status in ("passed", "parity_failed") or (layout.status == "unjudged" and "parity" not in modes)
 
 
 def same_training(again: LayoutRecord, before: LayoutRecord) -> bool:
-    """Whether the baseline trained again is the one that kept layouts were held against, within their tolerance."""
+    """Return True if the baseline trained again is within tolerance the one that kept layouts were compared with."""
     tolerance = before.parity.tolerance if before.parity else None
     if tolerance is None or len(again.losses) != len(before.losses):
         return False

@@ -1,6 +1,6 @@
-"""What one device used and how it was, by the driver: its energy counter, clocks, heat, and who else is on it.
+"""Energy and state of one device, by the driver: its energy counter, clocks, heat, and processes on it.
 
-Read at the edges of the timed window only, by the one rank that has the device; nothing runs beside the steps.
+Read at the edges of the timed window only, by the one rank that has the device; nothing runs during the steps.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def processes_on(device_uuid: str) -> tuple[DeviceProcess, ...]:
 
 
 def _is_mps_server(pid: int) -> bool:
-    """Whether a process is there for those that share the device, and computes nothing of its own."""
+    """Return True if a process is the server of those that share the device, and computes nothing of its own."""
     try:
         return str(pynvml.nvmlSystemGetProcessName(pid)).endswith(_MPS_SERVER)
     except pynvml.NVMLError:
@@ -108,7 +108,7 @@ def _state(handle: Any) -> DeviceState:
 
 
 def _asked(read: Callable[[], int]) -> int | None:
-    """What the driver says; None where this device or driver does not."""
+    """Return the driver's answer; None if this device or driver gives none."""
     try:
         return read()
     except pynvml.NVMLError:

@@ -24,7 +24,7 @@ from mimo_bench.record import Device, Environment
 _RELEVANT = ("CUBLAS_", "CUDA_", "GLOO_", "MIMO_BENCH_", "NCCL_", "NVIDIA_TF32", "OMP_", "PYTORCH_", "TORCH")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"://[^/@\s]+@")
-"""Somebody's name and password in the address of a service."""
+"""Name and password in the address of a service."""
 _NCCL = ("nvidia-nccl-cu13", "nvidia-nccl-cu12")
 """The packages that torch takes its NCCL from, by the CUDA that it was built for."""
 _ANCESTORS = {
@@ -77,7 +77,7 @@ def read_environment(device_kind: Literal["cpu", "cuda"]) -> Environment:
 
 
 def relevant_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """What of the environment may change a measurement; nothing whose name or value speaks of a secret."""
+    """Return the variables that may change a measurement; none whose name or value speaks of a secret."""
     return {
         name: value
         for name, value in sorted(variables.items())
@@ -86,7 +86,7 @@ def relevant_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read_topology(devices: Sequence[Device]) -> dict[str, str]:
-    """How each pair of devices is connected, as the driver names it; pairs that it does not tell are left out."""
+    """Return the connection of each pair of devices, as the driver names it; unknown pairs are left out."""
     pynvml.nvmlInit()
     try:
         handles = [pynvml.nvmlDeviceGetHandleByUUID(device.uuid) for device in devices]

@@ -41,7 +41,7 @@ def read_memory() -> RankMemory:
 
 @dataclass(slots=True)
 class ExtraMemory:
-    """What some parts of a launch take beside what lies on the device when they begin, at most."""
+    """Peak memory that some parts of a launch add to what the device holds when they begin."""
 
     allocator: Allocator
     peak: int = 0
@@ -71,7 +71,7 @@ class Held:
 
 
 def held_by_module(trainer: Trainer) -> dict[str, Held]:
-    """What each hosted module keeps from step to step, by the storages of its tensors; each storage counts once.
+    """Return the memory that each hosted module keeps from step to step, by the storages of its tensors, each once.
 
     A storage counts with all of its bytes, padding included: the distributed optimizer keeps parameters in buffers.
     """
@@ -98,7 +98,7 @@ def _optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
         for group in inner.param_groups:
             yield from group["params"]
         for state in inner.state.values():
-            # Step counters are single numbers, and lie on the host.
+            # Step counters are single numbers on the host.
             yield from (value for value in state.values() if isinstance(value, torch.Tensor) and value.dim())
 
 
@@ -147,7 +147,7 @@ def _parts_of_rank(held: Mapping[str, Held], watch: MemoryWatch) -> MemoryParts:
 
 @contextmanager
 def snapshot_if_out_of_memory(trainer: Trainer | None, directory: Path) -> Iterator[None]:
-    """Where the device runs out of memory, leave what held it before the failure goes its way.
+    """Write down what held the memory if the device runs out of it, and let the failure pass.
 
     `rank<k>.memory.json` has the bytes of each module, `rank<k>.memory.pickle` every block of the allocator for torch's
     memory viewer.
@@ -160,7 +160,7 @@ def snapshot_if_out_of_memory(trainer: Trainer | None, directory: Path) -> Itera
         yield
     except torch.OutOfMemoryError:
         rank = torch.distributed.get_rank()
-        with suppress(Exception):  # the failure to be told is the one of memory
+        with suppress(Exception):  # the failure to report is the one of memory
             held, blocks = (directory / f"rank{rank}.memory.{suffix}" for suffix in ("json", "pickle"))
             held.write_text(json.dumps(_held_now(trainer), indent=2))
             torch.cuda.memory._dump_snapshot(str(blocks))

@@ -63,7 +63,7 @@ class Moment:
 
     @property
     def workspace(self) -> int:
-        """What was neither resting nor left behind by a forward pass."""
+        """Memory that was neither resting nor left behind by a forward pass."""
         return self.peak - self.activations
 
     def take(self, peak: int, activations: int, during: str) -> None:

@@ -1,4 +1,4 @@
-"""How long each module of a rank works forward, backward and on its optimizer step, over the timed window.
+"""Time of each module of a rank forward, backward and in its optimizer step, over the timed window.
 
 An event of the compute stream at every change, read back after the window: some ten microseconds of launching for each
 of a few dozen changes a step, and nothing waits. CPU ranks read the wall clock instead.

@@ -2,7 +2,7 @@
 
 The trainer does not know. Modules are watched by hooks, the schedule's backward and the optimizer by wrapping them;
 with several modules on a rank a gradient that reaches the end of an encoder says that the language model's backward is
-over. Whoever listens pays: a variable on CPU ranks, an event of the compute stream or a marker in a trace on GPUs.
+over. The listener pays: a variable on CPU ranks, an event of the compute stream or a marker in a trace on GPUs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def phases(trainer: Trainer, on_change: OnChange) -> Iterator[None]:
 
 
 class _Desk:
-    """What the rank works on, and a stack of what it goes back to."""
+    """Module and phase that the rank works on, and a stack of those it returns to."""
 
     def __init__(self, on_change: OnChange) -> None:
         self._on_change = on_change

@@ -1,4 +1,4 @@
-"""What meters could not tell, and why: a meter that fails gives nothing and says so, and the training goes on."""
+"""Meters without a result, and the reason: a meter that fails gives nothing and says so, and the training goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Unmeasured:
         self.reasons: dict[str, str] = {}
 
     def attempt[Value](self, meter: str, read: Callable[[], Value]) -> Value | None:
-        """What `read` returns, or None and a reason where it fails.
+        """Return what `read` returns, or None and a reason where it fails.
 
         Only for what touches no other rank: a rank that gave up a collective would leave its peers hanging.
         """

@@ -1,7 +1,7 @@
-"""What a layout will need, from integers alone: parameters, memory and bytes on the wire. No torch, no processes.
+"""Needs of a layout, from integers alone: parameters, memory and bytes on the wire. No torch, no processes.
 
-scenario -> layout -> [prediction] -> trainer -> meters -> record: `check` prints it, the record holds it beside what
-was measured, and the tests hold it against the trainer.
+scenario -> layout -> [prediction] -> trainer -> meters -> record: `check` prints it, the record holds it next to
+what was measured, and the tests compare it with the trainer.
 
     parameters -> state -+
     activations ---------+-> memory

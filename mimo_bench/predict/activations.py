@@ -1,4 +1,4 @@
-"""What forward passes leave for backward passes, and what else the busiest moment of a micro-batch takes. Formulas.
+"""Activations that forward passes keep for backward passes, and the memory of a micro-batch's busiest moment. Formulas.
 
 In elements for each position of a layer, with hidden size h, MLP width f, TP t:
 
@@ -28,7 +28,7 @@ _FP32 = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActivationBytes:
-    """Of one module on one rank."""
+    """Activation memory of one module on one rank."""
 
     kept: int
     """Of each micro-batch, from its forward pass to its backward pass."""
@@ -71,7 +71,7 @@ def activation_bytes(
     precision: Precision,
     training: Training,
 ) -> ActivationBytes | None:
-    """What one micro-batch of a module takes on one rank; None where experts do, as routing decides how much they keep.
+    """Return the activations of a module's micro-batch on one rank; None with experts, as routing decides them.
 
     Args:
         shape: the model.
@@ -186,9 +186,9 @@ def _with_ends(
     # The final norm's output.
     kept += rows * h * element
     if settings.fused_loss:
-        # The logits, and their gradient beside them.
+        # The logits and their gradient.
         return ActivationBytes(kept=kept + logits, loss=logits, layer=stack.layer, left_by_loss=logits)
-    # Probabilities in fp32, and the logits that they are made of beside them; in fp32 both are one.
+    # Probabilities in fp32, and the logits that they are made of; in fp32 both are one.
     probabilities = logits * _FP32 // element
     return ActivationBytes(
         kept=kept + probabilities,

@@ -1,10 +1,10 @@
-"""What the ranks of a layout put into each collective of each group role in a step. Exact, and arithmetic only.
+"""Bytes that the ranks of a layout put into each collective of each group role in a step. Exact, arithmetic only.
 
-`check` prints it, `validate` holds records
-against it, and the tests what ranks of every kind of layout were seen to call.
+`check` prints it, `validate` compares
+records with it, and the tests compare the calls that ranks of every kind of layout made.
 
 Calls and bytes count as the meters count them: over all ranks, of the tensors that a rank puts in, and nothing of
-groups of one rank. They are those of the timed settings. What cannot be told exactly is left out by name.
+groups of one rank. They are those of the timed settings. What is not exact is left out by name.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _left_out(step: Step) -> dict[str, str]:
         inside = {f"{module}.tp": grid.tp, f"{module}.pp": grid.pp}
         across = {bridge_role(module): num_bridged(step, module), f"{LANGUAGE}.tp": step.layout.language.tp}
         if step.items is None:
-            _add(found, {**inside, **across}, "nobody knows how many items samples have")
+            _add(found, {**inside, **across}, "the number of items of samples is unknown")
         if module in unknown_modules(step.shape):
             _add(found, {**inside, f"{module}.dp-cp": grid.dp}, f"the layers of {module} are another package's")
     return found

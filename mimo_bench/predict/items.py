@@ -1,4 +1,4 @@
-"""How many items samples have, and ranks of an encoder hold: of the very samples that will be drawn, where known."""
+"""Items of samples and of the ranks of an encoder, of the very samples that will be drawn where they are known."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ItemCounts:
 
 
 def items_by_step(scenario: Scenario) -> Sequence[Items] | None:
-    """The items of the samples of every timed step, or of one that stands for all; None where nobody knows them."""
+    """The items of the samples of every timed step, or of one that stands for all; None if unknown."""
     data, encoders, size = scenario.data, scenario.shape.encoders, scenario.global_batch_size
     if isinstance(data, SyntheticData) and data.counts_vary:
         first, steps = scenario.steps.warmup, scenario.steps.timed

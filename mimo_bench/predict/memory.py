@@ -43,7 +43,7 @@ class ModulePrediction:
 
     @property
     def state_bytes(self) -> int:
-        """What is kept from step to step."""
+        """Memory that is kept from step to step."""
         return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
 
 
@@ -60,12 +60,12 @@ class RankPrediction:
 
     @property
     def state_bytes(self) -> int:
-        """What is kept from step to step."""
+        """Memory that is kept from step to step."""
         return sum(module.state_bytes for module in self.modules.values())
 
     @property
     def device_bytes(self) -> int:
-        """What the device has to have; at least that, where the peak is not known."""
+        """Memory that the device must have; a lower bound where the peak is not known."""
         known = self.state_bytes if self.peak_bytes is None else self.peak_bytes
         return round(known * (1 + FRAGMENTATION_SHARE)) + CONTEXT_BYTES
 
@@ -101,7 +101,7 @@ class MemoryPredictor:
         self._spans: dict[tuple[object, ...], tuple[RankPrediction, ...]] = {}
 
     def predict(self, table: LayoutTable, layout: Layout, plan: BatchPlan) -> tuple[RankPrediction, ...]:
-        """Every rank of the layout that `table` declares, which is `layout` and deals out samples by `plan`."""
+        """Every rank of the layout that `table` declares, which is `layout` and splits samples by `plan`."""
         kind = self._kinds.setdefault(table.settings, len(self._kinds))
         case = _Case(layout=layout, plan=plan, settings=table.settings, kind=kind)
         return tuple(
@@ -141,11 +141,11 @@ class MemoryPredictor:
         return _rank(rank, parts, in_flight, waiting=waiting)
 
     def _expert_place(self, module: str, at: Coordinate) -> int:
-        """What beside stage and replica decides what of a module a rank owns."""
+        """Return the coordinate besides stage and replica that decides which part of a module a rank owns."""
         return at.tp if self._has_experts and module == LANGUAGE else 0
 
     def _state(self, case: _Case, module: str, at: Coordinate) -> StateBytes:
-        """What a rank keeps of a module, wherever the module's span begins."""
+        """Return the state that a rank keeps of a module, wherever the module's span begins."""
         grid, settings = case.layout.modules[module], case.settings
         owned = (at.dp, self._expert_place(module, at)) if settings.distributed_optimizer else ()
         key = (module, _degrees(grid), at.pp, owned, case.kind)
@@ -185,7 +185,7 @@ class MemoryPredictor:
         return self._activations[key]
 
     def _waiting_bytes(self, plan: BatchPlan, module: str, at: Coordinate) -> int:
-        """What a replica trains on: it lies ready on the device while steps are timed, so that no loader is timed."""
+        """Return the size of a replica's batches, which wait on the device while steps are timed."""
         scenario = self._scenario
         if module == LANGUAGE:
             num_steps = scenario.steps.warmup + scenario.steps.timed

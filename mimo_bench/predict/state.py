@@ -25,13 +25,13 @@ _LEAST_BUCKET, _BUCKET_PER_RANK = 40_000_000, 1_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateBytes:
-    """What one rank keeps of one module."""
+    """Memory that one rank keeps for one module."""
 
     parameters: int
     gradients: int
     optimizer: int
     update: int
-    """What the optimizer needs beside that while it updates the weights."""
+    """Further memory of the optimizer while it updates the weights."""
 
     @property
     def total(self) -> int:
@@ -58,7 +58,7 @@ def state_bytes(
     settings: Settings,
     precision: Precision,
 ) -> StateBytes:
-    """What one rank keeps of one module.
+    """Return the memory that one rank keeps for one module.
 
     Args:
         parameters: of its stage, in order.

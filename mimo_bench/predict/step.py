@@ -47,13 +47,13 @@ class Step:
     plan: BatchPlan
     settings: Settings
     items: Items | None
-    """None where samples differ in them and nobody said which."""
+    """None where samples differ in them and their numbers are unknown."""
     buckets: Buckets
     """What was worked out for other layouts of the scenario, and is the same here."""
 
     @classmethod
     def of(cls, scenario: Scenario, name: str, items: Items | None, *, buckets: Buckets | None = None) -> Step:
-        """A step of the layout called `name` whose samples have these `items`; None where nobody knows them."""
+        """A step of the layout called `name` whose samples have these `items`; None if unknown."""
         case = scenario.case(name)
         return cls(
             scenario=scenario,
@@ -67,17 +67,17 @@ class Step:
 
     @property
     def training(self) -> Training:
-        """What of the model is trained."""
+        """The `[training]` table, which says what of the model is trained."""
         return self.scenario.training
 
     @property
     def element_bytes(self) -> int:
-        """Of weights and activations."""
+        """Bytes of one element of weights and activations."""
         return ELEMENT_BYTES[self.scenario.precision]
 
     @property
     def row_bytes(self) -> int:
-        """Of one position of the language model."""
+        """Bytes of one position of the language model."""
         return self.shape.language.hidden_size * self.element_bytes
 
     @property
@@ -91,15 +91,15 @@ class Step:
         return self.plan.num_micro_batches * self.layout.language.dp
 
     def rows(self, module: str, items: int) -> int:
-        """Language positions that so many items of an encoder fill."""
+        """Return the language positions that `items` of an encoder fill."""
         return items * self._encoder(module).num_tokens
 
     def replicas(self, module: str, *, of: str | None = None) -> Iterator[list[int]]:
         """Items that the samples of one micro-batch have for the encoder `module`, micro-batch by micro-batch.
 
-        Each micro-batch comes once for every replica of the encoder, or of the module `of`, with that one's samples.
+        Each comes once for every replica of the encoder, or of the module `of`, with that replica's samples.
         """
-        assert self.items is not None, "nobody said how many items the samples have"
+        assert self.items is not None, "the number of items of the samples is unknown"
         at = module if of is None else of
         for micro_batch in range(self.plan.num_micro_batches):
             for dp_rank in range(self.layout.modules[at].dp):
@@ -107,11 +107,11 @@ class Step:
                 yield [self.items[module][sample] for sample in ids]
 
     def trains_layers(self, module: str) -> bool:
-        """Whether gradients run through the layers of a module; the language model passes them on even if frozen."""
+        """Return True if gradients run through a module's layers; a frozen language model passes them on, too."""
         return module == LANGUAGE or self.training.trains(f"{module}.{ENCODER}")
 
     def forward_passes(self, module: str) -> int:
-        """How often a layer of a module runs forward: a second time in the backward pass where it is recomputed."""
+        """Return how often a module's layer runs forward: a second time in the backward pass if it is recomputed."""
         return 2 if self.settings.recompute_activations and self.trains_layers(module) else 1
 
     def _encoder(self, module: str) -> EncoderShape:

@@ -23,7 +23,7 @@ from mimo_bench.report.events import Event, LayoutEnded, LayoutStarted, MatrixEn
 from mimo_bench.report.history.judgement import regressions
 
 WIDE = 124
-"""Columns from which placement and grids fit beside the rest."""
+"""Width in columns from which placement and grids fit as well."""
 
 PLACEMENT_WIDTH, STATE_WIDTH = 10, 13
 NUMBERS = (("time", 5), ("loss rel", 8), ("grad rel", 8), ("tokens/s", 8))
@@ -35,7 +35,7 @@ LINES_AROUND = 8
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """What is known of one layout."""
+    """State of one layout."""
 
     name: str
     placement: str

@@ -1,6 +1,6 @@
-"""What changed since earlier runs, as the report shows it: from the record, where the run was held against a history.
+"""Changes since earlier runs, as the report shows them: from the record, if the run was compared with a history.
 
-The report compares nothing itself; of a run that was not held against others it says no changes.
+The report compares nothing itself; a run that was not compared has no changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """A run held against an earlier one."""
+    """A run compared with an earlier one."""
 
     since: str
     """The earlier run in a few words: `2026-11-21 02:00 UTC, commit a11b01e`."""
@@ -41,7 +41,7 @@ ORDER: Final = ("regressed", "suspect", "improved")
 
 
 def changes_of(record: RunRecord) -> Changes | None:
-    """What the record says of the runs before; None where it was not held against any."""
+    """Return the changes since the runs before; None if the record was not compared with any."""
     if (held := record.history) is None:
         return None
     news = sorted((each for each in held.held if each.verdict in ORDER), key=lambda each: ORDER.index(each.verdict))

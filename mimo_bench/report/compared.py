@@ -1,6 +1,6 @@
-"""What a layout's verdict compared with the baseline: the steps of parity mode, or those that were timed.
+"""Steps that a layout's verdict compared with the baseline: those of parity mode, or those that were timed.
 
-Tables and the console show the differences that decided, beside their bounds.
+Tables and the console show the differences that decided, next to their bounds.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Compared:
 
     @property
     def loss_bound(self) -> float | None:
-        """Of the loss."""
+        """Bound of the loss."""
         return self.bounds.loss_rel if self.bounds is not None else None
 
     @property
     def grad_norm_bound(self) -> float | None:
-        """Of every module's gradient norm."""
+        """Bound of every module's gradient norm."""
         return self.bounds.grad_norm_rel if self.bounds is not None else None
 
     @property
@@ -53,12 +53,12 @@ def compared(parity: Parity | None) -> Compared:
 
 
 def in_parity_mode(parity: Parity) -> Compared:
-    """What the steps of parity mode showed."""
+    """Return the comparison of the steps of parity mode."""
     return Compared(loss_rel=parity.loss_rel_max, grad_norm_rel=parity.grad_norm_rel, bounds=parity.tolerance)
 
 
 def as_timed(parity: Parity) -> Compared:
-    """What the steps as timed showed; all unknown where nothing was timed."""
+    """Return the comparison of the steps as timed; all unknown if nothing was timed."""
     if (timed := parity.as_timed) is None:
         return Compared(grad_norm_rel={}, is_as_timed=True)
     return Compared(loss_rel=timed.loss_rel_max, grad_norm_rel=timed.grad_norm_rel, bounds=timed.band, is_as_timed=True)

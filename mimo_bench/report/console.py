@@ -1,4 +1,4 @@
-"""What the terminal shows while a matrix runs: a live table where there is a terminal, a line an event elsewhere.
+"""Display of the terminal while a matrix runs: a live table where there is a terminal, a line an event elsewhere.
 
 It only watches; everything it shows is in the record.
 """

@@ -1,4 +1,4 @@
-"""What each number in the report means, in the words of the code that defines it.
+"""Definitions of the numbers in the report, in the words of the code that computes them.
 
 A field's docstring in the schema, or the docstring of the function that computes it, is the
 definition; the report prints it and has no wording of its own.

@@ -1,6 +1,6 @@
-"""What happens while a matrix runs, as plain values: `matrix` tells, `console` shows.
+"""Events of a running matrix, as plain values: `matrix` sends, `console` shows.
 
-Events are for watching. Whatever counts is in the record, and nobody reads it from here.
+Events are for watching. Results are in the record, and no reader takes them from here.
 """
 
 from __future__ import annotations

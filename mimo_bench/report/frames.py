@@ -30,7 +30,7 @@ from mimo_bench.report.links import share_of_links
 COLUMNS: dict[str, dict[str, str]] = {
     "layouts": {
         "layout": "name in the scenario",
-        "is_baseline": "whether the others are held against it",
+        "is_baseline": "whether the others are compared with it",
         "placement": "colocated or disjoint",
         "world_size": "ranks it is allocated",
         "status": "how it ended",
@@ -64,7 +64,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "cp": "context-parallel degree",
         "pp": "pipeline-parallel degree",
         "dp": "data-parallel degree",
-        "ep": "expert-parallel degree; 1 where no experts are dealt out",
+        "ep": "expert-parallel degree; 1 where no experts are split",
         "first_rank": "first global rank of its span",
         "num_ranks": "length of its span",
         "grad_norm_rel": "largest relative difference of its gradient norm to the baseline's",
@@ -165,7 +165,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "first_step_seconds": "of the first step, with what is compiled in it",
     },
 }
-"""Every table and every column of it, with what it holds. The tests hold the tables against this."""
+"""Every table and every column of it, with what it holds. The tests compare the tables with this."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +182,7 @@ class Run:
     grad_norms: pd.DataFrame
     """One row a module and parity step."""
     gradients: pd.DataFrame
-    """One row a parameter of a layout that was held against the baseline; empty where ranks' records are gone."""
+    """One row a parameter of a layout that was compared with the baseline; empty where ranks' records are gone."""
     optimizer: pd.DataFrame
     """One row a parameter and moment or update of such a layout; empty where ranks' records are gone."""
     communication: pd.DataFrame
@@ -197,7 +197,7 @@ def load_run(path: str | Path) -> Run:
     """The run that `mimo-bench run` left in the directory at `path`.
 
     Raises:
-        RecordError: there is no record, or it or a file beside it cannot be read.
+        RecordError: there is no record, or it or a file next to it cannot be read.
     """
     directory = Path(path)
     record = read_run(directory)

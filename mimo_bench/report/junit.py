@@ -64,7 +64,7 @@ def _case(layout: LayoutRecord, scenario: str, slower: str | None) -> Element:
 
 
 def _seconds(layout: LayoutRecord) -> float:
-    """What is known of how long the layout took: its launches' start-up and its timed steps."""
+    """Return the known part of a layout's time: its launches' start-up and its timed steps."""
     startup = sum(launch.start_seconds + launch.setup_seconds for launch in layout.launches)
     return startup + (sum(layout.timing.step_seconds) if layout.timing else 0.0)
 

@@ -1,4 +1,4 @@
-"""How near a layout's communication comes to what the machine's links carry when nothing else goes on."""
+"""Speed of a layout's communication compared with the machine's links without other load."""
 
 from __future__ import annotations
 

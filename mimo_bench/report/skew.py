@@ -1,4 +1,4 @@
-"""What uneven samples cost a layout, from how uneven they are and how long encoders work.
+"""Cost of uneven samples for a layout, from their imbalance and the time of encoders.
 
 The table of samples in page and summary.
 """
@@ -35,13 +35,13 @@ def skew_seconds(layout: LayoutRecord, module: str) -> float | None:
 
 
 def busiest(layout: LayoutRecord) -> str:
-    """How uneven the encoders' replicas are: `vision 1.34 x`."""
+    """Return the imbalance of the encoders' replicas: `vision 1.34 x`."""
     said = (f"{module} {words.ratio(found)}" for module, found in layout.imbalance.items())
     return ", ".join(said) or words.DASH
 
 
 def cost(layout: LayoutRecord) -> str:
-    """What that costs a step: `vision 17.1 ms, 9.0 %`."""
+    """Return its cost for a step: `vision 17.1 ms, 9.0 %`."""
     found = {module: skew_seconds(layout, module) for module in layout.imbalance}
     if layout.timing is None or not found:
         return words.DASH
@@ -56,21 +56,21 @@ def cost(layout: LayoutRecord) -> str:
 
 
 def is_uneven(record: RunRecord) -> bool:
-    """Whether replicas of any encoder differ in items in any layout."""
+    """Return True if replicas of any encoder differ in items in any layout."""
     return any(found > 1.0 for layout in record.layouts for found in layout.imbalance.values())
 
 
 def note(record: RunRecord) -> str:
-    """What the columns of the table of samples mean, and what padding costs."""
+    """Return the meaning of the columns of the table of samples, and the cost of padding."""
     meaning = (
         "How uneven the items of encoder replicas are, by how much a step is at most longer for it, and what making "
-        "samples costs where the loader runs beside training; judged times have none of the latter."
+        "samples costs where the loader runs during training; judged times have none of the latter."
     )
     return f"{meaning} {_padding(record)}".strip()
 
 
 def _padding(record: RunRecord) -> str:
-    """What uneven lengths cost: the padding, of which every layout computes as much; empty where nothing was timed."""
+    """Return the cost of uneven lengths: the padding, equal in every layout; empty if nothing was timed."""
     tokens = max(
         (layout.timing.tokens_per_step for layout in record.layouts if layout.timing is not None), default=None
     )

@@ -1,4 +1,4 @@
-"""Where a step goes, by rank and by module: compute, communication that nothing hides, waiting for peers, idleness.
+"""Parts of a step, by rank and by module: compute, communication that nothing hides, waiting for peers, idleness.
 
 From the account that comm mode closes for every rank; nothing here without one.
 """
@@ -19,7 +19,7 @@ LOOKS = {"compute": 0, "other modules": 4, "exposed communication": 1, "wait": 2
 
 
 def of_rank(rank: RankAccount) -> tuple[float, ...]:
-    """Seconds of each of `RANK_PARTS`; idle time that is spent waiting inside a call is told apart from the rest."""
+    """Seconds of each of `RANK_PARTS`; idle time spent waiting inside a call is separate from the rest."""
     idle = max(0.0, rank.idle_seconds - rank.wait_seconds)
     return rank.compute_seconds, rank.exposed_communication_seconds, rank.wait_seconds, idle
 

@@ -54,7 +54,7 @@ class StepDrawing:
 
 
 def tables_of(layout: LayoutRecord, draw: StepDrawing, links: Sequence[LinkSpeed]) -> Iterator[Table]:
-    """What is known of one layout, table by table; `links` is what the machine's links carry by themselves."""
+    """Yield the tables of one layout; `links` are the speeds of the machine's links without other load."""
     if layout.account is not None:
         yield _steps(layout, layout.account, draw)
     if layout.timing is not None and any(_has_phases(module) for module in layout.timing.modules.values()):

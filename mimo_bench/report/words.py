@@ -1,4 +1,4 @@
-"""How a value reads on paper: numbers with units, grids in short form, and a dash for what is unknown.
+"""Values on paper: numbers with units, grids in short form, and a dash for what is unknown.
 
 HTML, Markdown and the console use the same words.
 """
@@ -50,12 +50,12 @@ def state(layout: LayoutRecord) -> State:
 
 
 def is_good(layout: LayoutRecord) -> bool:
-    """Whether nothing was found against a layout."""
+    """Return True if nothing was found against a layout."""
     return state(layout) in ("passed", "as_timed")
 
 
 def status(layout: LayoutRecord) -> str:
-    """How a layout ended, as a person says it."""
+    """Return the end of a layout in words."""
     return STATE_WORDS[state(layout)]
 
 
@@ -77,7 +77,7 @@ def grids(layout: Layout | LayoutRecord) -> str:
 
 
 def counts(layouts: Iterable[LayoutRecord]) -> dict[State, int]:
-    """How many layouts ended in each state that occurs."""
+    """Return the number of layouts that ended in each state that occurs."""
     found = Counter(map(state, layouts))
     return {each: found[each] for each in STATE_WORDS if found[each]}
 
@@ -95,7 +95,7 @@ def relative(value: float | None) -> str:
 
 
 def within(value: float | None, bound: float | None, *, mean: float | None = None) -> str:
-    """A relative difference beside the bound that it was judged by: `2.0e-07 of 1.0e-05`.
+    """Return a relative difference next to its bound: `2.0e-07 of 1.0e-05`.
 
     With a `mean` of signed differences, also that: `..., mean +1.0e-08`.
     """
@@ -131,7 +131,7 @@ def decimal(value: float | None) -> str:
 
 
 def ratio(value: float) -> str:
-    """How many times as much."""
+    """Return a ratio in words."""
     return f"{value:.2f} x"
 
 
@@ -189,7 +189,7 @@ def verdict(layout: LayoutRecord) -> str:
 
 
 def held_as_timed(parity: Parity) -> str:
-    """What the timed steps proved, and by which numbers; empty where nothing was timed."""
+    """Return what the timed steps proved, with the numbers; empty if nothing was timed."""
     if (timed := parity.as_timed) is None:
         return ""
     if timed.verdict == "baseline" and timed.band is not None:
@@ -198,7 +198,7 @@ def held_as_timed(parity: Parity) -> str:
 
 
 def differences(found: Compared) -> list[str]:
-    """The loss and the worst gradient norm beside their bounds, as far as known: `loss 2.0e-07 of 1.0e-05`, ..."""
+    """Return loss and worst gradient norm next to their bounds, as far as known: `loss 2.0e-07 of 1.0e-05`, ..."""
     said = [f"loss {within(found.loss_rel, found.loss_bound)}"] if found.loss_rel is not None else []
     if found.worst_grad_norm is not None:
         module, rel = found.worst_grad_norm
@@ -223,7 +223,7 @@ def first_line(reason: str, *, limit: int = 240) -> str:
 
 
 def ranked_by(record: RunRecord) -> str:
-    """What a place in the ranking means."""
+    """Return the meaning of a place in the ranking."""
     said = "By language tokens per second, padding left out, for each allocated rank, idle ones included."
     return said if record.environment.device_kind == "cuda" else f"{said} {ON_CPU_RANKS}"
 
@@ -239,14 +239,14 @@ def failure(layout: LayoutRecord) -> str:
 
 
 def no_changes(changes: Changes) -> str:
-    """What is said where no change is listed."""
+    """Return the sentence for a run without listed changes."""
     if changes.not_compared is not None:
         return f"Not compared: {changes.not_compared}"
     return "Nothing moved beyond the noise."
 
 
 def skipped(record: RunRecord) -> str:
-    """How many bad samples were left out; empty where none was. All layouts leave out the same ones."""
+    """Return the number of bad samples that were left out; empty if none was. All layouts leave out the same ones."""
     counts = {
         split: max(layout.skipped_samples.get(split, 0) for layout in record.layouts)
         for split in dict.fromkeys(split for layout in record.layouts for split in layout.skipped_samples)
@@ -255,13 +255,13 @@ def skipped(record: RunRecord) -> str:
 
 
 def skipped_samples(counts: Mapping[str, int]) -> str:
-    """The same of counts by split."""
+    """Return the number of bad samples in words, from counts by split."""
     said = ", ".join(f"{number} of {split}" for split, number in counts.items() if number)
     return f"Bad samples skipped: {said}; the ranks' logs name them." if said else ""
 
 
 def ranking(record: RunRecord) -> tuple[Ranked, ...]:
-    """The places; none where something beside the layouts is in the numbers."""
+    """Return the places; none if something besides the layouts is in the numbers."""
     return record.ranking if record.tainted is None else ()
 
 
@@ -271,7 +271,7 @@ def recommended(record: RunRecord) -> Ranked | None:
 
 
 def none_to_take(record: RunRecord) -> str:
-    """What is said where no layout is recommended."""
+    """Return the sentence for a run without a recommended layout."""
     if "timing" not in record.modes:
         return "Not asked for: add timing to --modes."
     if record.tainted is not None:
@@ -288,12 +288,12 @@ def none_to_take(record: RunRecord) -> str:
 
 
 def going_on(*, num_layouts: int, num_kept: int) -> str:
-    """What a resumed run has left to do."""
+    """Return the work that a resumed run has left."""
     return f"going on: {num_kept} of {counted(num_layouts, 'layout')} kept, {num_layouts - num_kept} to run"
 
 
 def stopped_early(directory: Path) -> str:
-    """How a run that was stopped is finished."""
+    """Return how to finish a run that was stopped."""
     return f"stopped early; to finish it, give the same command with --resume --out {directory}"
 
 
@@ -304,7 +304,7 @@ def in_doubt(contradictions: Sequence[str], directory: Path) -> str:
 
 
 def learnt(record: RunRecord) -> list[str]:
-    """What layouts answered right on held-out samples, where the scenario asks for a share of right answers."""
+    """Return the layouts' right answers on held-out samples, if the scenario sets a share of right answers."""
     wanted = record.scenario.get("evaluation", {}).get("min_answer_accuracy")
     if wanted is None:
         return []

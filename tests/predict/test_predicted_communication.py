@@ -183,7 +183,7 @@ def test_the_table_has_the_largest_first_and_says_what_it_leaves_out() -> None:
     ]
     assert rows[1].endswith("112 B")
     assert left_out == (
-        "  not predicted, as nobody knows how many items samples have: bridge.vision->language, language.tp"
+        "  not predicted, as the number of items of samples is unknown: bridge.vision->language, language.tp"
     )
     assert list(describe_communication(predict_communication(made, "plain", items=None))) == []
 

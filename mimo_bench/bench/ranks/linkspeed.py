@@ -1,4 +1,4 @@
-"""What each rank does for `mimo-bench linkspeed`: collectives of growing size, each timed after a warm-up.
+"""Ranks of `mimo-bench linkspeed`: collectives of growing size, each timed after a warm-up.
 
 Times are the wall clock's around a number of calls and a wait for the device; the slowest rank counts.
 """
@@ -69,7 +69,7 @@ def _operation(collective: str, size: int, device: RankDevice, rank: int, world_
 
 
 def _seconds(call: Callable[[], Any], device: RankDevice) -> float:
-    """Of one call, on the slowest rank; collective over the world."""
+    """Return the time of one call on the slowest rank; collective over the world."""
     for _ in range(NUM_WARMUP):
         call()
     once = _timed(call, 1, device)

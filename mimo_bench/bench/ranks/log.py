@@ -1,4 +1,4 @@
-"""What a rank remembers of a launch, and the record that it makes of it."""
+"""Log of one rank of a launch, and the record made from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mimo_bench.trainer import MicroBatch, StepTaken, Trainer
 
 
 class Phases:
-    """How long each part of the set-up took on this rank, by the wall clock."""
+    """Wall time of each part of the set-up on this rank."""
 
     def __init__(self) -> None:
         """The set-up begins."""
@@ -58,7 +58,7 @@ class RankLog:
         Args:
             trainer: what to train.
             batches: global batches.
-            clock: is told where each step ends.
+            clock: marks the end of each step.
             inspect: looks at the gradients of each step.
             after_step: is called behind each step.
         """

@@ -1,4 +1,4 @@
-"""What each rank does for `mimo-bench overhead`: the same steps bare and under a mode's instruments, in turns.
+"""Ranks of `mimo-bench overhead`: the same steps bare and under a mode's instruments, in turns.
 
 Bare, instruments, instruments, bare: whatever drifts along evenly falls out of the comparison. A block is a number of
 steps between two waits for the device.

@@ -113,7 +113,7 @@ def train_and_compare(
 
 
 def compare_with_baseline(found: Fingerprint | Mismatch, request: LaunchRequest) -> Mismatch | None:
-    """What is wrong before the first step, if anything; the baseline leaves its fingerprint for the others."""
+    """Return the mismatch before the first step, if any; the baseline leaves its fingerprint for the others."""
     if isinstance(found, Mismatch):
         return found
     if request.variant is not None:
@@ -152,7 +152,7 @@ def watched(extra: ExtraMemory | None) -> AbstractContextManager[None]:
 
 
 def largest_tensor_bytes(trainer: Trainer) -> int:
-    """Of the full tensors, in fp32, of which this rank holds a part or the whole."""
+    """Return the fp32 size of the largest full tensor of which this rank holds a part or the whole."""
     sizes = [math.prod(shard.full_shape) for shard in shards(trainer.model, trainer.topology)]
     return torch.float32.itemsize * max(sizes)
 

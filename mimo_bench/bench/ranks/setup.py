@@ -21,7 +21,7 @@ def open_dataset(scenario: Scenario) -> tuple[Dataset, dict[Split, dict[int, str
 
 
 def num_samples(scenario: Scenario) -> dict[Split, int]:
-    """How many samples of each split the longest mode of a scenario reads."""
+    """Return the number of samples of each split that the longest mode of a scenario reads."""
     steps = scenario.steps
     num_steps = max(steps.parity + steps.learning, steps.warmup + steps.timed + num_watched(scenario))
     num_batches: dict[Split, int] = {"train": num_steps, "validation": scenario.evaluation.num_batches}

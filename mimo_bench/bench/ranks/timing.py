@@ -169,7 +169,7 @@ class Window:
         }
 
     def _look_at_memory(self, batches: Batches, memory: RankMemory | None) -> dict[str, Any]:
-        """What the peak consisted of; every rank takes the steps, also one whose peak is unknown."""
+        """Return the parts of the peak; every rank takes the steps, also one whose peak is unknown."""
         if self._device_kind == "cpu":
             return {}
         watch = watch_peak(self._trainer, batches, self._at_peak, self._allocator, self._unmeasured)
@@ -213,7 +213,7 @@ def items_of(batches: Sequence[Sequence[MicroBatch]]) -> dict[str, tuple[int, ..
 
 
 def watch_loader(trainer: Trainer, scenario: Scenario) -> RankLoading | None:
-    """What the loader costs when it feeds training as it would outside of the bench; after the timed window."""
+    """Measure the loader as it feeds training outside of the bench; after the timed window."""
     if not (num_steps := scenario.loader.num_watched_steps):
         return None
     steps, watch = scenario.steps, LoaderWatch()

@@ -1,4 +1,4 @@
-"""Where a rank's step goes: computing, transferring beside no computation, or idle. No torch."""
+"""Account of a rank's step: computing, transferring without computation, or idle. No torch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def summarise(
     computing = None if compute is None else union(_all(compute))
     for index, call in enumerate(calls):
         if len(call.ranks) == 1:
-            continue  # a group of one talks to nobody
+            continue  # a group of one sends nothing
         # A message goes between its two ends, wherever the rest of its group is.
         ends = call.messages if len(call.messages) == len(call.parts) else (call.ranks,) * len(call.parts)
         for part, ranks in zip(call.parts, ends, strict=True):

@@ -1,7 +1,7 @@
 """Calls between ranks, whatever saw them, and how much of each was transfer and how much waiting. No torch.
 
-A rank's call lasts from its own start until the data is there, so it holds waiting for peers that come later. Nobody
-transfers for longer than the rank that waits least: *transfer* is the shortest duration of a call among the ranks that
+A rank's call lasts from its own start until the data is there, so it holds waiting for peers that come later. No rank
+transfers for longer than the one that waits least: *transfer* is the shortest duration of a call among the ranks that
 take part, *wait* is the rest. A message has two ends, and its transfer is the shorter of them.
 """
 
@@ -33,13 +33,13 @@ _PLAIN_NAMES = {
 
 
 def plain_name(collective: str) -> str:
-    """What is called so by NCCL's flight recorder or by the profiler, in the words of `torch.distributed`."""
+    """Return the name in `torch.distributed` of what NCCL's flight recorder or the profiler calls `collective`."""
     return _PLAIN_NAMES.get(collective, collective)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What a call did with data; a batch of messages has one for each."""
+    """Data that a call moved; a batch of messages has one for each."""
 
     collective: str
     num_bytes: int
@@ -63,7 +63,7 @@ class Call:
 
     @property
     def seconds(self) -> float:
-        """How long it took, waiting for peers included."""
+        """Duration, waiting for peers included."""
         return total(self.spans)
 
     @property
@@ -74,7 +74,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """As much of a call as its peers need to know; small, because every rank gets everybody's."""
+    """Part of a call that its peers need; small, because every rank gets those of all."""
 
     role: str
     collective: str
@@ -95,7 +95,7 @@ class Signature:
 
 
 def transfer_seconds(by_rank: Sequence[Sequence[Signature]], rank: int) -> list[float | None]:
-    """How long each call of `rank` transferred; None where a peer's side of it is not known.
+    """Return the transfer time of each call of `rank`; None where a peer's side of it is not known.
 
     Args:
         by_rank: every rank's calls over the same steps, in the order in which it made them.

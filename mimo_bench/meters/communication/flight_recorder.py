@@ -70,9 +70,9 @@ def entries_behind(entries: Sequence[Mapping[str, Any]], after: int) -> list[Map
 
 
 def is_settled(entry: Mapping[str, Any]) -> bool:
-    """Whether the recorder has said all that it will of a call: a watchdog times a call when it retires it, not before.
+    """Return True if the recorder's entry of a call is final: a watchdog times a call when it retires it, not before.
 
-    The entry's state says less: whoever reads the recorder makes it `completed` as soon as the device is done.
+    The entry's state says less: reading the recorder makes it `completed` as soon as the device is done.
     """
     return bool(entry.get("retired")) or entry.get("duration_ms") is not None
 
@@ -135,7 +135,7 @@ def _messages(collective: str, said: Sequence[str], ranks: Sequence[int]) -> tup
 
 
 def _role(entry: Mapping[str, Any]) -> str:
-    """The description that the group was made with; its number where nobody gave it one."""
+    """Return the description that the group was made with; its number if it has none."""
     name, description = entry["process_group"]
     return description if description not in ("", "undefined") else f"group {name}"
 

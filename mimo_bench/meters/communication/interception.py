@@ -56,12 +56,12 @@ class Interceptor:
 
     @property
     def calls(self) -> list[Call]:
-        """What was seen so far."""
+        """Calls so far."""
         return [seen.finished() for seen in self._seen]
 
     @contextmanager
     def watching(self) -> Iterator[Interceptor]:
-        """See calls from here until the end of the block; what is called then runs as if nobody looked."""
+        """Watch calls from here until the end of the block; afterwards calls run as before."""
         with ExitStack() as undo:
             for name, (collective, argument) in METHODS.items():
                 original = getattr(dist.ProcessGroup, name)
@@ -70,7 +70,7 @@ class Interceptor:
             _put(undo, dist.ProcessGroup, "_end_coalescing", self._end_batch(dist.ProcessGroup._end_coalescing))
             _put(undo, dist.Work, "wait", self._wait(dist.Work.wait))
             yield self
-        # Whoever never waited for a call holds no result of it either.
+        # A call that was never waited for gave no result either.
         self._waiting.clear()
 
     def _watch(self, original: Callable[..., Any], collective: str, argument: int | None) -> Callable[..., Any]:
@@ -132,7 +132,7 @@ class Interceptor:
             work = launch()
         seen.spans.append((begin, time.perf_counter()))
         if work is not None:
-            # Held until somebody waits, so that no other work can get its number.
+            # Held until it is waited for, so that no other work can get its number.
             self._waiting[id(work)] = (work, seen)
         return work
 

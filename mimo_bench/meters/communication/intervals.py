@@ -22,7 +22,7 @@ def union(intervals: Iterable[Interval]) -> Intervals:
 
 
 def subtract(intervals: Sequence[Interval], others: Sequence[Interval]) -> Intervals:
-    """The time in `intervals` that no one of `others` covers; both as `union` gives them."""
+    """Return the time in `intervals` that none of `others` covers; both as `union` gives them."""
     left: Intervals = []
     index = 0
     for begin, end in intervals:
@@ -41,7 +41,7 @@ def subtract(intervals: Sequence[Interval], others: Sequence[Interval]) -> Inter
 
 
 def within(intervals: Iterable[Interval], window: Interval) -> Intervals:
-    """What of `intervals` lies in the window."""
+    """Return the part of `intervals` inside the window."""
     first, last = window
     return [(max(begin, first), min(end, last)) for begin, end in intervals if end > first and begin < last]
 

@@ -31,7 +31,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _behind(path: Path, file: TextIO, quoted: str) -> str:
-    """What was read of the file behind the bracket that opens the array."""
+    """Return the text that was read of the file behind the bracket that opens the array."""
     buffer = ""
     while True:
         found = buffer.find(quoted)

@@ -1,4 +1,4 @@
-"""What a trace of torch's profiler shows of one rank: kernels, whose they were, and when. No torch.
+"""Reader of a trace of torch's profiler of one rank: kernels, their modules and times. No torch.
 
 A kernel's role is not told by its name, and batched messages carry no metadata at all. So launches are looked up: a
 kernel belongs to the call, and to the module, in whose range it was launched. Communication is what NCCL's kernels do,
@@ -51,7 +51,7 @@ class _Kernel:
 
 @dataclass(slots=True)
 class _Read:
-    """What of a trace is kept: a few numbers for each kernel and launch."""
+    """Kept part of a trace: a few numbers for each kernel and launch."""
 
     marks: list[float] = field(default_factory=list)
     kernels: list[_Kernel] = field(default_factory=list)
@@ -63,7 +63,7 @@ class _Read:
 
 
 def observe(path: Path, calls: Sequence[Call]) -> Observed:
-    """What a trace shows of the rank that left it.
+    """Return the observations in the trace of a rank.
 
     Args:
         path: the trace.

@@ -38,7 +38,7 @@ Train = Callable[[Batches, StepClock], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommFound:
-    """What comm mode found on this rank; named as the fields of its record."""
+    """Results of comm mode on this rank; named as the fields of its record."""
 
     communication: tuple[RankCommunication, ...]
     account: RankAccount | None
@@ -148,7 +148,7 @@ def _count_and_time(batches: Batches, train: Train, unmeasured: Unmeasured) -> t
 def _trace(
     trainer: Trainer, batches: Batches, train: Train, clock: TracedClock, path: Path, unmeasured: Unmeasured
 ) -> Observed | None:
-    """The same steps again under a profiler; None where it or its trace failed."""
+    """Take the steps again under a profiler; return None where it or its trace failed."""
     interceptor, tracing = Interceptor(marks_ranges=True), Tracing(path)
     with (
         tracing.running(unmeasured),
@@ -163,7 +163,7 @@ def _trace(
 
 
 def compared(calls: Sequence[Call] | None, unmeasured: Unmeasured) -> list[float | None]:
-    """How long each call of this rank transferred, by comparison with its peers; collective over the world."""
+    """Return the transfer time of each call of this rank, by comparison with its peers; collective over the world."""
     mine = None if calls is None else [Signature.of(call) for call in calls]
     everybody: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everybody, mine)

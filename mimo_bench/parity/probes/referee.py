@@ -1,6 +1,6 @@
 """An independent referee: `transformers` runs the same model, weights and samples, and says what gradients ought to be.
 
-Layouts are held against the baseline, so a mistake that every layout makes would pass; it does not pass here. Nothing
+Layouts are compared with the baseline, so a mistake that every layout makes would pass; it does not pass here. Nothing
 of ours computes on this side: samples are padded and labelled in `transformers`' own way and scored by its own loss.
 """
 
@@ -35,7 +35,7 @@ zero but for rounding.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pass:
-    """What one forward and backward pass over a global batch leaves."""
+    """Results of one forward and backward pass over a global batch."""
 
     loss: float
     gradients: Tensors
@@ -46,7 +46,7 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deviation:
-    """How far a pass is from the referee's, relative."""
+    """Relative difference of a pass from the referee's."""
 
     loss: float
     gradients: Mapping[str, float]
@@ -76,7 +76,7 @@ def build_referee(
     Args:
         config: what a config.json holds.
         weights: by the names of `transformers`; what LLaVA has and does not read may be missing.
-        dtype: what it computes in; its RMSNorm, rotary angles and loss stay in float32 whatever is asked for.
+        dtype: of the computation; RMSNorm, rotary angles and loss stay in float32 in any case.
         device: where; the host if None.
     """
     with torch.device(device or "cpu"):
@@ -142,7 +142,7 @@ def _num_scored(samples: Samples) -> int:
 
 
 def deviation(ours: Pass, referee: Pass) -> Deviation:
-    """How far `ours` is from the referee's pass.
+    """Return the relative difference of `ours` from the referee's pass.
 
     A gradient's error is the norm of the difference, relative to the larger of the gradient's own norm and
     FLOOR_SHARE of its module's.

@@ -102,7 +102,7 @@ class Elements(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Way:
-    """How far AdamW may move the weights of a module in some steps."""
+    """Longest way that AdamW can move the weights of a module in some steps."""
 
     start: torch.Tensor
     """Starting weights, in the canonical shape."""

@@ -19,7 +19,7 @@ from mimo_bench.predict.step import FP32_BYTES, INT64_BYTES, Calls, Step
 
 
 def expert_calls(step: Step) -> Iterator[Calls]:
-    """Of the language model's layers; a layer that is recomputed makes its forward calls twice."""
+    """Yield the calls of the language model's layers; a layer that is recomputed makes its forward calls twice."""
     grid, shape = step.layout.language, step.shape.language
     if shape.experts is None or grid.ep == 1:
         return

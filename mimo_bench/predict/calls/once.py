@@ -12,7 +12,7 @@ from mimo_bench.predict.step import FP32_BYTES, Calls, Step
 WORLD = "default_pg"
 """The role of the group of all ranks; the name is torch's."""
 _NUM_TOTALS = 5
-"""Sums of `trainer/gradients.py` beside one for each encoder; float64."""
+"""Sums of `trainer/gradients.py` besides one for each encoder; float64."""
 _FP64_BYTES = 8
 EXPERT_SLICES = "expert_tp-ep-pp"
 """The axes over which experts, each whole on its rank, are held once."""
@@ -79,7 +79,7 @@ def _reduction(step: Step, module: str, *, role: str, num_replicas: int, of_expe
 
 
 def tied_embedding_calls(step: Step) -> Iterator[Calls]:
-    """Gradients of a word embedding that stands on the first and on the last stage, in fp32.
+    """Gradients of a word embedding that the first and the last stage hold, in fp32.
 
     Of `_allreduce_word_embedding_grads`.
     """
@@ -117,7 +117,7 @@ def split_norm_calls(step: Step) -> Iterator[Calls]:
 
 
 def has_expert_replicas(step: Step, module: str) -> bool:
-    """Whether a module has experts that other ranks hold than the rest of it."""
+    """Return True if other ranks hold a module's experts than hold the rest of it."""
     if module != LANGUAGE or step.shape.language.experts is None:
         return False
     parameters = stage_parameters(step.shape, module, step.layout.language, stage=0)

@@ -35,7 +35,7 @@ _FUSED_LOSS_CALLS = (1, 2)
 
 
 def language_calls(step: Step) -> Iterator[Calls]:
-    """Of the language model's layers, embedding and loss."""
+    """Yield the calls of the language model's layers, embedding and loss."""
     grid, shape = step.layout.language, step.shape.language
     if grid.tp == 1:
         return
@@ -85,7 +85,7 @@ def _embedding_calls(step: Step) -> Calls:
 
 
 def encoder_calls(step: Step, module: str) -> Iterator[Calls]:
-    """Of an encoder's layers and its projector."""
+    """Yield the calls of an encoder's layers and its projector."""
     grid = step.layout.modules[module]
     if grid.tp == 1:
         return

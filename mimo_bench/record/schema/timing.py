@@ -73,7 +73,7 @@ class Timing(Entry):
 
     @property
     def estimated_rate(self) -> float:
-        """The same for each allocated rank."""
+        """Estimated rate for each allocated rank."""
         return self.estimated_tokens_per_second * self.tokens_per_second_per_gpu / self.tokens_per_second
 
 

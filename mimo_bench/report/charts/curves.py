@@ -1,4 +1,4 @@
-"""How far each layout's curves lie from the baseline's, step by step.
+"""Distance of each layout's curves from the baseline's, step by step.
 
 Worked out for the eye from losses and norms in the record, by the measure that `parity` judged by.
 """

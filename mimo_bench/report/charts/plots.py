@@ -31,7 +31,7 @@ MARKERS = (
 WIDTH, HEIGHT = 400, 280
 LEFT, RIGHT, TOP, BOTTOM = 60, 396, 10, 240
 ZERO = BOTTOM - 8
-"""Where zero stands on a logarithmic axis."""
+"""Place of zero on a logarithmic axis."""
 
 MOST_POINTS = 60
 MOST_MARKERS = 8
@@ -59,10 +59,10 @@ class Bound:
 
 
 def looks(record: RunRecord) -> dict[str, str]:
-    """How each layout looks in every chart of the page.
+    """Return the look of each layout in every chart of the page.
 
-    Of many layouts only some can be told apart by eye: those that did not pass, and the best of the ranking. The others
-    share one quiet look, and the page's script makes one stand out when it is asked for.
+    Of many layouts the eye distinguishes only some: those that did not pass, and the best of the ranking. The others
+    share one quiet look, and the page's script highlights the one that the user picks.
     """
     others = [layout for layout in record.layouts if layout.name != record.baseline]
     chosen = [layout.name for layout in others]
@@ -119,7 +119,7 @@ def _chart(curves: Sequence[Curve], *, y: Scale, label: str, form: str, bounds: 
         ),
         *_axes(x, y, label),
         *(_bound(bound, y) for bound in bounds),
-        # The last drawn lies on top: the quiet ones first.
+        # The last drawn is on top: the quiet ones first.
         *(_curve(curve, x, y, form) for curve in sorted(curves, key=lambda curve: curve.look != QUIET)),
         Markup("</svg>"),
     ]

@@ -1,4 +1,4 @@
-"""What the page's script draws when a layout is opened: where every rank stands, what its step and memory hold.
+"""Drawings of an opened layout by the page's script: the place, step and memory of every rank.
 
 200 layouts on 64 ranks have too many ranks to draw them all beforehand, so the page carries their
 numbers, four digits each, and draws one layout at a time. Of still more ranks it carries those of some layouts only.
@@ -51,14 +51,14 @@ def _module(name: str, grid: ModuleGrid) -> dict[str, Any]:
 
 
 def _devices(layout: LayoutRecord) -> list[str | None]:
-    """Where each rank ran: host and device, as far as they are known; empty where nothing is."""
+    """Return host and device of each rank, as far as they are known; empty if none is."""
     known = {rank.rank: rank.device_uuid for rank in layout.memory.ranks} if layout.memory else {}
     known |= {rank.rank: f"{rank.host}, {rank.device}" for rank in layout.account.ranks} if layout.account else {}
     return [known.get(rank) for rank in range(layout.world_size)] if known else []
 
 
 def _time(account: Account, num_ranks: int) -> dict[str, Any]:
-    """What every rank's step consists of, in milliseconds."""
+    """Return the parts of every rank's step, in milliseconds."""
     known = {rank.rank: step_parts.of_rank(rank) for rank in account.ranks}
     columns = zip(*(known.get(rank, (None,) * len(step_parts.RANK_PARTS)) for rank in range(num_ranks)), strict=True)
     return {
@@ -70,7 +70,7 @@ def _time(account: Account, num_ranks: int) -> dict[str, Any]:
 
 
 def _memory(memory: Memory, num_ranks: int, record: RunRecord) -> dict[str, Any]:
-    """What every rank's peak holds, in GiB, and the memory of the smallest device."""
+    """Return the parts of every rank's peak, in GiB, and the memory of the smallest device."""
     ranks = {rank.rank: rank for rank in memory.ranks}
     known = [ranks.get(rank) for rank in range(num_ranks)]
     beyond = [rank.peak_reserved_bytes - rank.peak_allocated_bytes if rank else None for rank in known]
@@ -82,7 +82,7 @@ def _memory(memory: Memory, num_ranks: int, record: RunRecord) -> dict[str, Any]
 
 
 def _allocated(ranks: Sequence[RankMemoryOf | None]) -> Iterator[Part]:
-    """What is allocated: by what it is for where every rank knows, otherwise as one."""
+    """Yield the allocated memory: by its use if every rank knows it, otherwise as one part."""
     if any(rank is not None and rank.parts is None for rank in ranks):
         yield _part("allocated", 0, [_gib(rank.peak_allocated_bytes) if rank else None for rank in ranks])
         return

@@ -36,7 +36,7 @@ class Linear:
 
     @classmethod
     def over(cls, values: Iterable[float], *, start: float, stop: float) -> Linear:
-        """A scale that holds all `values` with a little room; equal values stand in its middle."""
+        """Return a scale that holds all `values` with a little room; equal values are in its middle."""
         known = list(values) or [0.0, 1.0]
         low, high = min(known), max(known)
         room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0

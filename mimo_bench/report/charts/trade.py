@@ -149,8 +149,8 @@ def _labels(points: Sequence[Point], x: Scale, y: Scale) -> Iterator[Markup]:
         if len(taken) == MOST_LABELS or any(abs(up - u) < 13 and abs(across - a) < 150 for a, u in taken):
             continue
         taken.append((across, up))
-        # Beside the point, where its interval is not drawn through it.
-        anchor, beside = ("end", across - 6) if across > (LEFT + RIGHT) / 2 else ("start", across + 6)
+        # Next to the point, where its interval is not drawn through it.
+        anchor, label_x = ("end", across - 6) if across > (LEFT + RIGHT) / 2 else ("start", across + 6)
         yield Markup('<text class="name" text-anchor="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            anchor, beside, up, point.name
+            anchor, label_x, up, point.name
         )

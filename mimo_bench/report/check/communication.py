@@ -1,4 +1,4 @@
-"""What `mimo-bench check` prints of communication: what all ranks put into each collective in a step, largest first.
+"""Communication that `mimo-bench check` prints: bytes of all ranks in each collective of a step, largest first.
 
 Integers and text only.
 """
@@ -27,7 +27,7 @@ class CommunicationTables:
         self._items = items_by_step(scenario)
 
     def of(self, table: LayoutTable, layout: Layout, plan: BatchPlan) -> tuple[str, ...]:
-        """Of the layout that `table` declares, which is `layout` and deals out samples by `plan`."""
+        """Return the lines of the layout that `table` declares, which is `layout` and splits samples by `plan`."""
         key = (_grids(layout), plan.num_micro_batches, *plan.micro_batch_size.values(), _settings(table))
         if (known := self._known.get(key)) is None:
             predicted = predict_communication(self._scenario, table.name, items=self._items, buckets=self._buckets)
@@ -51,7 +51,7 @@ def _settings(table: LayoutTable) -> tuple[object, ...]:
 def describe_communication(predicted: CommunicationPrediction) -> Iterator[str]:
     """A layout's communication as lines of text; none for a single rank."""
     rows = sorted(
-        # What comes was sent, and stands there.
+        # Received bytes were sent, and are listed as such.
         (row for row in predicted.rows if row.collective != "recv"),
         key=lambda row: row.num_bytes,
         reverse=True,

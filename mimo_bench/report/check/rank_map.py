@@ -1,4 +1,4 @@
-"""What `mimo-bench check` prints: notes on samples; of every layout, which rank holds what, memory and communication.
+"""Output of `mimo-bench check`: notes on samples; for every layout a rank map, memory and communication.
 
 Integers and text only, so a laptop answers in milliseconds.
 """
@@ -18,7 +18,7 @@ from mimo_bench.util import counted
 
 
 def describe_layouts(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
-    """What is to be minded of samples, then layouts as lines of text: a heading, a rank map, memory, communication.
+    """Yield notes on samples, then layouts as lines of text: a heading, a rank map, memory, communication.
 
     Args:
         scenario: a valid one.
@@ -67,7 +67,7 @@ class RankMaps:
         self._known: dict[tuple[object, ...], tuple[str, ...]] = {}
 
     def of(self, layout: Layout, plan: BatchPlan) -> tuple[str, ...]:
-        """The lines of `layout`, which deals out samples by `plan`."""
+        """Return the lines of `layout`, which splits samples by `plan`."""
         key = (*layout.modules.items(), *plan.micro_batch_size.values())
         if (known := self._known.get(key)) is None:
             known = self._known[key] = tuple(_rank_map(layout, plan))
@@ -91,7 +91,7 @@ def _column(module: str, grid: Grid, plan: BatchPlan, *, num_ranks: int) -> list
 
 
 def _cell(grid: Grid, at: Coordinate, plan: BatchPlan, module: str) -> str:
-    """Where a rank stands in the module's grid, and which samples of the first micro-batch it works on."""
+    """Return a rank's coordinate in the module's grid, and its samples of the first micro-batch."""
     samples = plan.sample_ids(step=0, micro_batch=0, module=module, dp_rank=at.dp)
     shown = f"sample {samples.start}" if len(samples) == 1 else f"samples {samples.start}-{samples.stop - 1}"
     experts = f" ep{at.ep}" if grid.ep > 1 else ""

@@ -1,4 +1,4 @@
-"""What the page says of one layout when it is opened, beside what its script draws.
+"""Text of the page about an opened layout, besides the drawings of its script.
 
 Rows of words for the template.
 """
@@ -26,7 +26,7 @@ class Details:
 
 
 def of_layouts(record: RunRecord, names: Container[str]) -> dict[str, Details]:
-    """Of every layout in `names`, by its name."""
+    """Return the details of every layout in `names`, by its name."""
     draw = StepDrawing.over(record.layouts)
     return {
         layout.name: Details(facts=(*_facts(layout),), tables=(*tables_of(layout, draw, record.links),))
@@ -125,7 +125,7 @@ def _energy(energy: Energy) -> str:
 
 
 def _state(devices: Sequence[DeviceState]) -> str:
-    """How devices were at one edge of the timed window: the hottest, the slowest, and what held any of them down."""
+    """Return the state of devices at one edge of the timed window: hottest, slowest, and why clocks were reduced."""
     heat = max((one.temperature_celsius for one in devices if one.temperature_celsius is not None), default=None)
     clock = min((one.sm_clock_mhz for one in devices if one.sm_clock_mhz is not None), default=None)
     told = [reason for one in devices for reason in one.throttle_reasons or ()]

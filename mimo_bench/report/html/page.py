@@ -70,14 +70,14 @@ def render_html(record: RunRecord, *, changes: Changes | None = None) -> str:
 
 @cache
 def _source(*names: str) -> Markup:
-    """Style or script as it stands in the package; it is ours, so it is not escaped."""
+    """Style or script as it is in the package; it is ours, so it is not escaped."""
     folder = files("mimo_bench.report.html") / "templates"
     return Markup("\n" + "".join((folder / name).read_text(encoding="ascii") for name in names))
 
 
 @cache
 def _policy() -> str:
-    """What a browser lets the page do: apply this very style and run this very script, and nothing else."""
+    """Return the policy for the browser: apply this very style and run this very script, and nothing else."""
 
     def allowed(*names: str) -> str:
         digest = hashlib.sha256(_source(*names).encode()).digest()

@@ -1,4 +1,4 @@
-"""Where templates lie and how they are filled, for the report's page and for the trend page alike."""
+"""Templates of the report's page and the trend page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to know beside the first place: what is faster as a whole, and what needs less memory.
+"""Advice besides the first place: layouts that are faster as a whole, and that need less memory.
 
 Sentences, from the layouts that may be recommended.
 """
@@ -16,7 +16,7 @@ NOTABLE_SAVING_SHARE = 0.1
 
 
 def advice(layouts: Iterable[LayoutRecord]) -> tuple[str, ...]:
-    """Sentences that belong beside the recommendation; none where nothing can be recommended."""
+    """Sentences that belong next to the recommendation; none where nothing can be recommended."""
     ranked = candidates(layouts)
     return (*_faster_as_a_whole(ranked), *_leaner(ranked)) if ranked else ()
 

@@ -22,12 +22,12 @@ class Candidate:
 
     @property
     def rate(self) -> float:
-        """What it is ranked by: tokens per second for each allocated GPU."""
+        """Tokens per second for each allocated GPU, by which it is ranked."""
         return self.timing.estimated_rate
 
     @property
     def peak_allocated_bytes(self) -> int | None:
-        """Of its fullest rank; None on CPU ranks."""
+        """Peak of its fullest rank; None on CPU ranks."""
         memory = self.layout.memory
         return max(rank.peak_allocated_bytes for rank in memory.ranks) if memory and memory.ranks else None
 

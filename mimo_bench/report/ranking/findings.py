@@ -1,4 +1,4 @@
-"""Where a layout's time goes, in words, with what may be done about it.
+"""Use of a layout's time, in words, with a remedy.
 
 From idle shares and exposed communication as they were measured; where neither was,
 nothing is said.
@@ -17,7 +17,7 @@ NOTABLE_EXPOSED_SHARE = 0.15
 
 
 def findings(layout: LayoutRecord) -> tuple[str, ...]:
-    """What stands out in where the step goes: idle modules first, then communication that nothing hides."""
+    """Return what costs most of the step: idle modules first, then communication that nothing hides."""
     return (*_idle(layout), *_exposed(layout))
 
 
@@ -36,7 +36,7 @@ def _idle(layout: LayoutRecord) -> Iterator[str]:
 
 
 def _may_compile(layout: LayoutRecord) -> bool:
-    """Whether compiled layers are neither chosen already nor refused with what is."""
+    """Return True if compiled layers are neither chosen already nor refused with the other settings."""
     chosen = (layout.settings.get(name) for name in ("compile_layers", "sequence_parallel"))
     return not any(chosen) and all(grid.ep == 1 for grid in layout.modules.values())
 
@@ -61,7 +61,7 @@ def _exposed(layout: LayoutRecord) -> Iterator[str]:
 
 
 def _remedy(part: Communication, layout: LayoutRecord) -> str:
-    """What tends to shorten or hide this group's communication."""
+    """Return a setting that tends to shorten or hide this group's communication."""
     # `language.tp`, and `language.dp-cp` for a group over several axes.
     group = part.role.rpartition(".")[2].partition("-")[0]
     if part.role.startswith("bridge"):
