@@ -8,7 +8,8 @@ compare-fail work on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mimo-scenarios", action="store_true", help="collect every *.toml below the given folders, too")
     group.addoption("--mimo-device", choices=("auto", "cpu", "cuda"), default="auto", help="what ranks run on")
     group.addoption("--mimo-modes", default="parity,timing", metavar="MODES", help="as --modes of mimo-bench run")
+    group.addoption("--mimo-plant", metavar="FAULT[@LAYOUT]", help="as --plant of mimo-bench run")
     group.addoption("--mimo-out", type=Path, metavar="DIR", help="as --out of mimo-bench run; by time if not given")
 
 
@@ -51,6 +53,12 @@ class ScenarioFile(pytest.File):
     """One scenario; its matrix runs once, over the layouts that were not deselected, when the first of them is due."""
 
     record: RunRecord | None = None
+    _since = 0.0
+
+    def __init__(self, **arguments: Any) -> None:
+        """Open the file as pytest does."""
+        super().__init__(**arguments)
+        self.seconds: dict[str, float] = {}
 
     def collect(self) -> Iterable[pytest.Item]:
         """One item a layout, the baseline first, because it runs first."""
@@ -81,9 +89,30 @@ class ScenarioFile(pytest.File):
             layouts=tuple(item.name for item in self.session.items if item.parent is self),
             device_kind=device_kind(self.config.getoption("--mimo-device")),
             modes=parse_modes(self.config.getoption("--mimo-modes")),
+            plant=self.config.getoption("--mimo-plant"),
             command=("pytest", *map(str, self.config.invocation_params.args)),
         )
-        return run_matrix(request, on_event=lambda _: None)
+        return run_matrix(request, on_event=self._clock)
+
+    def _clock(self, event: object) -> None:
+        """Note the seconds of each layout: everything since the last one ended is its own."""
+        from mimo_bench.report import LayoutEnded, MatrixStarted
+
+        if isinstance(event, LayoutEnded | MatrixStarted):
+            now = time.monotonic()
+            if isinstance(event, LayoutEnded):
+                self.seconds[event.layout.name] = now - self._since
+            self._since = now
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Report each layout's own time: the first item of a file waits for all."""
+    report: Any = yield
+    if isinstance(item, LayoutItem) and call.when == "call":
+        files: Any = item.parent
+        report.duration = files.seconds.get(item.name, report.duration)
+    return report
 
 
 class LayoutItem(pytest.Function):

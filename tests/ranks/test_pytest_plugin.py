@@ -55,6 +55,44 @@ def test_each_layout_is_a_test_and_its_steps_are_benchmarks(tmp_path: Path) -> N
     assert "step times were stored on 4 x NVIDIA H200, some processor and are now of" in again.stdout + again.stderr
 
 
+MADE_UP_RUN = """
+import time
+import mimo_bench.bench
+from mimo_bench.report import LayoutEnded, MatrixStarted
+from tests.support import golden
+
+def run_matrix(request, *, on_event):
+    on_event(MatrixStarted(scenario=request.scenario, names=request.names, modes=request.modes, device_kind="cpu",
+                           directory=request.directory))
+    passed = golden.record().layouts[0]
+    layouts = tuple(passed.model_copy(update={"name": name}) for name in request.names)
+    for seconds, layout in zip((0.4, 0.1), layouts, strict=True):
+        time.sleep(seconds)
+        on_event(LayoutEnded(layout=layout))
+    return golden.record().model_copy(update={"layouts": layouts})
+
+mimo_bench.bench.run_matrix = run_matrix
+"""
+
+
+def test_each_layout_is_reported_with_its_own_time(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(MADE_UP_RUN, encoding="utf-8")
+    ran = pytest_("two.toml", "--mimo-device", "cpu", "--mimo-out", "out", "--junitxml", "j.xml", folder=tmp_path)
+    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+    times = [float(case.get("time", 0.0)) for case in ElementTree.parse(tmp_path / "j.xml").getroot().iter("testcase")]
+    assert 0.4 <= times[0] < 0.5
+    assert 0.1 <= times[1] < 0.2
+
+
+def test_a_fault_to_plant_is_looked_up_as_in_run(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
+    ran = pytest_("two.toml", "--mimo-device", "cpu", "--mimo-plant", "no-such-fault", folder=tmp_path)
+    assert ran.returncode == 1
+    assert "no-such-fault" in ran.stdout
+    assert "Traceback" not in ran.stdout
+
+
 def test_a_scenario_that_nobody_named_is_not_collected(tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text(SCENARIO, encoding="utf-8")
     (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n", encoding="utf-8")

@@ -211,6 +211,30 @@ def test_a_run_that_did_not_finish_is_not_kept(tmp_path: Path) -> None:
         History(tmp_path / "history").add(run)
 
 
+@pytest.mark.parametrize("year", [2000, 2099])
+def test_a_run_of_a_wrong_clock_is_neither_the_first_nor_the_last_for_ever(tmp_path: Path, year: int) -> None:
+    history = History(tmp_path / "history")
+    moment = datetime(year, 1, 1, tzinfo=UTC)
+    changes = {"started_at": moment, "finished_at": moment}
+    history.add(put(tmp_path / "wrong", record_of(0).model_copy(update=changes)))
+    add_one(tmp_path / "history", tmp_path, 1)
+    kept = datetime.now(UTC)
+    assert all(
+        abs(each.started_at - kept) < timedelta(hours=1) for each in history.nights()[-len(record_of(0).layouts) :]
+    )
+    assert history.nights()[0].started_at == FIRST_NIGHT + timedelta(days=1)
+
+
+def test_a_run_whose_date_has_no_zone_is_in_utc(tmp_path: Path) -> None:
+    add_one(tmp_path / "history", tmp_path, 0)
+    run = put(tmp_path / "naive", record_of(1))
+    text = (run / "run.json").read_text(encoding="utf-8")
+    (run / "run.json").write_text(re.sub(r'("(?:started|finished)_at": *"[^"]*)Z"', r'\1"', text), encoding="utf-8")
+    assert (run / "run.json").read_text(encoding="utf-8") != text
+    assert cli.main(["history", "add", str(tmp_path / "history"), str(run)]) == 0
+    assert History(tmp_path / "history").nights()[-1].started_at == FIRST_NIGHT + timedelta(days=1)
+
+
 # Tonight against the nights before.
 
 
@@ -251,6 +275,33 @@ def test_an_improvement_asks_to_renew_the_reference() -> None:
     held = of_steps(night(21, step_seconds=0.8), before)
     assert held.verdict == "improved"
     assert "renew the reference: mimo-bench history accept" in held.reason
+
+
+def five(level: float, seed: int) -> list[float]:
+    return noisy(5, level=level, seed=seed)
+
+
+@pytest.mark.parametrize("num_lucky", [1, 3])
+def test_a_lucky_first_night_does_not_alarm_for_ever(num_lucky: int) -> None:
+    levels = [0.7] * num_lucky + [1.0] * 20
+    series = [night(k, step_seconds=level, launches=five(level, k)) for k, level in enumerate(levels)]
+    verdicts = [of_steps(each, series[:number]).verdict for number, each in enumerate(series)]
+    assert verdicts[num_lucky] == "regressed"
+    assert set(verdicts[num_lucky + 8 :]) == {"steady"}
+
+
+def test_layouts_that_all_move_alike_are_said_to_be_the_machine() -> None:
+    def of_night(number: int, **levels: float) -> list[Night]:
+        return [
+            night(number, step_seconds=level, launches=five(level, number), layout=name)
+            for name, level in levels.items()
+        ]
+
+    before = [each for number in range(10) for each in of_night(number, a=1.0, b=2.0)]
+    for levels, is_said in (({"a": 1.3, "b": 2.6}, True), ({"a": 1.3, "b": 2.0}, False), ({"a": 1.3, "b": 4.0}, False)):
+        (first, _) = judge_nights(of_night(20, **levels), before, Expectations())
+        assert first.verdict == "regressed"
+        assert ("all 2 layouts, the baseline too, moved alike: look at the machine" in first.reason) is is_said
 
 
 def test_a_slow_drift_ends_up_outside() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from mimo_bench.record.schema.base import SCHEMA_VERSION, Count, Entry, Finite, Mode
 from mimo_bench.record.schema.communication import LinkSpeed
@@ -47,6 +49,14 @@ class Environment(Entry):
     """Environment variables that may change a measurement; never secrets."""
 
 
+def in_utc(moment: datetime) -> datetime:
+    """Return `moment` in UTC if it has no zone, as records of other writers may."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(in_utc)]
+
+
 class Interval(Entry):
     """Interval that contains a quantity with 95 % confidence."""
 
@@ -57,7 +67,7 @@ class Interval(Entry):
 class Resumption(Entry):
     """An invocation that resumed an earlier one (`run --resume`)."""
 
-    resumed_at: datetime
+    resumed_at: Moment
     command: tuple[str, ...]
     kept: tuple[str, ...]
     """Layouts that keep their earlier entries; this invocation trained every other layout."""
@@ -105,8 +115,8 @@ class RunRecord(Entry):
     measuring_hash: str | None = None
     """SHA-256 over the statements of the measuring code, without docstrings, imports and file names."""
     question: str
-    started_at: datetime
-    finished_at: datetime | None
+    started_at: Moment
+    finished_at: Moment | None
     """Null while the matrix is still running or was interrupted."""
     command: tuple[str, ...]
     modes: tuple[Mode, ...]

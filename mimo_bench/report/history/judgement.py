@@ -2,7 +2,7 @@
 
 A layout is compared with its first comparable nights since its reference was last renewed. At most `MAX_NIGHTS` make a
 reference, and none that stood out. A slow drift therefore ends up outside as a jump does. A regression stays one until
-it is mended or accepted.
+it is mended or accepted, unless its reference has fewer than `MIN_REFERENCE_NIGHTS`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ MAX_NIGHTS = 20
 
 STANDS_OUT = 0.01
 """p-value from which a night is left out of the reference."""
+
+MOVED = ("regressed", "suspect", "improved")
+"""Verdicts of a step time that changed."""
+
+ALIKE = 0.1
+"""Largest difference between changes that one cause may have."""
 
 QUANTITIES: dict[Quantity, tuple[str, str]] = {
     "step_seconds": ("slower", "faster"),
@@ -122,9 +128,26 @@ def judge_nights(
     # Written references are decisions: only tests share the error rate.
     ps = {index: each.finding.p for index, each in enumerate(questions) if each.finding is not None}
     believed = dict(zip(ps, discoveries(list(ps.values())), strict=True))
+    return _with_machine(
+        [
+            _marked(
+                _compared(question, expectations, is_believed=believed.get(index, False)), question.night, expectations
+            )
+            for index, question in enumerate(questions)
+        ]
+    )
+
+
+def _with_machine(found: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Return the comparisons; if all layouts' step times moved alike, their reasons name the machine as a cause."""
+    ratios = [each.ratio for each in found if each.quantity == "step_seconds" and each.verdict in MOVED and each.ratio]
+    num_timed = sum(each.quantity == "step_seconds" for each in found)
+    if num_timed < 2 or len(ratios) < num_timed or max(ratios) / min(ratios) - 1.0 > ALIKE:
+        return tuple(found)
+    said = f"; all {num_timed} layouts, the baseline too, moved alike: look at the machine before the code"
     return tuple(
-        _marked(_compared(question, expectations, is_believed=believed.get(index, False)), question.night, expectations)
-        for index, question in enumerate(questions)
+        each.model_copy(update={"reason": each.reason + said}) if each.quantity == "step_seconds" else each
+        for each in found
     )
 
 
@@ -155,14 +178,24 @@ def _question(night: Night, quantity: Quantity, before: Sequence[Night], expecta
 
 
 def choose_reference(comparable: Sequence[Night], quantity: Quantity) -> tuple[Night, ...]:
-    """Return the first nights that did not stand out from those before them."""
+    """Return the first nights that did not stand out from those before them.
+
+    Fewer than `MIN_REFERENCE_NIGHTS` that are followed by as many others in a row, which all stand out from them, were
+    the exception: the reference then begins after them.
+    """
     chosen: list[Night] = []
+    apart: list[Night] = []
     for night in comparable:
         if len(chosen) == MAX_NIGHTS:
             break
         finding = compare(chosen, night, quantity)
         if finding is None or not stands_out(finding):
             chosen.append(night)
+            apart = []
+        else:
+            apart.append(night)
+        if len(chosen) < MIN_REFERENCE_NIGHTS <= len(apart):
+            return choose_reference(comparable[comparable.index(apart[0]) :], quantity)
     return tuple(chosen)
 
 

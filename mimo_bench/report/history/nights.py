@@ -29,6 +29,7 @@ class Night:
     run: str
     """Name of the run's directory in the history."""
     started_at: datetime
+    """Start of the run by the clock of its machine; the day it was kept if that clock cannot be right."""
     scenario: str
     """The scenario file's name without its ending, for people."""
     scenario_hash: str

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Final, Literal
@@ -45,6 +45,10 @@ KEPT = (
 
 LEFTOVER_SECONDS: Final = 3600.0
 """Age from which a temporary directory is one that a killed writer left."""
+
+
+EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC)
+"""Start before which no run was: mimo-bench is younger."""
 
 
 class Nights(BaseModel):
@@ -113,7 +117,11 @@ class History:
 
     def nights(self) -> list[Night]:
         """Return every layout of every run that can be read, oldest first."""
-        found = [night for directory in self._runs() for night in _read_nights(directory)]
+        found = [
+            replace(night, started_at=_plausible(night.started_at, directory))
+            for directory in self._runs()
+            for night in _read_nights(directory)
+        ]
         return sorted(found, key=lambda night: (night.started_at, night.run))
 
     def damaged(self) -> list[Path]:
@@ -142,6 +150,16 @@ def _read_nights(run: Path) -> tuple[Night, ...]:
         with suppress(OSError):
             _write_nights(run, nights)
     return nights
+
+
+def _plausible(moment: datetime, run: Path) -> datetime:
+    """Return the start of a kept run, or the time at which it was kept if its machine's clock was wrong."""
+    with suppress(OSError):
+        kept = datetime.fromtimestamp((run / RUN_FILE).stat().st_mtime, UTC)
+        # Clocks of a machine and of a file server may differ, by no more than a day.
+        if not EARLIEST <= moment <= kept + timedelta(days=1):
+            return kept
+    return moment
 
 
 def _from_record(run: Path) -> tuple[Night, ...]:
