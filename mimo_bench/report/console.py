@@ -94,12 +94,21 @@ class Lines:
             case LayoutEnded(layout=layout):
                 said = success(layout) if words.is_good(layout) else words.failure(layout)
                 began = self._layout_started_at.get(layout.name)
-                took = f" ({words.seconds(self._now() - began)})" if began is not None else ""
+                took = f" ({words.seconds(self._now() - began)}{self._time_left()})" if began is not None else ""
                 self._say(f"{self._place(layout.name)}{said}{took}")
             case MatrixEnded(record=record, contradictions=contradictions):
                 directory = self._started.directory if self._started is not None else Path()
                 for line in summary_lines(record, contradictions, directory):
                     self._say(line.plain)
+
+    def _time_left(self) -> str:
+        """Return the time that the remaining layouts take if they take as long as those so far; empty for none."""
+        num_ended = len(self._layout_started_at)
+        num_left = len(self._started.names) - len(self._started.kept) - num_ended if self._started is not None else 0
+        if not num_left:
+            return ""
+        so_far = self._now() - min(self._layout_started_at.values())
+        return f"; about {words.seconds(so_far / num_ended * num_left)} left"
 
     def _place(self, name: str) -> str:
         if self._started is None or name not in self._started.names:

@@ -87,6 +87,18 @@ def test_a_log_gets_a_line_for_every_event() -> None:
     assert len(lines) == len(events()) + 5
 
 
+def test_each_layout_that_ends_says_how_long_the_rest_will_take() -> None:
+    console, clock = Console(file=io.StringIO(), width=200), iter(range(0, 1000, 10))
+    first = golden.record().layouts[0]
+    with watch(console, now=lambda: next(clock)) as on_event:
+        # Begins at 0 s, is over after 10 s and looked at after 20 s: three layouts of 20 s are left.
+        for event in (STARTED, LayoutStarted(name=first.name, mode="parity"), LayoutEnded(layout=first)):
+            on_event(event)
+    stream = console.file
+    assert isinstance(stream, io.StringIO)
+    assert stream.getvalue().rstrip().endswith("(10.0 s; about 60.0 s left)")
+
+
 def test_a_regression_is_named_at_the_end() -> None:
     slower = Comparison(
         layout=golden.DISJOINT,
