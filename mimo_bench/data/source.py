@@ -63,7 +63,8 @@ class Rows:
         import pyarrow.compute as pc
 
         column = self.columns.get("messages")
-        if column is None or not may_name_images(self.table.features[column]):
+        # A fingerprint is also made of files whose columns were not checked yet.
+        if column is None or column not in self.table.features or not may_name_images(self.table.features[column]):
             return []
         held = _arrow(self.table, column)
         if not isinstance(held.type, pa.BaseExtensionType):

@@ -196,7 +196,7 @@ def test_every_control_can_be_reached_and_shows_that_it_was(open_report: OpenRep
         )
         assert found[0] == "BODY" or found[2] != "none", found
         reached.append(found[1])
-    assert {"filter", "place", "loss", golden.BASELINE} <= set(reached)
+    assert {"filter", "fastest here", "loss", golden.BASELINE} <= set(reached)
 
 
 # One layout

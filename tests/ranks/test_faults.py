@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -202,7 +203,18 @@ def gate(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
 
 
 def judge(gate: Gate, fault: str, layout: str) -> LayoutResult:
+    share_launch(gate, layout)
     return gate.judge(layout, known_faults()[fault], second_pass=(fault, layout) in PLACES)
+
+
+@cache
+def share_launch(gate: Gate, layout: str) -> None:
+    """Train a layout with all of its faults of the table in one launch; what cannot share one is launched alone."""
+    assert gate.baseline.finished
+    faults = [fault for fault, place, _ in CAUGHT if place == layout and not KNOWN[fault].alone]
+    trainings = [Training(case=gate.case(layout), mode="parity", fault=known_faults()[fault]) for fault in faults]
+    if trainings:
+        launch_together([(gate.attempts, training) for training in trainings])
 
 
 @pytest.mark.parametrize("layout", [name for name in SCENARIO.names if name != SCENARIO.baseline])
