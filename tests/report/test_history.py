@@ -107,6 +107,17 @@ def add_one(history: Path, folder: Path, number: int) -> None:
     History(history).add(put(folder / f"run{number}", record_of(number)))
 
 
+def test_a_kept_run_without_its_record_is_kept_anew_by_the_next_add(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    name = history.add(put(tmp_path / "run", record_of(0)))
+    kept = history.run_directory(name)
+    (kept / "run.json").unlink()
+    (kept / "nights.json").unlink()
+    assert history.damaged() == [kept]
+    assert history.add(tmp_path / "run") == name
+    assert (history.damaged(), len({night.run for night in history.nights()})) == ([], 1)
+
+
 def test_parallel_writers_lose_nothing(forks: ForkServerContext, tmp_path: Path) -> None:
     writers = [forks.Process(target=add_one, args=(tmp_path / "history", tmp_path, k)) for k in range(8)]
     for writer in writers:
@@ -159,7 +170,7 @@ def test_a_writer_whose_copy_was_swept_keeps_nothing_and_says_so(
     (run / "report.md").write_text("# Report", encoding="utf-8")
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", sync_and_be_swept)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(HistoryError, match=r"could not be kept.*`mimo-bench history add .*` keeps it"):
         History(tmp_path / "history").add(run)
     assert [path.name for path in written] == ["run.json", "report.md", "nights.json"][:num_written]
     assert list((tmp_path / "history" / "runs").iterdir()) == []

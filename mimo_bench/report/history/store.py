@@ -89,7 +89,8 @@ class History:
 
         Raises:
             RecordError: there is no record, or it cannot be read.
-            HistoryError: the run did not finish; incomplete runs are not comparable.
+            HistoryError: the run did not finish, as incomplete runs are not comparable; or the history cannot be
+                written, and the run stays in its directory.
         """
         record = read_run(run_directory)
         if record.finished_at is None:
@@ -98,6 +99,9 @@ class History:
         place = self.run_directory(name)
         if place.parent.is_dir():
             _sweep(place.parent)
+        if place.exists() and not (place / RUN_FILE).exists():
+            # Half a copy, of an older version or of a disk that lost a file. A run is published whole.
+            shutil.rmtree(place, ignore_errors=True)
         if not place.exists():
             try:
                 with new_directory(place) as incoming:
@@ -105,10 +109,13 @@ class History:
                         with path.open("rb") as file:
                             _write(incoming, path.relative_to(run_directory), file)
                     _write_nights(incoming, tuple(nights_of(record, run=name)))
-            except OSError:
+            except OSError as error:
                 # Another writer may have kept the same run meanwhile.
                 if not place.exists():
-                    raise
+                    raise HistoryError(
+                        f"{self.directory}: the run could not be kept: {error}; nothing of it is lost in "
+                        f"{run_directory}, and `mimo-bench history add {self.directory} {run_directory}` keeps it"
+                    ) from error
         return name
 
     def run_directory(self, run: str) -> Path:
