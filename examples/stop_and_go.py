@@ -30,7 +30,7 @@ HEADER = (
 
 
 def train(scenario: Scenario, layout: str, *, num_steps: int, checkpoints: Path, told: Path) -> None:
-    """What each rank does: take the steps that are left, save, and let the first rank leave what it saw."""
+    """Work of each rank: take the steps that are left, save, and let the first rank leave what it saw."""
     import torch
 
     from mimo_bench.trainer import Logging, Pretraining, Saving, join, set_up

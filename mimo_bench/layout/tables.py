@@ -78,7 +78,7 @@ class LayoutTable(Table):
         return {module: table for module, table in tables.items() if table is not None}
 
     def swapped(self) -> LayoutTable:
-        """The same ranks, tensor-parallel where this is data-parallel and the other way round; not checked."""
+        """Return these ranks, tensor-parallel where this is data-parallel and the other way round; not checked."""
         own = {"vision": self.vision, "audio": self.audio, "language": self.language}
         swapped = {name: table.swapped() for name, table in own.items() if table is not None}
         encoders = {name: table.swapped() for name, table in self.encoders.items()}

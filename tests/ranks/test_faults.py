@@ -176,7 +176,7 @@ CAUGHT = [
         "sequence-parallel",
         "tensor-parallel copies of language.decoder.layers.0.input_layernorm.weight hold different weights",
     ),
-    ("token-pairs-of-padded-samples", "equal", " token pairs, and loaders read "),
+    ("token-pairs-counted-twice", "equal", " token pairs, and loaders read "),
     ("tokens-counted-twice", "sequence-parallel", " tokens, and loaders read "),
     ("weights-of-another-seed", "equal", "84 parameters start from other weights than the baseline's"),
 ]

@@ -38,7 +38,7 @@ class DepthEncoder(torch.nn.Module):
 
 
 def encoder_spec(provider: DepthProvider, build: Build) -> ModuleSpec:
-    """How megatron-core builds the encoder; on ranks that do not host it, nothing is built."""
+    """Specification by which megatron-core builds the encoder; on ranks that do not host it, nothing is built."""
     h = provider.hidden_size
     config = build.config(
         num_layers=1,

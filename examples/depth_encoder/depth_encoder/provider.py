@@ -1,4 +1,4 @@
-"""What the module `depth` is, in integers. No torch: the encoder is imported where it is built."""
+"""Shape of the module `depth`, in integers. No torch: the encoder is imported where it is built."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DepthProvider:
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of one map: channels, height, width."""
+        """Size of one map: channels, height, width."""
         return self.num_channels, self.map_size, self.map_size
 
     @property
@@ -39,7 +39,7 @@ class DepthProvider:
 
     @property
     def projector_bias(self) -> bool:
-        """Whether the projector's two layers have biases."""
+        """True if the projector's two layers have biases."""
         return True
 
     @property
@@ -49,7 +49,7 @@ class DepthProvider:
 
     @property
     def split_over_tp(self) -> Mapping[str, int]:
-        """What tensor parallelism must divide."""
+        """Numbers that tensor parallelism must divide."""
         return {"the MLP width": 4 * self.hidden_size}
 
     def flops_per_item(self, *, is_trained: bool) -> int:

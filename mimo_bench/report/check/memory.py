@@ -36,16 +36,18 @@ def layout_needs(scenario: Scenario) -> list[Need]:
     predictor, needs = MemoryPredictor(scenario), []
     for table in scenario.layout:
         layout = table.grids()
-        ranks = predictor.predict(table, layout, scenario.plan_of(table, layout))
-        peaks = [rank.peak_bytes for rank in ranks if rank.peak_bytes is not None]
-        needs.append(
-            Need(
-                layout=table.name,
-                peak_bytes=max(peaks) if len(peaks) == len(ranks) else None,
-                device_bytes=max(rank.device_bytes for rank in ranks),
-            )
-        )
+        needs.append(need_of(table.name, predictor.predict(table, layout, scenario.plan_of(table, layout))))
     return needs
+
+
+def need_of(layout: str, ranks: Sequence[RankPrediction]) -> Need:
+    """Return the need of a layout by the predictions of all its ranks."""
+    peaks = [rank.peak_bytes for rank in ranks if rank.peak_bytes is not None]
+    return Need(
+        layout=layout,
+        peak_bytes=max(peaks) if len(peaks) == len(ranks) else None,
+        device_bytes=max(rank.device_bytes for rank in ranks),
+    )
 
 
 def needs_table(needs: Sequence[Need], *, device_bytes: int | None) -> Iterator[str]:

@@ -5,24 +5,25 @@ Integers and text only, so a laptop answers in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mimo_bench.layout import BatchPlan, Coordinate, Grid, Layout, LayoutTable
 from mimo_bench.models import unknown_modules
 from mimo_bench.predict import MemoryPredictor
 from mimo_bench.report.check.communication import CommunicationTables
 from mimo_bench.report.check.data import notes
-from mimo_bench.report.check.memory import describe_memory
+from mimo_bench.report.check.memory import Need, describe_memory, need_of
 from mimo_bench.scenario import Scenario
 from mimo_bench.util import counted
 
 
-def describe_layouts(scenario: Scenario, *, device_bytes: int | None) -> Iterator[str]:
+def describe_layouts(scenario: Scenario, *, device_bytes: int | None, on_need: Callable[[Need], None]) -> Iterator[str]:
     """Yield notes on samples, then layouts as lines of text: a heading, a rank map, memory, communication.
 
     Args:
         scenario: a valid one.
         device_bytes: memory of each device; None where that is not known.
+        on_need: called with the need of each layout whose memory is predicted.
     """
     predictor, maps, communication = MemoryPredictor(scenario), RankMaps(), CommunicationTables(scenario)
     unknown = unknown_modules(scenario.shape)
@@ -39,7 +40,9 @@ def describe_layouts(scenario: Scenario, *, device_bytes: int | None) -> Iterato
         if unknown:
             yield f"  memory is not predicted, as the parameters of {' and '.join(unknown)} are another package's"
         else:
-            yield from describe_memory(predictor.predict(table, layout, plan), device_bytes=device_bytes)
+            ranks = predictor.predict(table, layout, plan)
+            on_need(need_of(table.name, ranks))
+            yield from describe_memory(ranks, device_bytes=device_bytes)
         yield from communication.of(table, layout, plan)
         yield ""
 
